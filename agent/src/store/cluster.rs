@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use super::judged::READY;
 use super::stand_in;
+use super::status::Limits;
 
 /// A kind that the cluster keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,8 @@ struct Entry {
     known: bool,
     conditions: Vec<ObjectCondition>,
     nodes: ShownNodes,
+    /// Of an identity, what the latest version says of when its agent may act, faulty or not.
+    limits: Option<Value>,
 }
 
 /// What the status of an identity says of nodes.
@@ -135,6 +138,10 @@ pub(super) struct SnapshotEntry {
     pub(super) errors: Vec<String>,
     /// Whether what is in force denies everything to a policy's subjects, in place of a valid version.
     pub(super) has_barrier: bool,
+    /// Of an identity, what the latest version says of when its agent may act, faulty or not.
+    pub(super) limits: Option<Value>,
+    /// What is in force of the identity of the same name in a file, where `limits` are stricter.
+    pub(super) limits_file: Option<Limits>,
 }
 
 /// All objects at a moment, in an order that every node has: the older first.
@@ -308,6 +315,8 @@ impl ClusterObjects {
                 generation: entry.generation,
                 errors: entry.latest.as_ref().err().cloned().unwrap_or_default(),
                 has_barrier: entry.good.is_none() && entry.stand_in.is_some(),
+                limits: entry.limits.clone(),
+                limits_file: None,
             });
         }
         snapshot
@@ -422,6 +431,7 @@ impl Entry {
             return Some((name, entry));
         }
         let spec = object.data.get("spec").cloned().unwrap_or_default();
+        let limits = (KINDS[place].kind == AgentIdentitySpec::KIND).then(|| stand_in::limits(&spec));
         let latest = document(place, &name, &spec);
         let good = before.and_then(|before| before.good.clone());
         let stand_in = match (&latest, &good, KINDS[place].kind) {
@@ -442,6 +452,7 @@ impl Entry {
             known: conditions.iter().any(|shown| is_ready(shown, generation)),
             conditions,
             nodes,
+            limits: limits.flatten(),
         };
         Some((name, entry))
     }

@@ -603,6 +603,125 @@ fn an_object_of_a_file_stays_where_the_cluster_has_one_of_the_same_name() {
     );
 }
 
+/// A file with identity `a` in this state, and an agent that has it in force beside the cluster's.
+fn beside_a_file(state: &str) -> (tempfile::TempDir, Store, Arc<ClusterObjects>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: file, state: {state}, \
+         attest: {{pod: {{namespace: n, serviceAccount: f}}}}}}\n"
+    );
+    std::fs::write(folder.path().join("a.yaml"), text).expect("a file");
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    (folder, store, cluster)
+}
+
+/// The cluster's identity `a` says this beside its owner.
+fn says(store: &Store, cluster: &ClusterObjects, generation: i64, more: Value) {
+    let mut changed = identity("a", generation, "x");
+    let spec = changed.data["spec"].as_object_mut().expect("a spec");
+    spec.extend(more.as_object().expect("fields").clone());
+    cluster.event(IDENTITY, Event::Apply(changed));
+    store.judge_cluster();
+}
+
+#[test]
+fn an_identity_of_a_file_and_of_the_cluster_has_the_stricter_state_of_both() {
+    use State::{Active, Revoked, Suspended};
+    let cases = [
+        ("Active", json!({"state": "Suspended"}), Suspended),
+        ("Active", json!({"state": "Revoked"}), Revoked),
+        ("Suspended", json!({"state": "Revoked"}), Revoked),
+        ("Suspended", json!({"state": "Active"}), Suspended),
+        ("Revoked", json!({"state": "Suspended"}), Revoked),
+        ("Active", json!({"state": "Active"}), Active),
+        // A fault in the cluster's keeps nobody going.
+        ("Active", json!({"state": "Revoked", "colour": "red"}), Revoked),
+        ("Active", json!({"state": "Paused"}), Suspended),
+    ];
+    for (number, (state, said, wanted)) in cases.into_iter().enumerate() {
+        let (_folder, store, cluster) = beside_a_file(state);
+        says(&store, &cluster, 2, said);
+        let set = store.current();
+        let [in_force] = set.identities() else {
+            panic!("{number}: {:?}", set.identities())
+        };
+        // The rest is as the file says.
+        assert_eq!(
+            (in_force.state, in_force.owner.as_str()),
+            (wanted, "file"),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn an_identity_of_a_file_that_the_cluster_shuts_out_says_so_and_comes_back_when_the_cluster_says_no_more() {
+    let (folder, store, cluster) = beside_a_file("Active");
+    let of_file = || store.statuses().swap_remove(0);
+    assert_eq!(of_file().state, Some(IdentityState::Active));
+    says(&store, &cluster, 2, json!({"state": "Revoked"}));
+    let told = of_file();
+    assert!(told.source.contains("a.yaml"), "{told:?}");
+    assert_eq!(told.state, Some(IdentityState::Revoked));
+    assert!(
+        told.message.contains("in the cluster limits this one"),
+        "{told:?}"
+    );
+    let judged = Arc::clone(&store.judged.lock());
+    let object = judged.object(0).expect("the cluster's");
+    let conditions = object.conditions(&BTreeMap::new(), Timestamp::UNIX_EPOCH);
+    assert_eq!(
+        (conditions[0].kind.as_str(), conditions[0].reason.as_str()),
+        ("Ready", LIMITS_FILE)
+    );
+    assert!(conditions[0].message.contains("is already at"), "{conditions:?}");
+    assert!(
+        conditions[0]
+            .message
+            .ends_with("the stricter state and dates of both"),
+        "{conditions:?}"
+    );
+
+    // Another reading of the files changes nothing of it.
+    let text = std::fs::read_to_string(folder.path().join("a.yaml")).expect("a text");
+    std::fs::write(
+        folder.path().join("a.yaml"),
+        text.replace("owner: file", "owner: other"),
+    )
+    .expect("written");
+    store.reload();
+    assert_eq!(of_file().state, Some(IdentityState::Revoked));
+    assert_eq!(store.current().identities()[0].state, State::Revoked);
+
+    cluster.event(IDENTITY, Event::Delete(identity("a", 2, "x")));
+    store.judge_cluster();
+    assert_eq!(of_file().state, Some(IdentityState::Active));
+    assert!(!of_file().message.contains("cluster"), "{:?}", of_file());
+    assert_eq!(store.current().identities()[0].state, State::Active);
+}
+
+#[test]
+fn an_identity_of_a_file_and_of_the_cluster_ends_with_the_earlier_of_both() {
+    let (_folder, store, cluster) = beside_a_file("Active");
+    says(&store, &cluster, 2, json!({"expiresAt": "2020-01-01T00:00:00Z"}));
+    assert_eq!(store.statuses()[0].state, Some(IdentityState::Expired));
+    says(
+        &store,
+        &cluster,
+        3,
+        json!({"reviewBy": "2020-01-01T00:00:00Z", "whenOverdue": "Suspend"}),
+    );
+    assert_eq!(store.statuses()[0].state, Some(IdentityState::Overdue));
+    says(
+        &store,
+        &cluster,
+        4,
+        json!({"reviewBy": "2020-01-01T00:00:00Z", "whenOverdue": "Warn"}),
+    );
+    assert_eq!(store.statuses()[0].state, Some(IdentityState::Active));
+}
+
 #[test]
 fn a_watch_that_fails_ages_and_one_that_is_silent_does_not() {
     use std::time::{Duration, Instant};

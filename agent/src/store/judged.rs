@@ -18,6 +18,9 @@ const MAX_MESSAGE: usize = 4096;
 /// The condition that says whether the latest version is in force.
 pub(super) const READY: &str = "Ready";
 
+/// The reason where the object of the same name in a file is in force, with the stricter state and dates of both.
+pub(crate) const LIMITS_FILE: &str = "LimitsFile";
+
 /// The condition that says that one caller could be this agent and another one, that one agent would be two users, or that several
 /// workloads claim an exclusive one.
 const CONFLICT: &str = "Conflict";
@@ -93,6 +96,9 @@ impl<'j> JudgedObject<'j> {
             _ if self.is_ready() => "",
             Some(barrier) if self.entry.has_barrier => denied_instead(barrier),
             Some(last) => last_instead(last),
+            None if self.entry.limits_file.is_some() => {
+                ". The one in the file stays in force, with the stricter state and dates of both"
+            }
             None => ". No version of it is in force",
         };
         let mut message = reasons.join("; ");
@@ -115,7 +121,11 @@ impl<'j> JudgedObject<'j> {
         now: Timestamp,
     ) -> Vec<ObjectCondition> {
         let ready = self.is_ready();
-        let reason = if ready { "InForce" } else { "Invalid" };
+        let reason = match (ready, self.entry.limits_file) {
+            (true, _) => "InForce",
+            (false, Some(_)) => LIMITS_FILE,
+            (false, None) => "Invalid",
+        };
         let generation = self.entry.generation;
         let mut conditions = vec![condition(READY, ready, generation, reason, self.message(), now)];
         let ObjectVerdict {

@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 pub use cluster::ClusterObjects;
 pub use exclusive::ClaimMetrics;
 pub use files::FileSource;
+pub(crate) use judged::LIMITS_FILE;
 pub use metrics::StoreMetrics;
 pub use nodes::{PodFacts, PodsOfNode};
 pub use reviews::ReviewMetrics;
@@ -497,9 +498,10 @@ impl Store {
         if let Some(reason) = cluster.why_unlisted() {
             return Err(StoreError::Unlisted { reason });
         }
-        let snapshot = cluster.snapshot();
+        let mut snapshot = cluster.snapshot();
+        let documents = stand_in::beside(documents, &mut snapshot);
         let (set, verdicts) =
-            PolicySet::compile_each(documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
+            PolicySet::compile_each(&documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
         cluster.came_into_force(&snapshot, &verdicts);
         Ok((set, Judged { snapshot, verdicts }))
     }

@@ -3,12 +3,21 @@
 //!
 //! In: the object as the API server has it, and the last version that was in force. Out: for an AgentPolicy a policy that denies
 //! everything to its subjects; for an AgentIdentity its last good version, shut out as the faulty one says.
+//!
+//! Likewise an identity of files is shut out as the cluster's identity of the same name says: whoever revokes either of them ends the
+//! agent.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use picket_policy::Document;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentitySpec, State, WhenOverdue};
 use serde_json::{Value, json};
+
+use super::cluster::Snapshot;
+use super::status::standing;
 
 /// What a refused agent reads.
 const MESSAGE: &str = "the AgentPolicy is not valid, and no valid version of it is known: everything is denied until it is corrected or deleted";
@@ -59,6 +68,44 @@ pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
         identity.spec.when_overdue = WhenOverdue::Suspend;
     }
     (limits(&identity.spec) != before).then_some(shut)
+}
+
+/// The fields of an identity by which it may shut its agent out.
+const LIMITS: [&str; 4] = ["state", "expiresAt", "reviewBy", "whenOverdue"];
+
+/// These fields of an identity, which may be faulty; `None` where it has none of them.
+pub(super) fn limits(spec: &Value) -> Option<Value> {
+    let said = LIMITS
+        .iter()
+        .filter_map(|field| Some(((*field).to_owned(), spec.get(field)?.clone())));
+    let said: serde_json::Map<_, _> = said.collect();
+    (!said.is_empty()).then_some(Value::Object(said))
+}
+
+/// The files' objects beside those of the cluster: an identity of both has the stricter state and dates. Notes at the cluster's
+/// which they are.
+pub(super) fn beside<'d>(files: &'d [Document], snapshot: &mut Snapshot) -> Cow<'d, [Document]> {
+    let limiting = snapshot.entries.iter_mut().filter(|entry| entry.limits.is_some());
+    let mut limiting = limiting.peekable();
+    let mut documents = Cow::Borrowed(files);
+    if limiting.peek().is_none() {
+        return documents;
+    }
+    let identities = files.iter().enumerate();
+    let identities = identities.filter(|(_, document)| matches!(document.object, AnyObject::Identity(_)));
+    let places: HashMap<_, _> = identities
+        .map(|(place, document)| (document.name(), place))
+        .collect();
+    for entry in limiting {
+        let place = places.get(entry.name.as_str()).copied();
+        if let (Some(place), Some(limits)) = (place, &entry.limits)
+            && let Some(shut) = shut_out(&files[place], limits)
+        {
+            entry.limits_file = standing(&shut);
+            documents.to_mut()[place] = shut;
+        }
+    }
+    documents
 }
 
 /// A field's moment, where it can be read.

@@ -136,6 +136,8 @@ pub(super) struct StatusBoard {
     of_cluster: Vec<Kept>,
     /// The agents that faulty files shut out all the same.
     shut_out: ShutOut,
+    /// What is in force of the identities of files that the cluster's of the same name shut out.
+    by_cluster: HashMap<String, Limits>,
 }
 
 /// What an object says, so that a version can be told from another without being kept.
@@ -151,9 +153,9 @@ fn fingerprint(document: &Document) -> u64 {
 }
 
 /// What decides whether an agent may act at a moment: its state, when it expires, and from when on an overdue review suspends it.
-type Limits = (State, Option<Timestamp>, Option<Timestamp>);
+pub(super) type Limits = (State, Option<Timestamp>, Option<Timestamp>);
 
-fn standing(document: &Document) -> Option<Limits> {
+pub(super) fn standing(document: &Document) -> Option<Limits> {
     let AnyObject::Identity(identity) = &document.object else {
         return None;
     };
@@ -197,6 +199,21 @@ impl Kept {
         status
     }
 
+    /// The status at `now` of an identity in a file, of which the cluster's of the same name leaves this.
+    fn limited(&self, limits: Limits, now: Timestamp) -> ObjectStatus {
+        let mut limited = self.clone();
+        // That none is in force stays so.
+        limited.standing = self.standing.map(|_| limits);
+        let mut status = limited.at(now);
+        if !status.message.is_empty() {
+            status.message.push_str(". ");
+        }
+        status
+            .message
+            .push_str("The AgentIdentity of the same name in the cluster limits this one");
+        status
+    }
+
     /// The status of an agent that is shut out though the version that says so is not in force.
     fn shut_out(&self, state: State) -> Self {
         let mut shut = self.clone();
@@ -213,15 +230,23 @@ impl Kept {
 impl StatusBoard {
     /// The statuses at `now`, in the order of the sources.
     pub(super) fn statuses(&self, now: Timestamp) -> Vec<ObjectStatus> {
-        let of_files = self
-            .statuses
-            .iter()
-            .map(|kept| match self.shut_out.get(&kept.status.name) {
-                Some(by) if kept.status.kind == AgentIdentitySpec::KIND => kept.shut_out(by.state()).at(now),
-                _ => kept.at(now),
-            });
+        let of_files = self.statuses.iter().map(|kept| self.of_file(kept, now));
         let of_cluster = self.of_cluster.iter().map(|kept| kept.at(now));
         of_files.chain(of_cluster).collect()
+    }
+
+    /// The status of a file's object at `now`.
+    fn of_file(&self, kept: &Kept, now: Timestamp) -> ObjectStatus {
+        let name = &kept.status.name;
+        if kept.status.kind != AgentIdentitySpec::KIND {
+            return kept.at(now);
+        }
+        let shut = self.shut_out.get(name).map(|by| kept.shut_out(by.state()));
+        let kept = shut.as_ref().unwrap_or(kept);
+        match self.by_cluster.get(name) {
+            Some(limits) => kept.limited(*limits, now),
+            None => kept.at(now),
+        }
     }
 
     /// Notes what became of the cluster's objects in the set of this generation.
@@ -268,6 +293,9 @@ impl StatusBoard {
             }
         });
         self.of_cluster = kept.collect();
+        let limited = judged.snapshot.entries.iter();
+        let limited = limited.filter_map(|entry| Some((entry.name.clone(), entry.limits_file?)));
+        self.by_cluster = limited.collect();
     }
 
     /// Notes that all of a reading came into force, as the set of this generation.

@@ -30,6 +30,7 @@ use tokio::runtime::Runtime;
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
+use crate::store::LIMITS_FILE;
 use crate::store::edit::{ObjectFiles, names_told};
 
 /// The field manager of what the commands write.
@@ -373,6 +374,9 @@ impl ApiObjects {
             match ready {
                 Some(ready) if ready.status == ConditionStatus::True => {
                     return Ok(Waited::InCluster(began.elapsed()));
+                }
+                Some(ready) if ready.reason == LIMITS_FILE => {
+                    return Ok(Waited::LimitsInCluster(began.elapsed(), ready.message));
                 }
                 Some(ready) => return Ok(Waited::RefusedByCluster(ready.message)),
                 None if began.elapsed() > limit => return Ok(Waited::LateInCluster),

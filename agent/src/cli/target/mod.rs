@@ -518,7 +518,10 @@ impl ChangeArgs {
         let waited = waited.unwrap_or_else(|error| Waited::Unknown(error.to_string()));
         self.say(&waited.sentence());
         Ok(match waited {
-            Waited::InForce(_) | Waited::InCluster(_) | Waited::GoneFromCluster => Changed::Done,
+            Waited::InForce(_)
+            | Waited::InCluster(_)
+            | Waited::LimitsInCluster(..)
+            | Waited::GoneFromCluster => Changed::Done,
             Waited::Refused(_)
             | Waited::Late
             | Waited::Elsewhere(_)

@@ -68,6 +68,8 @@ pub(in crate::cli) enum Waited {
     Elsewhere(PathBuf),
     /// An agent of the cluster says that it is in force.
     InCluster(Duration),
+    /// An agent of the cluster says that of an AgentIdentity, which a file has too, the state and dates are in force.
+    LimitsInCluster(Duration, String),
     /// An agent of the cluster says why it is not.
     RefusedByCluster(String),
     /// No agent of the cluster said anything in time.
@@ -93,6 +95,10 @@ impl Waited {
             ),
             Self::InCluster(after) => format!(
                 "In force in the cluster after {} ms; each agent takes it up as soon as the API server tells it.",
+                after.as_millis()
+            ),
+            Self::LimitsInCluster(after, message) => format!(
+                "Its state and dates are in force in the cluster after {} ms, and nothing else of it: {message}",
                 after.as_millis()
             ),
             Self::RefusedByCluster(message) => format!("NOT in force in the cluster: {message}"),
