@@ -228,7 +228,7 @@ mod tests {
         let audit = AuditLog::open(&config, None).expect("opens");
         let held = audit.stats().hold_connection_records();
         let (events, _posted) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
-        let alarms = alarms(audit);
+        let alarms = alarms(audit.clone());
         let link = RepairedLink {
             program: "connect4",
             link: "root".to_owned(),
@@ -244,7 +244,13 @@ mod tests {
         );
         drop(held);
         let written = tokio::time::timeout(Duration::from_secs(60), alarms.reserve_many(ALARMS)).await;
-        assert!(written.is_ok(), "those that waited are written");
+        assert!(written.is_ok(), "those that waited go to the log");
+        audit.flush().await.expect("flushed");
+        let spool = std::fs::read_dir(&config.directory).expect("the spool");
+        let text: String = spool
+            .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+            .collect();
+        assert!(text.matches("link_replaced").count() >= ALARMS - 1, "{text}");
     }
 
     #[test]

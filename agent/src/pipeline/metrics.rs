@@ -63,7 +63,7 @@ impl PipelineMetrics {
             requests: registry.counters(
                 "requests",
                 ["outcome", "verb", "reason"],
-                "Requests that ended, by outcome, verb, and the reason of a denial",
+                "Requests that ended, by outcome, verb, and the reason of a denial, an error, or a response that the agent cut short",
             ),
             policy: registry.durations(
                 "policy_duration",

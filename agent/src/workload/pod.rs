@@ -23,9 +23,9 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Likewise of a Rollout of Argo's (github.com/argoproj/argo-rollouts, `DefaultRolloutUniqueLabelKey`).
 const ROLLOUT_HASH: &str = "rollouts-pod-template-hash";
 
-/// The label with the name of an OpenShift DeploymentConfig, whose ReplicationControllers are that name and a number
-/// (github.com/openshift/api, `DeploymentConfigAnnotation`).
-const DEPLOYMENT_CONFIG: &str = "openshift.io/deployment-config.name";
+/// The label of pods with the name of their OpenShift DeploymentConfig, whose ReplicationControllers are that name and a number
+/// (github.com/openshift/library-go pkg/apps/appsutil, `DeploymentConfigLabel`).
+const DEPLOYMENT_CONFIG: &str = "deploymentconfig";
 
 /// What a pod's metadata says of who controls it.
 #[derive(Debug, Clone, Copy)]

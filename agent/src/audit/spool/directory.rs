@@ -141,7 +141,7 @@ impl SpoolDirectory {
         if self.shared {
             self.lock.wait()?;
         }
-        self.look_for_exposure();
+        self.check_exposure();
         if self.is_as_left() {
             self.rebind = self.shared;
         } else {
@@ -158,7 +158,7 @@ impl SpoolDirectory {
 
     /// Tells where the directory's rights let others change what is in it. Records are written all the same: without them requests
     /// would fail, and the chain shows what others change.
-    fn look_for_exposure(&mut self) {
+    fn check_exposure(&mut self) {
         let exposed = self.lock.exposed();
         if exposed == self.exposed {
             return;

@@ -214,6 +214,12 @@ pub(in crate::cli) fn why(event: &Value) -> String {
             (false, false) => format!("{reason}: {message}"),
             _ => format!("{reason}{message}"),
         });
+    } else if !text("/decision/reason").is_empty() {
+        parts.push(format!(
+            "cut short ({}: {})",
+            text("/decision/reason"),
+            text("/decision/message")
+        ));
     } else if let Some(code) = event
         .pointer("/responseStatus/code")
         .and_then(Value::as_u64)
@@ -451,6 +457,9 @@ mod tests {
             why(&killed),
             "watch ended (terminated: session_killed), 0 B in, 0 B out"
         );
+        let cut = json!({"decision": {"outcome": "allow", "reason": "no_longer_permitted", "message": "revoked"},
+            "responseStatus": {"code": 200}});
+        assert_eq!(why(&cut), "cut short (no_longer_permitted: revoked)");
         let denied = json!({"decision": {"outcome": "deny", "policy": "builtin", "rule": "builtin/nodes-proxy",
             "message": "Not so.", "wouldDeny": [{"policy": "p", "rule": "r"}]}});
         assert_eq!(why(&denied), "builtin/nodes-proxy: Not so; would deny: p/r");

@@ -40,7 +40,8 @@ impl GatewayLimit {
 #[derive(Debug, Clone)]
 pub struct GatewayMetrics {
     full: CounterFamily<1>,
-    told: Arc<Mutex<Option<Instant>>>,
+    /// When the log said so last, of each limit.
+    told: Arc<Mutex<[Option<Instant>; GatewayLimit::ALL.len()]>>,
 }
 
 impl GatewayMetrics {
@@ -63,14 +64,14 @@ impl GatewayMetrics {
     }
 
     /// A limit is reached: new callers wait.
-    pub(super) fn full(&self, limit: GatewayLimit) {
+    pub(super) fn reached(&self, limit: GatewayLimit) {
         self.full.inc([limit.label()]);
-        let mut told = self.told.lock();
+        let told = &mut self.told.lock()[limit as usize];
         if told.is_none_or(|told| told.elapsed() >= LOG_EVERY) {
             *told = Some(Instant::now());
             tracing::warn!(
                 limit = limit.label(),
-                "all places of the gateway are taken, so new callers wait; see the records and firewall off who floods it"
+                "new callers of the gateway wait, since this limit of all callers is reached; keep away the addresses that flood it"
             );
         }
     }

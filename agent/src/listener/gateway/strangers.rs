@@ -150,7 +150,7 @@ impl GatewayCallers {
     pub(super) async fn place(&self, metrics: &GatewayMetrics) -> Option<FreePlace> {
         let one = async |of: &Arc<Semaphore>, limit| {
             if of.available_permits() == 0 {
-                metrics.full(limit);
+                metrics.reached(limit);
             }
             // Nobody closes them.
             Arc::clone(of).acquire_owned().await.ok()
@@ -161,7 +161,7 @@ impl GatewayCallers {
             let wait = (self.0.addresses.lock().rate).wait(self.0.began.elapsed(), STRANGERS_PER_SECOND);
             match wait {
                 Some(wait) => {
-                    metrics.full(GatewayLimit::StrangersPerSecond);
+                    metrics.reached(GatewayLimit::StrangersPerSecond);
                     tokio::time::sleep(wait).await;
                 }
                 None => return Some(FreePlace([total, stranger])),
