@@ -140,17 +140,17 @@ fn with_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
     refused(world, BOTH, &expired?, "jwt_expired", &[])?;
     // The agent's own requests are as before.
     world.worker(&format!("kubectl get --raw {AGENT}"))?.good()?;
-    // A mapping that makes one of the API server's own users.
+    // A mapping that makes a part of the cluster users.
     bed.rewrite_issuers(|text| text.replace("\"prefix\":\"oidc:\"", "\"prefix\":\"system:\""))?;
     until(|| {
         let said = ask(world, BOTH, &token)?;
-        Ok(said.err.contains("one of the API server's own").then_some(()))
+        Ok(said.err.contains("a part of the cluster").then_some(()))
     })?;
     refused(
         world,
         BOTH,
         &token,
         "person_unfit",
-        &["one of the API server's own"],
+        &["a part of the cluster"],
     )
 }
