@@ -140,7 +140,7 @@ fn with_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
     refused(world, BOTH, &expired?, "jwt_expired", &[])?;
     // The agent's own requests are as before.
     world.worker(&format!("kubectl get --raw {AGENT}"))?.good()?;
-    // A mapping that makes a part of the cluster users.
+    // A mapping that makes one of the API server's own users.
     bed.rewrite_issuers(|text| text.replace("\"prefix\":\"oidc:\"", "\"prefix\":\"system:\""))?;
     until(|| {
         let said = ask(world, BOTH, &token)?;
