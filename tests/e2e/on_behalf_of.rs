@@ -146,11 +146,5 @@ fn with_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
         let said = ask(world, BOTH, &token)?;
         Ok(said.err.contains("a part of the cluster").then_some(()))
     })?;
-    refused(
-        world,
-        BOTH,
-        &token,
-        "person_unfit",
-        &["a part of the cluster"],
-    )
+    refused(world, BOTH, &token, "person_unfit", &["a part of the cluster"])
 }
