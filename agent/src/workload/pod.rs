@@ -57,35 +57,29 @@ impl WorkloadName {
                 .map(String::as_str)
                 .filter(|value| !value.is_empty())
         };
-        let before = |name: &'_ str, end| {
+        let before = |name: &str, end| {
             let of = name.strip_suffix(label(end)?)?.strip_suffix('-')?;
             (!of.is_empty()).then(|| of.to_owned())
         };
-        let controller = controller.map(|by| (by.group(), by.kind, by.name));
-        let (kind, name) = match controller {
-            None | Some(("", "Node", _)) => ("Pod", pod),
+        let is_version = |name: &str, of: &str| {
+            let number = name.strip_prefix(of).and_then(|rest| rest.strip_prefix('-'));
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        Self(match controller.map(|by| (by.group(), by.kind, by.name)) {
+            None | Some(("", "Node", _)) => format!("Pod/{pod}"),
             Some(("apps", "ReplicaSet", name)) => {
                 let deployment = before(name, TEMPLATE_HASH).map(|of| format!("Deployment/{of}"));
                 let rollout = || before(name, ROLLOUT_HASH).map(|of| format!("Rollout.argoproj.io/{of}"));
-                return Self(
-                    deployment
-                        .or_else(rollout)
-                        .unwrap_or_else(|| format!("ReplicaSet/{name}")),
-                );
+                let by_itself = || format!("ReplicaSet/{name}");
+                deployment.or_else(rollout).unwrap_or_else(by_itself)
             }
-            Some(("", "ReplicationController", name)) => {
-                let is_version = |of: &&str| {
-                    let number = name.strip_prefix(of).and_then(|rest| rest.strip_prefix('-'));
-                    number.is_some_and(|number| number.parse::<u32>().is_ok())
-                };
-                let config = label(DEPLOYMENT_CONFIG).filter(is_version);
-                let config = config.map(|of| format!("DeploymentConfig.apps.openshift.io/{of}"));
-                return Self(config.unwrap_or_else(|| format!("ReplicationController/{name}")));
-            }
-            Some(("" | "apps" | "batch", kind, name)) => (kind, name),
-            Some((group, kind, name)) => return Self(format!("{kind}.{group}/{name}")),
-        };
-        Self(format!("{kind}/{name}"))
+            Some(("", "ReplicationController", name)) => match label(DEPLOYMENT_CONFIG) {
+                Some(of) if is_version(name, of) => format!("DeploymentConfig.apps.openshift.io/{of}"),
+                _ => format!("ReplicationController/{name}"),
+            },
+            Some(("" | "apps" | "batch", kind, name)) => format!("{kind}/{name}"),
+            Some((group, kind, name)) => format!("{kind}.{group}/{name}"),
+        })
     }
 }
 
@@ -147,20 +141,29 @@ impl Pod {
 mod tests {
     use super::*;
 
+    /// The workload of the pod `p` with this controller (version of its API, kind, name) and these labels.
+    fn made_by(controller: Option<(&str, &str, &str)>, labels: &BTreeMap<String, String>) -> String {
+        let controller = controller.map(|(api_version, kind, name)| Controller {
+            api_version,
+            kind,
+            name,
+        });
+        WorkloadName::of("p", controller, labels).0
+    }
+
     #[test]
     fn a_rollout_is_one_workload_and_a_pod_that_nobody_made_is_its_own() {
         let labels = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "7d9f".to_owned())]);
         let of = |controller: Option<(&str, &str)>, labels: &BTreeMap<_, _>| {
-            let controller = controller.map(|(kind, name)| Controller {
-                api_version: match kind {
+            let with_api = |(kind, name)| {
+                let api_version = match kind {
                     "Node" => "v1",
                     "Job" => "batch/v1",
                     _ => "apps/v1",
-                },
-                kind,
-                name,
-            });
-            WorkloadName::of("p", controller, labels).0
+                };
+                (api_version, kind, name)
+            };
+            made_by(controller.map(with_api), labels)
         };
         let none = BTreeMap::new();
         for (controller, labels, workload) in [
@@ -193,14 +196,7 @@ mod tests {
             (ROLLOUT_HASH.to_owned(), "7d9f".to_owned()),
             (DEPLOYMENT_CONFIG.to_owned(), "shop".to_owned()),
         ]);
-        let of = |api_version, kind, name| {
-            let controller = Controller {
-                api_version,
-                kind,
-                name,
-            };
-            WorkloadName::of("p", Some(controller), &labels).0
-        };
+        let of = |api_version, kind, name| made_by(Some((api_version, kind, name)), &labels);
         assert_eq!(
             of("apps/v1", "ReplicaSet", "fixer-7d9f"),
             "Rollout.argoproj.io/fixer"
@@ -217,14 +213,7 @@ mod tests {
     #[test]
     fn kinds_of_two_apis_are_two_workloads() {
         let labels = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "7d9f".to_owned())]);
-        let of = |api_version, kind, name| {
-            let controller = Controller {
-                api_version,
-                kind,
-                name,
-            };
-            WorkloadName::of("p", Some(controller), &labels).0
-        };
+        let of = |api_version, kind, name| made_by(Some((api_version, kind, name)), &labels);
         assert_eq!(of("batch/v1", "Job", "x"), "Job/x");
         assert_eq!(
             of("v1", "ReplicationController", "x-1"),
