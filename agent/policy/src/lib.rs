@@ -20,12 +20,14 @@
 //! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits | - |
+//! | [`body`] | a request's body as the one value that every reader finds in it | - |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
 //! | [`spiffe`] | SPIFFE IDs: the names in client certificates | - |
 //! | `glob` | globs with `*` and `?` | - |
 
 pub mod api;
+pub mod body;
 pub mod cel;
 pub mod decision;
 pub mod engine;
