@@ -88,7 +88,7 @@ const LOG: [(&str, OfLog, &str); 11] = [
     ),
 ];
 
-const SINKS: [(&str, OfSink, &str); 5] = [
+const SINKS: [(&str, OfSink, &str); 6] = [
     (
         "audit_sink_records",
         OfSink::Counter(SinkStats::records),
@@ -103,6 +103,11 @@ const SINKS: [(&str, OfSink, &str); 5] = [
         "audit_sink_errors",
         OfSink::Counter(SinkStats::errors),
         "Deliveries of a sink that failed",
+    ),
+    (
+        "audit_sink_gaps",
+        OfSink::Counter(SinkStats::gaps),
+        "Places where records that a sink had not taken were removed from the spool or changed there",
     ),
     (
         "audit_sink_lag_bytes",

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, Checkpoint};
-use super::{Sink, SinkError, SinkStats};
+use super::{Sink, SinkError, SinkStats, gap};
 use crate::audit::spool::chain::{ChainPlace, last_whole};
 use crate::audit::spool::reader::{Batch, SpoolReader};
-use crate::audit::spool::segment::{self, Position};
+use crate::audit::spool::segment::{self, Position, Readable};
 use crate::audit::spool::view::SpoolView;
 
 /// How often a checkpoint is written while records come. After a crash a sink that cannot be asked what it has gets this much
@@ -179,7 +179,10 @@ impl Delivery {
                 return Err(error);
             }
             self.partial = Some(Vec::new());
-            self.last = self.batch.last().and_then(ChainPlace::of).or(self.last.take());
+            // Once they are delivered, so that none is told of twice.
+            self.stats.misses(&gap::gaps(self.last.as_ref(), &self.batch));
+            let last = self.batch.each().rev().find_map(ChainPlace::of);
+            self.last = last.or(self.last.take());
             self.stats.delivered(self.batch.count, self.batch.lines.len());
             self.stats.reached(self.reader.position());
             self.ahead = true;
@@ -255,8 +258,8 @@ impl Delivery {
 
 /// Whether a checkpoint's record stands where the checkpoint says.
 fn holds(directory: &Path, position: Position, last: &ChainPlace) -> bool {
-    let Ok(mut file) = File::open(position.segment.path(directory)) else {
-        // Retention took the segment once it was read.
+    let Ok(Readable::Segment(mut file)) = segment::read(&position.segment.path(directory)) else {
+        // Retention took the segment once it was read. Where somebody else did, the next record tells.
         return true;
     };
     let is_last = |tail: Vec<u8>| tail.last() == Some(&b'\n') && last_whole(&tail) == Some(last.hash);

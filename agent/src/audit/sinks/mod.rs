@@ -16,6 +16,7 @@
 pub(crate) mod checkpoint;
 mod delivery;
 mod file;
+mod gap;
 mod stdout;
 
 use std::fmt;
@@ -28,6 +29,7 @@ use super::AuditError;
 use super::spool::chain::Hash;
 use super::spool::segment::{Position, Segment};
 use super::spool::view::SpoolView;
+use gap::Gap;
 use parking_lot::Mutex;
 
 pub use checkpoint::Checkpoint;
@@ -130,6 +132,7 @@ pub struct SinkStats {
     records: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
+    gaps: AtomicU64,
     failing: Mutex<Option<String>>,
 }
 
@@ -141,6 +144,7 @@ impl SinkStats {
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
             failing: Mutex::new(None),
         }
     }
@@ -169,6 +173,12 @@ impl SinkStats {
         self.errors.load(Relaxed)
     }
 
+    /// Places since the start where records that the sink has not taken were gone from the spool.
+    #[must_use]
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Relaxed)
+    }
+
     /// Bytes in the spool that the sink has not taken.
     #[must_use]
     pub fn lag_bytes(&self, segments: &[Segment]) -> u64 {
@@ -189,6 +199,19 @@ impl SinkStats {
         self.records.fetch_add(records, Relaxed);
         self.bytes
             .fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn misses(&self, gaps: &[Gap]) {
+        let Some(first) = gaps.first() else {
+            return;
+        };
+        self.gaps.fetch_add(gaps.len() as u64, Relaxed);
+        tracing::error!(
+            sink = self.name,
+            missing = %first,
+            more_gaps = gaps.len() - 1,
+            "audit records that the sink has not taken were removed from the spool or changed there; it goes on behind them"
+        );
     }
 
     fn fails(&self, error: &SinkError) {

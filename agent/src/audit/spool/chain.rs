@@ -31,6 +31,8 @@ use crate::audit::line::{Integrity, Line};
 
 /// What stands between the hashed bytes and the hash.
 const BEFORE_HASH: &[u8] = b",\"hash\":\"";
+/// What stands before the hash of the line before, the last of the hashed bytes.
+const BEFORE_PREVIOUS: &[u8] = b",\"prevHash\":\"";
 /// What follows the hash.
 const AFTER_HASH: &[u8] = b"\"}}";
 /// Length of the hash, in hex digits.
@@ -81,6 +83,14 @@ impl Hash {
         let rest = line.strip_suffix(AFTER_HASH)?;
         let (rest, hash) = rest.split_last_chunk::<HASH_LENGTH>()?;
         (rest.ends_with(BEFORE_HASH) && hash.iter().all(u8::is_ascii_hexdigit)).then_some(Self(*hash))
+    }
+
+    /// The hash of the line before, as a stored line carries it. The line is not read as JSON.
+    pub(in crate::audit) fn previous(line: &[u8]) -> Option<Self> {
+        let hashed = line.get(..line.len().checked_sub(TRAILER)?)?;
+        let rest = hashed.strip_suffix(b"\"")?;
+        let (rest, hash) = rest.split_last_chunk::<HASH_LENGTH>()?;
+        rest.ends_with(BEFORE_PREVIOUS).then_some(Self(*hash))
     }
 }
 
@@ -162,7 +172,7 @@ pub(in crate::audit) fn last_whole(tail: &[u8]) -> Option<Hash> {
 /// A line that does not fit its chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Break {
-    /// Line number, from 1.
+    /// Line number, from 1; 0 for the file as a whole.
     pub line: u64,
     /// What is wrong.
     pub reason: String,
@@ -170,7 +180,10 @@ pub struct Break {
 
 impl fmt::Display for Break {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "line {}: {}", self.line, self.reason)
+        match self.line {
+            0 => out.write_str(&self.reason),
+            line => write!(out, "line {line}: {}", self.reason),
+        }
     }
 }
 
@@ -325,7 +338,15 @@ impl Verifier {
                     }
                     _ => "it begins another chain that is not bound to the line before".to_owned(),
                 };
-                wrong(format!("lines are missing, moved or changed before it: {place}"));
+                let between = match number {
+                    1 => {
+                        "; a segment is missing between this file and the one before, or lines at the end of that one"
+                    }
+                    _ => "",
+                };
+                wrong(format!(
+                    "lines are missing, moved or changed before it: {place}{between}"
+                ));
                 good = false;
             }
             Some((before, _)) => {

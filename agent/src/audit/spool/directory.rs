@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::chain::{Chain, Hash};
 use super::lock::{DirectoryLock, is_same};
 use super::rotate::Bounds;
-use super::segment::{self, Position, Segment, SegmentId};
+use super::segment::{self, Irregular, Listing, Position, Segment, SegmentId};
 use super::view::SpoolView;
 use crate::audit::event::Event;
 use crate::audit::sinks::checkpoint;
@@ -182,14 +182,12 @@ impl SpoolDirectory {
         let Some(current) = &self.current else {
             return false;
         };
-        let (Ok(named), Ok(held)) = (fs::metadata(current.id.path(&self.path)), current.file.metadata())
-        else {
+        let named = fs::symlink_metadata(current.id.path(&self.path));
+        let (Ok(named), Ok(held)) = (named, current.file.metadata()) else {
             return false;
         };
         let is_last = || segment::next(&self.path, current.id).is_ok_and(|next| next.is_none());
-        is_same(&named, &held)
-            && (!held.is_file() || held.len() == current.end)
-            && (!(self.shared || self.rebind) || is_last())
+        is_same(&named, &held) && held.len() == current.end && (!(self.shared || self.rebind) || is_last())
     }
 
     /// Opens what is there now, and binds the chain to it.
@@ -208,16 +206,25 @@ impl SpoolDirectory {
         if !self.lock.is_there() {
             self.lock = DirectoryLock::open(&self.path)?;
         }
-        let mut segments = segment::segments(&self.path).map_err(failed)?;
+        let Listing {
+            mut segments,
+            irregular,
+        } = segment::list(&self.path).map_err(failed)?;
+        for Irregular { id, kind } in irregular {
+            tracing::error!(
+                directory = %self.path.display(),
+                entry = %id,
+                kind,
+                "an entry of the audit spool is named like a segment and is none; it is neither read nor written to: remove it"
+            );
+        }
         let newest = segments.last().map(|segment| segment.id);
         let left = left.map(|left| left.id);
         let now = (self.clock)();
         let (id, file) = match newest {
             Some(newest) if left.is_none_or(|left| left <= newest) => {
                 let mut file = segment::open(&newest.path(&self.path)).map_err(failed)?;
-                if file.metadata().map_err(failed)?.is_file()
-                    && segment::end_torn(&mut file).map_err(failed)?
-                {
+                if segment::end_torn(&mut file).map_err(failed)? {
                     tracing::warn!(segment = %newest, "the audit spool's last line was cut short; it is ended here");
                 }
                 segments.pop();

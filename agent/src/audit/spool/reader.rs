@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::chain::{self, ChainPlace, Hash};
-use super::segment::{self, Position, SegmentId};
+use super::segment::{self, Position, Readable, SegmentId};
 
 /// Read at once: many lines, little memory.
 const BLOCK: usize = 64 * 1024;
@@ -20,6 +20,8 @@ pub struct SpoolReader {
     directory: PathBuf,
     position: Position,
     open: Option<(SegmentId, File)>,
+    /// What was no segment at the last place like it, so that it is told of once.
+    irregular: Option<SegmentId>,
 }
 
 /// Lines that were read at once.
@@ -66,6 +68,7 @@ impl SpoolReader {
             directory: directory.to_owned(),
             position,
             open: None,
+            irregular: None,
         }
     }
 
@@ -80,8 +83,8 @@ impl SpoolReader {
         self.position = position;
     }
 
-    /// Reads the next lines into `batch`, none that ends behind `limit`; whether any came. A segment that is not there is passed
-    /// over.
+    /// Reads the next lines into `batch`, none that ends behind `limit`; whether any came. A segment that is not there, or that
+    /// something else stands for, is passed over.
     ///
     /// # Errors
     /// When the spool cannot be read.
@@ -159,10 +162,20 @@ impl SpoolReader {
         let Position { segment, offset } = self.position;
         let file = match &mut self.open {
             Some((open, file)) if *open == segment => file,
-            open => match File::open(segment.path(&self.directory)) {
-                Ok(file) => &mut open.insert((segment, file)).1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(error),
+            open => match segment::read(&segment.path(&self.directory))? {
+                Readable::Segment(file) => &mut open.insert((segment, file)).1,
+                Readable::Gone => return Ok(Vec::new()),
+                Readable::Irregular(kind) => {
+                    if self.irregular.replace(segment) != Some(segment) {
+                        tracing::error!(
+                            directory = %self.directory.display(),
+                            %segment,
+                            kind,
+                            "somebody put something else in the place of a segment of the audit spool; nothing is read from it"
+                        );
+                    }
+                    return Ok(Vec::new());
+                }
             },
         };
         let mut stored = Vec::new();

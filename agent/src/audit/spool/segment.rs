@@ -1,16 +1,20 @@
 //! The files of a spool: their names, their order, and the end of one.
 //!
 //! In: a directory. Out: its [`Segment`]s in the order they were written, and the hash of the last record in them.
+//!
+//! Only regular files are segments. A pipe of that name would hold up whoever opens it, and a link leads to a file of somebody
+//! else's, so nothing is read from what is [`Irregular`], nor written to it.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use nix::fcntl::OFlag;
 
 use super::chain::{Hash, last_whole};
 
@@ -108,29 +112,118 @@ impl Position {
     }
 }
 
-/// The segments of a spool, the oldest first.
+/// An entry that is named like a segment and is no regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Irregular {
+    /// Its name.
+    pub id: SegmentId,
+    /// What it is, such as `a named pipe`.
+    pub kind: &'static str,
+}
+
+/// What a spool's directory has under the names of segments.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The segments, the oldest first.
+    pub segments: Vec<Segment>,
+    /// What is none.
+    pub irregular: Vec<Irregular>,
+}
+
+/// Looks through a spool's directory. Links are not followed.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
+pub fn list(directory: &Path) -> io::Result<Listing> {
+    let mut listing = Listing::default();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Some(id) = entry.file_name().to_str().and_then(SegmentId::of_name) else {
             continue;
         };
-        match fs::metadata(entry.path()) {
-            Ok(found) => segments.push(Segment {
-                id,
-                length: found.len(),
-            }),
+        match entry.metadata() {
+            Ok(found) => match irregular(found.file_type()) {
+                Some(kind) => listing.irregular.push(Irregular { id, kind }),
+                None => listing.segments.push(Segment {
+                    id,
+                    length: found.len(),
+                }),
+            },
             // Retention removed it meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    segments.sort_by_key(|segment| segment.id);
-    Ok(segments)
+    listing.segments.sort_by_key(|segment| segment.id);
+    listing.irregular.sort_by_key(|entry| entry.id);
+    Ok(listing)
+}
+
+/// The segments of a spool, the oldest first.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn segments(directory: &Path) -> io::Result<Vec<Segment>> {
+    Ok(list(directory)?.segments)
+}
+
+/// What a file is that is not regular.
+fn irregular(found: FileType) -> Option<&'static str> {
+    if found.is_file() {
+        None
+    } else if found.is_symlink() {
+        Some("a symbolic link")
+    } else if found.is_dir() {
+        Some("a directory")
+    } else if found.is_fifo() {
+        Some("a named pipe")
+    } else if found.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device")
+    }
+}
+
+/// What there is to read under a segment's name.
+#[derive(Debug)]
+pub enum Readable {
+    /// A segment.
+    Segment(File),
+    /// Nothing: retention removed it, or somebody else.
+    Gone,
+    /// Something that is no regular file, and what.
+    Irregular(&'static str),
+}
+
+/// Opens a segment to read it.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn read(path: &Path) -> io::Result<Readable> {
+    guarded(path, OpenOptions::new().read(true))
+}
+
+/// Opens what is at the path if it is a regular file. It is looked at before it is opened, since opening a device may do
+/// something, and afterwards, since it may have been replaced meanwhile: a link then fails, and a pipe holds up nobody.
+fn guarded(path: &Path, options: &mut OpenOptions) -> io::Result<Readable> {
+    let gone = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(Readable::Gone),
+        _ => Err(error),
+    };
+    let named = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) => return gone(error),
+    };
+    if let Some(kind) = irregular(named.file_type()) {
+        return Ok(Readable::Irregular(kind));
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match options.custom_flags(flags.bits()).open(path) {
+        Ok(file) => file,
+        Err(error) => return gone(error),
+    };
+    let opened = file.metadata()?.file_type();
+    Ok(irregular(opened).map_or(Readable::Segment(file), Readable::Irregular))
 }
 
 /// The first segment behind `id`.
@@ -143,7 +236,11 @@ pub(in crate::audit) fn next(directory: &Path, id: SegmentId) -> io::Result<Opti
 
 /// Opens a segment to append to it.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).open(path)
+    match guarded(path, OpenOptions::new().read(true).append(true))? {
+        Readable::Segment(file) => Ok(file),
+        Readable::Gone => Err(io::ErrorKind::NotFound.into()),
+        Readable::Irregular(kind) => Err(io::Error::other(format!("{} is {kind}", path.display()))),
+    }
 }
 
 /// Makes a segment. Its name must survive a crash as its lines do, so the caller syncs the directory.
@@ -160,7 +257,10 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 /// a line, since a segment may be empty.
 pub(super) fn last_in(directory: &Path, segments: &[Segment]) -> io::Result<Option<Hash>> {
     for segment in segments.iter().rev() {
-        let mut file = File::open(segment.id.path(directory))?;
+        // One that was removed or replaced since the look at the directory has no lines any more.
+        let Readable::Segment(mut file) = read(&segment.id.path(directory))? else {
+            continue;
+        };
         if let Some(tail) = tail(&mut file, u64::MAX)? {
             return Ok(Some(last_whole(&tail).unwrap_or(Hash::NONE)));
         }
@@ -178,7 +278,7 @@ pub(super) fn end_torn(file: &mut File) -> io::Result<bool> {
     Ok(torn)
 }
 
-/// The end of the file's first `length` bytes, long enough for several lines: `None` when there are none, as in a device.
+/// The end of the file's first `length` bytes, long enough for several lines: `None` when there are none.
 pub(in crate::audit) fn tail(file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
     let end = file.metadata()?.len().min(length);
     if end == 0 {

@@ -215,6 +215,8 @@ async fn limited() {
             Ok(()) => println!("acknowledged {number}"),
             Err(error) => {
                 println!("refused {error}");
+                println!("failing {:?}", log.stats().failure());
+                println!("flushed {:?}", log.flush().await.is_ok());
                 // There is room again: the next line goes on where the last whole one ended.
                 let resource = nix::sys::resource::Resource::RLIMIT_FSIZE;
                 let (_, most) = nix::sys::resource::getrlimit(resource).expect("a limit");
@@ -243,6 +245,10 @@ fn a_line_that_the_disk_took_in_part_is_taken_back() {
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(
         said.contains("refused audit: the record cannot be written: File too large"),
+        "{said}"
+    );
+    assert!(
+        said.contains("failing Some(\"") && said.contains("flushed false"),
         "{said}"
     );
     let acknowledged = said.matches("acknowledged ").count();

@@ -1,6 +1,7 @@
 //! The log from its outside: what is in the spool, when, and what happens when it cannot be.
 
 mod failing;
+mod irregular;
 mod kill;
 mod rotation;
 mod shares;
@@ -425,24 +426,6 @@ async fn refused_connects_are_events_too() {
     assert_eq!(line["sourceIPs"], Value::from(vec!["10.1.0.7"]));
     assert_eq!(line["decision"]["outcome"], "deny");
     assert!(line["decision"].get("latencyMicros").is_none());
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_what_must_be_on_disk() {
-    let scratch = Scratch::new();
-    fs::create_dir(scratch.spool()).expect("spool");
-    let segment = scratch.spool().join("audit-20260101T000000.000000Z.jsonl");
-    symlink("/dev/full", segment).expect("a full disk");
-    let log = open(&scratch.spool());
-    let mut record = log.begin(received("/api/v1/namespaces/x")).await.expect("room");
-    record.allow(None, None);
-    let error = record
-        .commit_before_effect()
-        .await
-        .expect_err("cannot be on disk");
-    assert!(error.to_string().contains("No space left"), "{error}");
-    assert!(log.stats().failure().expect("failing").contains("No space left"));
-    assert!(log.flush().await.is_err());
 }
 
 #[tokio::test]

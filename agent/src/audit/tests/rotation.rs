@@ -410,12 +410,18 @@ pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn a_segment_that_cannot_be_made_is_an_error_and_no_loss() {
-    // The name of the next segment is taken by a folder.
+    // The names that are tried for a segment are all taken by folders.
     let scratch = Scratch::new();
     fs::create_dir(scratch.spool()).expect("spool");
-    let name = SegmentId::after(None, Timestamp::now()).to_string();
-    fs::create_dir(scratch.spool().join(name)).expect("in the way");
-    let error = AuditLog::open(&config(&scratch.spool()), None).err();
+    let (seconds, clock) = set_clock();
+    let now = Timestamp::from_second(seconds.load(Ordering::Relaxed)).expect("a moment");
+    let mut last = None;
+    for _ in 0..64 {
+        let id = SegmentId::after(last, now);
+        fs::create_dir(id.path(&scratch.spool())).expect("in the way");
+        last = Some(id);
+    }
+    let error = AuditLog::start(&config(&scratch.spool()), None, false, clock).err();
     assert!(matches!(error, Some(AuditError::Open { .. })), "{error:?}");
 }
 

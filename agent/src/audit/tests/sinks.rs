@@ -4,7 +4,7 @@ use super::super::sinks::checkpoint;
 use super::rotation::{deny, eventually, numbers};
 use super::*;
 
-fn to_file(name: &str, path: PathBuf) -> SinkConfig {
+pub(super) fn to_file(name: &str, path: PathBuf) -> SinkConfig {
     SinkConfig {
         name: name.into(),
         target: SinkTarget::File { path },

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::audit::spool::reader::{Batch, SpoolReader};
-use crate::audit::spool::segment::{Position, segments};
+use crate::audit::spool::segment::{self, Position, Readable, segments};
 
 /// Read at once: many lines, little memory.
 const BLOCK: u64 = 64 * 1024;
@@ -83,11 +83,12 @@ pub(super) struct SpoolFollower {
 impl SpoolFollower {
     fn backwards(&mut self, each: &mut impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
         for segment in segments(&self.directory)?.iter().rev() {
-            let mut follower = match Follower::open(&segment.id.path(&self.directory)) {
-                Ok(follower) => follower,
+            let path = segment.id.path(&self.directory);
+            let mut follower = match segment::read(&path)? {
+                Readable::Segment(file) => Follower::over(&path, file),
                 // Retention removed it, and all before it.
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error),
+                Readable::Gone => return Ok(()),
+                Readable::Irregular(_) => continue,
             };
             let more = follower.backwards(each)?;
             let end = Position {
@@ -193,12 +194,16 @@ pub(super) struct Follower {
 impl Follower {
     /// A log that is there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self::over(path, File::open(path)?))
+    }
+
+    fn over(path: &Path, file: File) -> Self {
+        Self {
             path: path.to_owned(),
-            file: Some(File::open(path)?),
+            file: Some(file),
             position: 0,
             partial: Vec::new(),
-        })
+        }
     }
 
     /// Gives the lines from the last to the first, until `each` has enough; whether it would take more.

@@ -14,7 +14,7 @@ use super::{Failure, count};
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::sinks::checkpoint;
 use crate::audit::spool::chain::{Break, Report, Verifier};
-use crate::audit::spool::segment::segments;
+use crate::audit::spool::segment::{self, Irregular, Listing, Readable};
 
 /// Breaks listed for one file; the rest are counted.
 const BREAKS_SHOWN: usize = 20;
@@ -123,15 +123,22 @@ fn verify(verifier: &mut Verifier, path: &Path) -> Result<Vec<(PathBuf, Report)>
     // Before the segments, since what a sink has read then must be in them.
     let checkpoints = checkpoint::all(path);
     let mut reports: Vec<(PathBuf, Report)> = Vec::new();
-    let segments = segments(path).map_err(failed)?;
+    let Listing {
+        segments,
+        irregular: mut others,
+    } = segment::list(path).map_err(failed)?;
     for segment in &segments {
         let path = segment.id.path(path);
         let failed = |error| Failure::input(&path, error);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let file = match segment::read(&path).map_err(failed)? {
+            Readable::Segment(file) => file,
             // The agent removed it since the look at the directory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && reports.is_empty() => continue,
-            Err(error) => return Err(failed(error)),
+            Readable::Gone if reports.is_empty() => continue,
+            Readable::Gone => return Err(failed(io::ErrorKind::NotFound.into())),
+            Readable::Irregular(kind) => {
+                others.push(Irregular { id: segment.id, kind });
+                continue;
+            }
         };
         let report = verifier.file(BufReader::new(file)).map_err(failed)?;
         reports.push((path, report));
@@ -151,7 +158,23 @@ fn verify(verifier: &mut Verifier, path: &Path) -> Result<Vec<(PathBuf, Report)>
             });
         }
     }
+    reports.extend(others.into_iter().map(|other| no_segment(path, &other)));
     Ok(reports)
+}
+
+/// The report of an entry that is named like a segment: the agent makes no such thing.
+fn no_segment(directory: &Path, found: &Irregular) -> (PathBuf, Report) {
+    let report = Report {
+        breaks: vec![Break {
+            line: 0,
+            reason: format!(
+                "it is {}, no segment: the agent made none of this kind",
+                found.kind
+            ),
+        }],
+        ..Report::default()
+    };
+    (found.id.path(directory), report)
 }
 
 impl VerifiedFile {
@@ -305,6 +328,47 @@ mod tests {
         assert!(
             said.ends_with(
                 "line 2: records are missing at the end: sink `copy` has read number 2 of a chain\n"
+            ),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_spool_names_what_is_no_segment_and_does_not_wait_for_it() {
+        use nix::sys::stat::Mode;
+        let scratch = Scratch::new();
+        let name = |second| format!("audit-20260102T03040{second}.000000Z.jsonl");
+        scratch.file(&name(5), &format!("{}\n", event(1, "deny")));
+        nix::unistd::mkfifo(&scratch.path().join(name(4)), Mode::S_IRWXU).expect("a pipe");
+        std::os::unix::fs::symlink("/dev/zero", scratch.path().join(name(6))).expect("a link");
+        let (code, said) = verified_path(VerifyOutput::Text, scratch.path());
+        assert_eq!(code, ExitCode::FAILURE);
+        let other = |second, kind| {
+            format!(
+                "FILE/{}: 0 lines, 0 new chains, BROKEN\n  it is {kind}, no segment: the agent made none of this kind\n",
+                name(second)
+            )
+        };
+        let segment = format!("FILE/{}: 1 line, 1 new chain, unbroken\n", name(5));
+        assert_eq!(
+            said,
+            segment + &other(4, "a named pipe") + &other(6, "a symbolic link")
+        );
+    }
+
+    #[test]
+    fn a_segment_that_is_missing_between_others_is_named() {
+        let scratch = Scratch::new();
+        let name = |second| format!("audit-20260102T03040{second}.000000Z.jsonl");
+        scratch.file(&name(1), &format!("{}\n", event(1, "deny")));
+        let seventh = crate::audit::spool::chain::stored("{\"kind\":\"Event\"}", 7);
+        scratch.file(&name(3), &format!("{seventh}\n"));
+        let (code, said) = verified_path(VerifyOutput::Text, scratch.path());
+        assert_eq!(code, ExitCode::FAILURE);
+        assert!(
+            said.ends_with(
+                "lines are missing, moved or changed before it: it is number 7 of its chain, the line before is number 1; \
+                 a segment is missing between this file and the one before, or lines at the end of that one\n"
             ),
             "{said}"
         );
