@@ -104,6 +104,8 @@ impl App {
         store.set_node(&config.node_name);
         // Until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
+        let objects_ready = readiness.register("objects");
+        tasks.spawn("first set", wiring::first_set(Arc::clone(&store), objects_ready));
         let threads = workers::count();
         let files = FileParts::open(&config, &metrics, threads)?;
         let (beginning, upgrade) = match alone {

@@ -702,6 +702,37 @@ fn an_identity_of_a_file_that_the_cluster_shuts_out_says_so_and_comes_back_when_
 }
 
 #[test]
+fn an_agent_that_a_file_shuts_out_as_well_is_said_to_be_shut_out_in_the_cluster() {
+    for (file, said, reason) in [
+        ("Revoked", "Revoked", LIMITS_FILE),
+        ("Suspended", "Suspended", LIMITS_FILE),
+        ("Revoked", "Suspended", LIMITS_FILE),
+        // Nothing of this is in force, nor must it look so.
+        ("Revoked", "Active", "Invalid"),
+        ("Active", "Active", "Invalid"),
+    ] {
+        let (_folder, store, cluster) = beside_a_file(file);
+        says(&store, &cluster, 2, json!({"state": said}));
+        let judged = Arc::clone(&store.judged.lock());
+        let object = judged.object(0).expect("the cluster's");
+        let conditions = object.conditions(&BTreeMap::new(), Timestamp::UNIX_EPOCH);
+        assert_eq!(conditions[0].reason, reason, "{file} beside {said}");
+    }
+}
+
+#[test]
+fn the_clusters_word_suspends_no_agent_at_the_date_of_the_files_review() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec: {owner: file, \
+                reviewBy: \"2020-01-01T00:00:00Z\", attest: {pod: {namespace: n, serviceAccount: f}}}\n";
+    std::fs::write(folder.path().join("a.yaml"), text).expect("a file");
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    says(&store, &cluster, 2, json!({"whenOverdue": "Suspend"}));
+    assert_eq!(store.statuses()[0].state, Some(IdentityState::Active));
+}
+
+#[test]
 fn an_identity_of_a_file_and_of_the_cluster_ends_with_the_earlier_of_both() {
     let (_folder, store, cluster) = beside_a_file("Active");
     says(&store, &cluster, 2, json!({"expiresAt": "2020-01-01T00:00:00Z"}));

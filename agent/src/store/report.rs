@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use picket_policy::api::v1alpha1::ObjectCondition;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ const MANAGER: &str = "picket";
 /// The longest that an agent waits for another one to write first. A fault is told within 2 s.
 const LONGEST_WAIT: Duration = Duration::from_millis(1200);
 
-/// The pause between two writes of one agent: at most 20 a second.
+/// The least time from one write of an agent to the next: at most 20 a second.
 const PACE: Duration = Duration::from_millis(50);
 
 /// How often the conditions are compared without a new set: somebody may have changed or removed them.
@@ -113,8 +113,14 @@ impl Reporter {
 
     /// Queues a write for each object whose conditions differ, and drops those that differ no more.
     fn look(&mut self) {
-        self.judged = Arc::clone(&self.store.judged.lock());
-        self.places.clear();
+        let judged = Arc::clone(&self.store.judged.lock());
+        let before = std::mem::replace(&mut self.judged, judged);
+        let places_before = std::mem::take(&mut self.places);
+        // Of an identity that was there at the last look: whoever suspends an agent waits for the answer.
+        let is_urgent = |id: &ObjectId, limits: &Option<Value>| {
+            let before = places_before.get(id).and_then(|place| before.object(*place));
+            before.is_some_and(|before| before.entry.limits != *limits)
+        };
         let mut look = self.queue.begin();
         for (place, object) in self.judged.objects().enumerate() {
             let entry = object.entry;
@@ -126,7 +132,14 @@ impl Reporter {
             if let Some(shown) = shown {
                 let workloads = self.cluster.shown_workloads(entry.place, &entry.name, &entry.uid);
                 let wanted = object.conditions(&workloads, Timestamp::UNIX_EPOCH);
-                look.object(id, &wanted, &shown, object.is_ready(), || wait(chance()));
+                let urgent = is_urgent(&id, &entry.limits);
+                look.object(
+                    id,
+                    &wanted,
+                    &shown,
+                    (object.is_ready(), urgent),
+                    || wait(chance()),
+                );
             }
         }
     }
@@ -146,10 +159,11 @@ impl Reporter {
             return;
         }
         keep_times(&mut wanted, &shown);
+        let next = Instant::now() + PACE;
         let status = json!({"conditions": wanted});
         let done = self.writer.write((*place, name, uid), MANAGER, status).await;
         self.queue.wrote(id, &wanted, ready, done, wait(chance()));
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep_until(next).await;
     }
 }
 
@@ -238,6 +252,47 @@ mod tests {
         let shown = registry.encode().expect("metrics");
         assert!(shown.contains(&failures), "{shown}");
         assert_eq!(reporter.queue.scans, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_suspended_among_many_is_written_first() {
+        let store = Arc::new(Store::open_or_deny_all(&[], true));
+        let cluster = store.cluster.clone().expect("a cluster");
+        let object = |name: &str, generation: i64, state: &str| {
+            serde_json::from_value(json!({
+                "apiVersion": API_VERSION, "kind": KINDS[0].kind,
+                "metadata": {"name": name, "uid": name, "generation": generation},
+                "spec": {"owner": "o", "state": state, "attest": {"pod": {"namespace": "n", "serviceAccount": name}}},
+            }))
+            .expect("an object")
+        };
+        for place in 0..KINDS.len() {
+            cluster.event(place, Event::Init);
+            for name in ["a", "b", "c", "d"].into_iter().filter(|_| place == 0) {
+                cluster.event(place, Event::InitApply(object(name, 1, "Active")));
+            }
+            cluster.event(place, Event::InitDone);
+        }
+        store.judge_cluster();
+        let connector = Connector::new(Path::new("/nonexistent/kubeconfig"));
+        let metrics = StoreMetrics::register(&MetricsRegistry::default());
+        let writer = StatusWriter::new(connector, metrics, "a status");
+        let mut reporter = Reporter::new(Arc::clone(&store), Arc::clone(&cluster), writer);
+        reporter.look();
+        cluster.event(0, Event::Apply(object("c", 2, "Suspended")));
+        // Another label of an object is nobody's hurry.
+        cluster.event(0, Event::Apply(object("b", 2, "Active")));
+        store.judge_cluster();
+        reporter.look();
+        tokio::time::advance(LONGEST_WAIT).await;
+        // It waits for its turn over further looks.
+        reporter.look();
+        let mut order = Vec::new();
+        while let Some((id, _)) = reporter.queue.next() {
+            reporter.queue.take(&id);
+            order.push(id.1);
+        }
+        assert_eq!(order, ["c", "a", "b", "d"]);
     }
 
     /// Of this many agents, those that come within 100 ms of the first one write too.

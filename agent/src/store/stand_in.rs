@@ -48,12 +48,22 @@ pub(super) fn barrier(spec: &Value, read: impl Fn(&Value) -> Option<Document>) -
 /// The last good version of an identity, where the faulty version shuts its agent out: suspended, revoked, in a state that is not
 /// known here, expiring sooner, or suspended sooner by an overdue review. A fault elsewhere in the object must not keep the agent going.
 pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
+    let AnyObject::Identity(identity) = &good.object else {
+        return None;
+    };
+    // The review's date of the version before counts where the faulty one's cannot be read.
+    let review_by = identity.spec.review_by;
+    limited(good, spec, review_by)
+}
+
+/// The identity with the stricter state and dates of it and of `spec`, where these are stricter. `review_by` is the review's date where
+/// `spec` has none.
+fn limited(good: &Document, spec: &Value, review_by: Option<Timestamp>) -> Option<Document> {
     let mut shut = good.clone();
     let AnyObject::Identity(identity) = &mut shut.object else {
         return None;
     };
-    let said = spec.get("state");
-    let said = stated(said.map(|state| state.as_str().unwrap_or_default()));
+    let said = state_of(spec);
     let limits = |spec: &AgentIdentitySpec| (spec.state, spec.expires_at, spec.suspended_from());
     let before = limits(&identity.spec);
     let (state, expires_at, suspended_from) = before;
@@ -61,7 +71,7 @@ pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
     identity.spec.expires_at = expires_at.into_iter().chain(moment(spec, "expiresAt")).min();
     // A word that is not known here may shut out too.
     let suspends = spec.get("whenOverdue").is_some_and(|word| word != "Warn");
-    let review_by = moment(spec, "reviewBy").or(identity.spec.review_by);
+    let review_by = moment(spec, "reviewBy").or(review_by);
     let suspended = review_by.filter(|_| suspends);
     if let Some(from) = suspended_from.into_iter().chain(suspended).min() {
         identity.spec.review_by = Some(from);
@@ -98,11 +108,16 @@ pub(super) fn beside<'d>(files: &'d [Document], snapshot: &mut Snapshot) -> Cow<
         .collect();
     for entry in limiting {
         let place = places.get(entry.name.as_str()).copied();
-        if let (Some(place), Some(limits)) = (place, &entry.limits)
-            && let Some(shut) = shut_out(&files[place], limits)
-        {
+        let (Some(place), Some(limits)) = (place, &entry.limits) else {
+            continue;
+        };
+        // The dates of one object are read together: a review of the file's is not suspended by the cluster's word.
+        if let Some(shut) = limited(&files[place], limits, None) {
             entry.limits_file = standing(&shut);
             documents.to_mut()[place] = shut;
+        } else if state_of(limits) != State::Active {
+            // The file shuts the agent out as well, or more: it is as the cluster's object says.
+            entry.limits_file = standing(&files[place]);
         }
     }
     documents
@@ -111,6 +126,12 @@ pub(super) fn beside<'d>(files: &'d [Document], snapshot: &mut Snapshot) -> Cow<
 /// A field's moment, where it can be read.
 fn moment(spec: &Value, field: &str) -> Option<Timestamp> {
     spec.get(field).and_then(Value::as_str)?.parse().ok()
+}
+
+/// The state that a spec says, which may be faulty.
+fn state_of(spec: &Value) -> State {
+    let said = spec.get("state");
+    stated(said.map(|state| state.as_str().unwrap_or_default()))
 }
 
 /// The state that a faulty identity gives its agent. One that is not known here shuts it out.

@@ -1,7 +1,8 @@
 //! Which objects' conditions are to be written, and when.
 //!
 //! In: the conditions that an object should have beside those that the API server shows, and what became of each write. Out: the
-//! object whose write is due first.
+//! object whose write is due first. Where many wait, an identity whose agent was just shut out or let in comes first: somebody
+//! waits for that answer.
 //!
 //! The words of a condition depend on the agent too: its version, its files, and whether it knows a good version from before. Agents
 //! that each wrote their own words would write without end. So an agent writes for words alone where its own have changed, and
@@ -54,6 +55,8 @@ struct QueuedWrite {
     due: Instant,
     generation: i64,
     ready: bool,
+    /// Whether an identity's state or dates changed, which somebody waits for.
+    urgent: bool,
 }
 
 /// What is known of the objects' conditions.
@@ -113,10 +116,10 @@ impl StatusQueue {
         false
     }
 
-    /// Takes out the write that is due first; of those that are due, faults go before good news.
+    /// The write that is due first; of those that are due, urgent ones go before faults, and faults before good news.
     pub(super) fn next(&self) -> Option<(ObjectId, Instant)> {
         let now = Instant::now();
-        let order = |queued: &QueuedWrite| (queued.due.max(now), queued.ready);
+        let order = |queued: &QueuedWrite| (queued.due.max(now), !queued.urgent, queued.ready);
         let first = self.queued.iter().min_by_key(|(_, queued)| order(queued));
         first.map(|(id, queued)| (id.clone(), queued.due))
     }
@@ -144,6 +147,7 @@ impl StatusQueue {
                 due: now + REPEAT + wait,
                 generation: said.generation,
                 ready,
+                urgent: false,
             };
             self.queued.insert(id.clone(), queued);
         }
@@ -160,13 +164,14 @@ pub(super) struct QueueScan<'a> {
 }
 
 impl QueueScan<'_> {
-    /// Queues a write where the conditions differ, after a wait that `wait` chooses. One that is queued already keeps its moment.
+    /// Queues a write where the conditions differ, after a wait that `wait` chooses. One that is queued already keeps its moment, and
+    /// stays urgent.
     pub(super) fn object(
         &mut self,
         id: ObjectId,
         wanted: &[ObjectCondition],
         shown: &[ObjectCondition],
-        ready: bool,
+        (ready, urgent): (bool, bool),
         wait: impl FnOnce() -> Duration,
     ) {
         if let Some(settled) = self.settled.remove(&id) {
@@ -177,6 +182,7 @@ impl QueueScan<'_> {
         }
         let said = Said::of(wanted, ready);
         let before = self.queued.get(&id);
+        let urgent = urgent || before.is_some_and(|before| before.urgent);
         let before = before.filter(|before| (before.generation, before.ready) == (said.generation, ready));
         let due = match (before, self.queue.written.get(&id)) {
             (Some(before), _) => before.due,
@@ -187,6 +193,7 @@ impl QueueScan<'_> {
             due,
             generation: said.generation,
             ready,
+            urgent,
         };
         self.queue.queued.insert(id, queued);
     }

@@ -25,7 +25,9 @@ fn id() -> ObjectId {
 
 /// A look at one object; whether a write of it is queued then.
 fn look(queue: &mut StatusQueue, wanted: &[ObjectCondition], shown: &[ObjectCondition]) -> bool {
-    queue.begin().object(id(), wanted, shown, true, || Duration::ZERO);
+    queue
+        .begin()
+        .object(id(), wanted, shown, (true, false), || Duration::ZERO);
     queue.next().is_some()
 }
 

@@ -12,6 +12,7 @@ use super::{Handles, Shared, Tasks, pod_facts};
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::notify::{self, KubeEvent};
+use crate::runtime::readiness::Pending;
 use crate::store::Store;
 
 /// The name in `/readyz` of the kubeconfig.
@@ -28,6 +29,15 @@ pub(in crate::app) fn cluster_objects(
 ) -> impl Future<Output = ()> + Send + use<> {
     let connector = Connector::new(&config.cluster.kubeconfig);
     Arc::clone(store).follow_cluster(connector, CancellationToken::new())
+}
+
+/// The first set in force: until then every request is denied, and the agent is not ready.
+pub(in crate::app) async fn first_set(store: Arc<Store>, ready: Pending) {
+    let mut changes = store.changes();
+    if changes.wait_for(|status| status.generation > 0).await.is_ok() {
+        ready.ready();
+    }
+    std::future::pending::<()>().await;
 }
 
 /// The kubeconfig, where it could not be used at the start: `/readyz` says so until it can.
@@ -75,4 +85,36 @@ pub(in crate::app) fn notify(tasks: &mut Tasks, handles: &Handles, events: mpsc:
         notify::Patience::default(),
     );
     tasks.spawn("kubernetes events", posted);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::runtime::readiness::Readiness;
+
+    #[test]
+    fn the_agent_is_not_ready_before_its_first_set_is_in_force() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.yaml");
+        std::fs::write(&file, "kind: Nothing").expect("a faulty file");
+        let paths: [PathBuf; 1] = [folder.path().to_owned()];
+        let store = Arc::new(Store::open_or_deny_all(&paths, false));
+        let readiness = Readiness::default();
+        let mut first = Box::pin(first_set(Arc::clone(&store), readiness.register("objects")));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert_eq!(readiness.waiting(), ["objects"]);
+        let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\n\
+                    spec: {owner: o, attest: {pod: {namespace: n, serviceAccount: a}}}\n";
+        std::fs::write(&file, text).expect("a good file");
+        store.reload();
+        assert!(
+            first.as_mut().now_or_never().is_none(),
+            "a core task does not end"
+        );
+        assert!(readiness.waiting().is_empty());
+    }
 }
