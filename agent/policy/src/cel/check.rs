@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::CelError;
+use super::library::signature::SIGNATURES;
+use super::rules::{MAX_RULE_LOOPS, VARIABLES};
 
 /// The longest text of an expression, in bytes. One a person reads has a few hundred.
 pub const MAX_EXPRESSION: usize = 4096;
@@ -55,7 +57,7 @@ const FUNCTIONS: [&str; 33] = [
 ];
 
 /// Names of types, which stand for themselves.
-const TYPES: [&str; 10] = [
+pub(super) const TYPES: [&str; 10] = [
     "bool",
     "bytes",
     "double",
@@ -95,23 +97,54 @@ pub(super) fn text(text: &str) -> Result<(), CelError> {
     Ok(())
 }
 
-/// Checks the tree, and collects which fields of which variables it selects.
+/// What a tree looks at.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The fields that it selects by name, of which variables.
+    pub(super) selected: BTreeSet<(String, String)>,
+    /// The variables that it uses, those of loops apart.
+    pub(super) used: BTreeSet<String>,
+}
+
+/// Checks the tree of a claims' expression, and collects which fields of which variables it selects.
 pub(super) fn tree(root: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<(String, String)>, CelError> {
     let mut walk = Walk {
         variables,
+        composed: None,
+        is_function: |name| FUNCTIONS.contains(&name),
+        most_loops: MAX_LOOPS,
         scope: Vec::new(),
         loops: 0,
-        selected: BTreeSet::new(),
+        found: Found::default(),
     };
     walk.visit(root, 0)?;
-    Ok(walk.selected)
+    Ok(walk.found.selected)
+}
+
+/// Checks the tree of a rule's expression, which may use these roots, and a policy's variables by these names.
+pub(super) fn rule(root: &IdedExpr, roots: &[&str], composed: &[&str]) -> Result<Found, CelError> {
+    let mut walk = Walk {
+        variables: roots,
+        composed: Some(composed),
+        is_function: |name| SIGNATURES.iter().any(|signature| signature.name == name),
+        most_loops: MAX_RULE_LOOPS,
+        scope: Vec::new(),
+        loops: 0,
+        found: Found::default(),
+    };
+    walk.visit(root, 0)?;
+    Ok(walk.found)
 }
 
 struct Walk<'t> {
     variables: &'t [&'t str],
+    /// The names of a policy's variables, where there may be such.
+    composed: Option<&'t [&'t str]>,
+    is_function: fn(&str) -> bool,
+    most_loops: usize,
     scope: Vec<&'t str>,
     loops: usize,
-    selected: BTreeSet<(String, String)>,
+    found: Found,
 }
 
 impl<'t> Walk<'t> {
@@ -125,7 +158,10 @@ impl<'t> Walk<'t> {
             Expr::Ident(name) => self.ident(name),
             Expr::Select(select) => {
                 self.select(&select.operand, &select.field);
-                self.visit(&select.operand, below)
+                match self.composed {
+                    Some(names) if self.is_composed(&select.operand) => composed(names, &select.field),
+                    _ => self.visit(&select.operand, below),
+                }
             }
             Expr::Call(call) => self.call(call, below),
             Expr::List(list) => list
@@ -144,10 +180,19 @@ impl<'t> Walk<'t> {
         }
     }
 
-    fn ident(&self, name: &str) -> Result<(), CelError> {
-        let known = self.variables.contains(&name) || self.scope.contains(&name) || TYPES.contains(&name);
-        if known {
+    fn ident(&mut self, name: &str) -> Result<(), CelError> {
+        if self.scope.contains(&name) {
             return Ok(());
+        }
+        if self.variables.contains(&name) {
+            self.found.used.insert(name.to_owned());
+            return Ok(());
+        }
+        if TYPES.contains(&name) {
+            return Ok(());
+        }
+        if self.composed.is_some() && name == VARIABLES {
+            return Err(CelError::WholeVariables);
         }
         Err(CelError::Variable {
             name: name.to_owned(),
@@ -155,9 +200,14 @@ impl<'t> Walk<'t> {
         })
     }
 
+    /// Whether a node is `variables` itself, and no loop's variable of that name.
+    fn is_composed(&self, node: &IdedExpr) -> bool {
+        matches!(&node.expr, Expr::Ident(name) if name == VARIABLES && !self.scope.contains(&name.as_str()))
+    }
+
     fn select(&mut self, operand: &IdedExpr, field: &str) {
         if let Expr::Ident(name) = &operand.expr {
-            self.selected.insert((name.clone(), field.to_owned()));
+            self.found.selected.insert((name.clone(), field.to_owned()));
         }
     }
 
@@ -167,12 +217,12 @@ impl<'t> Walk<'t> {
             Expr::Ident(namespace) => Some(format!("{namespace}.{name}")),
             _ => None,
         });
-        let in_namespace = namespace.is_some_and(|name| FUNCTIONS.contains(&name.as_str()));
+        let in_namespace = namespace.is_some_and(|name| (self.is_function)(&name));
         // No name that people can write has such a letter.
         let is_operator = name
             .bytes()
             .any(|byte| !byte.is_ascii_alphanumeric() && byte != b'_');
-        if !in_namespace && !is_operator && !FUNCTIONS.contains(&name) {
+        if !in_namespace && !is_operator && !(self.is_function)(name) {
             return Err(CelError::Function(name.to_owned()));
         }
         if let (operators::OPT_SELECT, [operand, field]) = (name, call.args.as_slice())
@@ -190,8 +240,8 @@ impl<'t> Walk<'t> {
         self.visit(&of.iter_range, below)?;
         self.visit(&of.accu_init, below)?;
         self.loops += 1;
-        if self.loops > MAX_LOOPS {
-            return Err(CelError::TooManyLoops);
+        if self.loops > self.most_loops {
+            return Err(CelError::TooManyLoops(self.most_loops));
         }
         let outside = self.scope.len();
         self.scope.extend([of.iter_var.as_str(), of.accu_var.as_str()]);
@@ -202,4 +252,19 @@ impl<'t> Walk<'t> {
         self.loops -= 1;
         Ok(())
     }
+}
+
+/// A policy's variable by its name.
+fn composed(names: &[&str], name: &str) -> Result<(), CelError> {
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err(CelError::Variable {
+        name: format!("{VARIABLES}.{name}"),
+        known: names
+            .iter()
+            .map(|name| format!("{VARIABLES}.{name}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
 }

@@ -313,17 +313,10 @@ fn pattern(call: &CallExpr) -> Result<u64, CelError> {
     let text = call.args.last().and_then(written_text);
     let text = text
         .filter(|text| text.len() <= MAX_PATTERN)
-        .ok_or(CelError::Pattern)?;
-    // Numbers between braces, wherever they stand: `{2,5}` counts for ten.
-    let numbers = text.split('{').skip(1).flat_map(|part| {
-        let counts = part.split('}').next().unwrap_or_default();
-        counts
-            .split(',')
-            .filter_map(|count| count.trim().parse::<u64>().ok())
-    });
-    let repetition = numbers.fold(1_u64, |all, count| all.saturating_mul(count.max(1)));
+        .ok_or(CelError::Pattern(MAX_PATTERN))?;
+    let repetition = repetition(text);
     if repetition > MAX_REPETITION {
-        return Err(CelError::Pattern);
+        return Err(CelError::Pattern(MAX_PATTERN));
     }
     let each = if text.contains('\\') {
         CLASS_REPETITION_STEPS
@@ -331,6 +324,17 @@ fn pattern(call: &CallExpr) -> Result<u64, CelError> {
         REPETITION_STEPS
     };
     Ok(PATTERN_STEPS + repetition * each)
+}
+
+/// How often a pattern repeats a part of itself by numbers between braces, wherever they stand: `{2,5}` counts for ten.
+pub(super) fn repetition(pattern: &str) -> u64 {
+    let numbers = pattern.split('{').skip(1).flat_map(|part| {
+        let counts = part.split('}').next().unwrap_or_default();
+        counts
+            .split(',')
+            .filter_map(|count| count.trim().parse::<u64>().ok())
+    });
+    numbers.fold(1_u64, |all, count| all.saturating_mul(count.max(1)))
 }
 
 fn written_text(node: &IdedExpr) -> Option<&str> {

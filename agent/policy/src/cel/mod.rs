@@ -1,7 +1,10 @@
 //! CEL expressions that people write, compiled with limits, and what they come to.
 //!
 //! In: an expression's text and the variables that it may use; later their values as JSON. Out: an [`Expression`], or why the
-//! text is refused; later an [`CelOutcome`], or that the expression erred. Whoever asks takes an error for the answer that refuses.
+//! text is refused; later a [`CelOutcome`], or that the expression erred. Whoever asks takes an error for the answer that refuses.
+//!
+//! There are two kinds. Expressions of token claims are judged at their worst where they are read (cost.rs), since any values may come. Those of
+//! rules judge bodies of 1.5 MB on a thread of the data path, so they run on a budget (rules/).
 //!
 //! The interpreter is the crate `cel`. It has neither limits nor a check of names before it runs, so check.rs brings both:
 //! what is not known is refused where the file is read, and nothing here runs long or deep. Timestamps and durations are not
@@ -9,6 +12,8 @@
 
 mod check;
 mod cost;
+mod library;
+mod rules;
 mod value;
 
 use std::collections::BTreeSet;
@@ -21,6 +26,9 @@ use thiserror::Error;
 
 pub use check::{MAX_DEPTH, MAX_EXPRESSION, MAX_LOOPS};
 pub use cost::{MAX_PATTERN, MAX_REPETITION, MAX_SIZE, MAX_STEPS};
+pub use rules::{
+    Activation, Composition, MAX_RULE_LOOPS, MAX_RULE_PATTERN, MAX_RULE_STEPS, MAX_VARIABLES, Root,
+};
 pub use value::{CelOutcome, MAX_OUTCOME, MAX_TEXT, MAX_VALUES};
 
 /// Why an expression is refused.
@@ -35,9 +43,9 @@ pub enum CelError {
     /// It is nested deeper than [`MAX_DEPTH`].
     #[error("the expression is nested deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// More than [`MAX_LOOPS`] macros such as `all` stand in each other.
-    #[error("more than {MAX_LOOPS} of all, exists, exists_one, map and filter are nested in each other")]
-    TooManyLoops,
+    /// More macros such as `all` stand in each other than may: [`MAX_LOOPS`], in rules [`MAX_RULE_LOOPS`].
+    #[error("more than {0} of all, exists, exists_one, map and filter are nested in each other")]
+    TooManyLoops(usize),
     /// It is no CEL.
     #[error("it is not valid CEL: {0}")]
     Syntax(String),
@@ -52,6 +60,33 @@ pub enum CelError {
     /// It calls a function that there is not.
     #[error("function `{0}` is not known or not supported")]
     Function(String),
+    /// A function's operands are not of the number or the type that it takes.
+    #[error(
+        "function `{0}` is not called so: the number of its operands, or what it is called on, does not fit"
+    )]
+    Operands(String),
+    /// A value's type does not fit where it stands.
+    #[error("{what} does not take {of}")]
+    Type {
+        /// Where it stands.
+        what: String,
+        /// Its type.
+        of: &'static str,
+    },
+    /// A rule's expression comes to no boolean.
+    #[error("it comes to {0}, and must come to bool")]
+    NotBool(&'static str),
+    /// It reads `variables` other than one by one.
+    #[error("`variables` is read as variables.NAME alone")]
+    WholeVariables,
+    /// A policy has more variables than [`MAX_VARIABLES`].
+    #[error("there are more than {MAX_VARIABLES} variables")]
+    TooManyVariables,
+    /// The name of a variable is none, or another has it.
+    #[error(
+        "`{0}` is no name for a variable, or another has it: a name has letters, digits and `_`, and begins with no digit"
+    )]
+    Name(String),
     /// It makes an object of a type.
     #[error("objects of a type, such as T{{field: 1}}, are not supported")]
     Struct,
@@ -69,12 +104,12 @@ pub enum CelError {
     /// Its `format` is computed.
     #[error("the text before .format() must be written down")]
     Format,
-    /// Its pattern is computed, or too long, or repeats too much.
+    /// Its pattern is computed, is none, or repeats too much, or is longer than [`MAX_PATTERN`], in rules [`MAX_RULE_PATTERN`].
     #[error(
-        "the pattern of matches must be written down, with at most {MAX_PATTERN} bytes, and its numbers of repetitions, multiplied, \
+        "the pattern must be one, written down, with at most {0} bytes, and its numbers of repetitions, multiplied, \
          must not exceed {MAX_REPETITION}"
     )]
-    Pattern,
+    Pattern(usize),
 }
 
 /// Why an expression has no outcome for some values.
@@ -89,13 +124,26 @@ pub enum EvaluationError {
     /// What it came to is larger than [`MAX_OUTCOME`].
     #[error("the expression came to more than {MAX_OUTCOME} bytes")]
     LargeOutcome,
+    /// A rule's expression came to no boolean.
+    #[error("the expression came to no boolean")]
+    NotBool,
+    /// The expressions of one decision would take more than [`MAX_RULE_STEPS`].
+    #[error("the expressions of one decision would take more than {MAX_RULE_STEPS} steps on this object")]
+    TooCostly,
 }
 
 /// An expression that was compiled.
 pub struct Expression {
     text: String,
-    program: ::cel::Program,
+    compiled: Compiled,
     selected: BTreeSet<(String, String)>,
+}
+
+enum Compiled {
+    /// One of token claims, which [`Expression::evaluate`] runs.
+    Claims(::cel::Program),
+    /// One of a rule, which [`Expression::holds`] runs.
+    Rule(Box<rules::Compiled>),
 }
 
 impl fmt::Debug for Expression {
@@ -127,24 +175,29 @@ impl Expression {
     /// A [`CelError`].
     pub fn compile(text: &str, variables: &[&str]) -> Result<Self, CelError> {
         check::text(text)?;
-        // The parser is made for the texts of people; a fault of its own refuses the text and does not end the agent.
-        let compiled = catch_unwind(AssertUnwindSafe(|| ENVIRONMENT.compile(text)));
-        let program = match compiled {
-            Ok(Ok(program)) => program,
-            Ok(Err(errors)) => {
-                let first = errors.errors.first();
-                let reason = first.map_or_else(|| "unreadable".to_owned(), |error| error.msg.clone());
-                return Err(CelError::Syntax(reason));
-            }
-            Err(_) => return Err(CelError::Syntax("unreadable".to_owned())),
-        };
+        let program = parse(&ENVIRONMENT, text)?;
         let selected = check::tree(program.expression(), variables)?;
         cost::check(program.expression())?;
         Ok(Self {
             text: text.to_owned(),
-            program,
+            compiled: Compiled::Claims(program),
             selected,
         })
+    }
+
+    fn of_rule(text: &str, compiled: rules::Compiled, selected: BTreeSet<(String, String)>) -> Self {
+        Self {
+            text: text.to_owned(),
+            compiled: Compiled::Rule(Box::new(compiled)),
+            selected,
+        }
+    }
+
+    fn rule(&self) -> Option<&rules::Compiled> {
+        match &self.compiled {
+            Compiled::Rule(rule) => Some(rule),
+            Compiled::Claims(_) => None,
+        }
     }
 
     /// The text that it was compiled from.
@@ -161,11 +214,14 @@ impl Expression {
             .any(|(of, name)| of == variable && name == field)
     }
 
-    /// What it comes to for these values.
+    /// What an expression of claims comes to for these values. One of a rule fails.
     ///
     /// # Errors
     /// An [`EvaluationError`].
     pub fn evaluate(&self, variables: &[(&str, &Json)]) -> Result<CelOutcome, EvaluationError> {
+        let Compiled::Claims(program) = &self.compiled else {
+            return Err(EvaluationError::Failed);
+        };
         let mut context = ::cel::Context::with_env(Arc::clone(&ENVIRONMENT));
         let mut left = value::Room::default();
         for (name, json) in variables {
@@ -173,7 +229,7 @@ impl Expression {
             context.add_variable_from_value(*name, value);
         }
         // As with the parser: a fault of the interpreter refuses what is judged, and no more.
-        let evaluated = catch_unwind(AssertUnwindSafe(|| self.program.execute(&context)));
+        let evaluated = catch_unwind(AssertUnwindSafe(|| program.execute(&context)));
         match evaluated {
             Ok(Ok(value)) => {
                 let outcome = Some(CelOutcome::from(value));
@@ -183,6 +239,20 @@ impl Expression {
             }
             Ok(Err(_)) | Err(_) => Err(EvaluationError::Failed),
         }
+    }
+}
+
+/// Parses a text with the functions of an environment.
+fn parse(environment: &::cel::Env, text: &str) -> Result<::cel::Program, CelError> {
+    // The parser is made for the texts of people; a fault of its own refuses the text and does not end the agent.
+    match catch_unwind(AssertUnwindSafe(|| environment.compile(text))) {
+        Ok(Ok(program)) => Ok(program),
+        Ok(Err(errors)) => {
+            let first = errors.errors.first();
+            let reason = first.map_or_else(|| "unreadable".to_owned(), |error| error.msg.clone());
+            Err(CelError::Syntax(reason))
+        }
+        Err(_) => Err(CelError::Syntax("unreadable".to_owned())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::*;
+use super::super::*;
 
 fn of_claims(text: &str, claims: &Json) -> Result<CelOutcome, EvaluationError> {
     let expression = Expression::compile(text, &["claims"]).expect(text);
@@ -101,7 +101,7 @@ fn what_is_unknown_or_too_much_is_refused_where_it_is_read() {
     assert_eq!(refused("no_pe(claims)"), CelError::Function("no_pe".to_owned()));
     assert_eq!(refused("Some{a: 1} == claims"), CelError::Struct);
     let nested = "claims.a.all(x, claims.a.all(y, claims.a.all(z, x == y && y == z)))";
-    assert_eq!(refused(nested), CelError::TooManyLoops);
+    assert_eq!(refused(nested), CelError::TooManyLoops(MAX_LOOPS));
     assert!(Expression::compile("claims.a.all(x, claims.a.all(y, x == y))", &["claims"]).is_ok());
     // A loop's variable ends with the loop.
     assert!(matches!(
@@ -186,7 +186,11 @@ fn what_could_make_large_values_or_take_long_is_refused_where_it_is_read() {
         "claims.a.matches('(a{11}){10,}')",
         &format!("claims.a.matches('{}')", "a".repeat(MAX_PATTERN + 1)),
     ] {
-        assert_eq!(refused(pattern), Some(CelError::Pattern), "{pattern}");
+        assert_eq!(
+            refused(pattern),
+            Some(CelError::Pattern(MAX_PATTERN)),
+            "{pattern}"
+        );
     }
     assert_eq!(refused("claims.a.format([claims.b])"), Some(CelError::Format));
 }

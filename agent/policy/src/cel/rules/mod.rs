@@ -1,0 +1,164 @@
+//! The expressions of rules: `when` of an AgentPolicy, and its `variables`.
+//!
+//! In: texts, later the JSON of one decision. Out: whether a rule's expression holds.
+//!
+//! An object's JSON is neither copied nor converted: an expression looks up what it selects (json.rs). All expressions of one decision run on
+//! one budget, which each loop and each function takes from before it does its work (budget.rs, instrument.rs).
+
+mod activation;
+pub(super) mod budget;
+mod compare;
+mod instrument;
+mod json;
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ::cel::common::ast::IdedExpr;
+use regex::Regex;
+
+use super::library::signature::Type;
+use super::{CelError, Expression, check, library, parse};
+
+pub use activation::{Activation, Root};
+pub use budget::MAX_RULE_STEPS;
+pub use instrument::MAX_RULE_PATTERN;
+
+pub(super) use compare::{equal, is_in};
+pub(super) use instrument::{EQUAL, IS_IN, LOOP, NOT_EQUAL, READ, READ_DEEP};
+pub(super) use json::{list_of, spend_length, unexpected};
+
+/// The name under which an expression reads a policy's `variables`.
+pub(super) const VARIABLES: &str = "variables";
+
+/// How many of `all`, `exists`, `exists_one`, `map` and `filter` may stand in each other in a rule. What they really cost is counted
+/// when they run: the containers of a pod, their ports and a list of numbers are three.
+pub const MAX_RULE_LOOPS: usize = 4;
+
+/// How many variables a policy may have. Those of Kubernetes' and Kyverno's policies have five at most.
+pub const MAX_VARIABLES: usize = 32;
+
+/// What a rule's expression has beside its text.
+pub(super) struct Compiled {
+    tree: IdedExpr,
+    steps: u64,
+    patterns: BTreeMap<String, Arc<Regex>>,
+    gives: Type,
+    /// The roots that it and the variables that it reaches use.
+    roots: BTreeSet<String>,
+    /// The places of the variables that it reaches, in their order.
+    reaches: BTreeSet<usize>,
+}
+
+/// `variables` of a policy, in their order. Each may use the roots, and those before it as `variables.NAME`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Composition {
+    variables: Vec<(String, Expression)>,
+}
+
+impl Composition {
+    /// Compiles names with their expressions, in which these roots may be used, such as `object`.
+    ///
+    /// # Errors
+    /// Which of them is refused, and why.
+    pub fn compile(list: &[(String, String)], roots: &[&str]) -> Result<Self, (usize, CelError)> {
+        let mut composition = Self::default();
+        for (place, (name, text)) in list.iter().enumerate() {
+            let refused = |error| (place, error);
+            if place >= MAX_VARIABLES {
+                return Err(refused(CelError::TooManyVariables));
+            }
+            if !is_name(name) || composition.place(name).is_some() {
+                return Err(refused(CelError::Name(name.clone())));
+            }
+            let expression = compile(text, roots, &composition).map_err(refused)?;
+            composition.variables.push((name.clone(), expression));
+        }
+        Ok(composition)
+    }
+
+    /// The names, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether one of them uses this root. [`Expression::uses`] says so for those that an expression reaches.
+    #[must_use]
+    pub fn uses(&self, root: &str) -> bool {
+        self.variables.iter().any(|(_, expression)| expression.uses(root))
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.names().position(|known| known == name)
+    }
+
+    fn types(&self) -> BTreeMap<String, Type> {
+        let of = |(name, expression): &(String, Expression)| {
+            let gives = expression.rule().map_or(Type::Any, |rule| rule.gives);
+            (name.clone(), gives)
+        };
+        self.variables.iter().map(of).collect()
+    }
+}
+
+/// Whether a name can be read as `variables.NAME`.
+fn is_name(name: &str) -> bool {
+    let mut letters = name.bytes();
+    let begins = letters
+        .next()
+        .is_some_and(|letter| letter.is_ascii_alphabetic() || letter == b'_');
+    begins && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
+}
+
+impl Expression {
+    /// Compiles the text of a rule, which must come to a boolean. It may use these roots, such as `object`, and a policy's variables.
+    ///
+    /// # Errors
+    /// A [`CelError`].
+    pub fn compile_rule(text: &str, roots: &[&str], composition: &Composition) -> Result<Self, CelError> {
+        let expression = compile(text, roots, composition)?;
+        match expression.rule().map(|rule| rule.gives) {
+            Some(Type::Bool | Type::Any) => Ok(expression),
+            other => Err(CelError::NotBool(other.map_or("dyn", Type::name))),
+        }
+    }
+
+    /// Whether it, or a variable that it reaches, uses this root. A loop's variable of the same name is none.
+    #[must_use]
+    pub fn uses(&self, root: &str) -> bool {
+        match self.rule() {
+            Some(rule) => rule.roots.contains(root),
+            None => self.selected.iter().any(|(of, _)| of == root),
+        }
+    }
+}
+
+fn compile(text: &str, roots: &[&str], composition: &Composition) -> Result<Expression, CelError> {
+    check::text(text)?;
+    let program = parse(&library::RULES, text)?;
+    let mut tree = program.expression().clone();
+    let names: Vec<&str> = composition.names().collect();
+    let found = check::rule(&tree, roots, &names)?;
+    let gives = types::of_tree(&tree, &composition.types())?;
+    let ready = instrument::instrument(&mut tree)?;
+
+    let (mut roots, mut reaches) = (found.used, BTreeSet::new());
+    let read = found.selected.iter().filter(|(of, _)| of == VARIABLES);
+    for place in read.filter_map(|(_, name)| composition.place(name)) {
+        reaches.insert(place);
+        if let Some(other) = composition.variables[place].1.rule() {
+            reaches.extend(&other.reaches);
+            roots.extend(other.roots.iter().cloned());
+        }
+    }
+    let compiled = Compiled {
+        tree,
+        steps: ready.steps,
+        patterns: ready.patterns,
+        gives,
+        roots,
+        reaches,
+    };
+    Ok(Expression::of_rule(text, compiled, found.selected))
+}
