@@ -40,6 +40,71 @@ pub enum HeadError {
     Malformed,
 }
 
+/// What the API server answered to a dry run, where that is no object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProbeAnswer {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+}
+
+/// Reasons of the API server's refusals of a patch (k8s.io/apimachinery pkg/apis/meta/v1/types.go).
+const PROBE_REASONS: [&str; 12] = [
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "Invalid",
+    "MethodNotAllowed",
+    "NotFound",
+    "RequestEntityTooLarge",
+    "Timeout",
+    "UnsupportedMediaType",
+];
+
+/// Longest message of the API server's that is passed on, in bytes.
+const PROBE_MESSAGE: usize = 4096;
+
+impl ProbeAnswer {
+    /// The API server's answer with this body, which is a `Status`.
+    pub fn of(code: StatusCode, body: &[u8]) -> Self {
+        let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| {
+            status
+                .get(name)
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default()
+        };
+        let known = |reason: &&'static str| *reason == text("reason");
+        let message = text("message");
+        let message = match message.is_empty() {
+            true => format!(
+                "the API server answered {code} to a dry run of the patch, which a policy's rule about the object needs"
+            ),
+            false => message[..message.floor_char_boundary(PROBE_MESSAGE)].to_owned(),
+        };
+        Self {
+            code,
+            reason: PROBE_REASONS.into_iter().find(known).unwrap_or_default(),
+            message,
+        }
+    }
+
+    /// An answer that is no object though it says so.
+    pub fn unreadable(code: StatusCode) -> Self {
+        Self {
+            code,
+            reason: "BadGateway",
+            message: "a policy's rule looks into the object that the patch makes, and the API server's answer to a dry run \
+                      of it cannot be read, or has more than 1.5 MiB"
+                .to_owned(),
+        }
+    }
+}
+
 /// Why a request got no answer from the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
@@ -63,6 +128,9 @@ pub enum Rejection {
     /// The client broke off while its body was read for a decision.
     #[error("Picket cannot read the request's body: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
+    /// The API server refused the dry run by which Picket learns which object a patch makes, as it would refuse the patch.
+    #[error("{0}")]
+    Probe(ProbeAnswer),
     /// The client left while its body was on the way to the API server, which therefore got no whole request.
     #[error("the client left before its request's body was complete, so the API server got no whole request")]
     BodyLost,
@@ -185,6 +253,7 @@ impl Rejection {
             Rejection::Unreadable(_) | Rejection::Head(HeadError::Malformed) => "unreadable",
             Rejection::Upgrade(_) => "upgrade_version",
             Rejection::Body(_) => "body_unreadable",
+            Rejection::Probe(_) => "dry_run",
             Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
             Rejection::Claim(error) => error.code(),
@@ -239,6 +308,14 @@ impl Rejection {
             Rejection::Unreadable(ReadError::Method(_)) => {
                 class(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", false)
             }
+            Rejection::Unreadable(error) if error.is_media_type() => {
+                class(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", false)
+            }
+            Rejection::Probe(answer) => class(
+                answer.code,
+                answer.reason,
+                answer.code == StatusCode::SERVICE_UNAVAILABLE,
+            ),
             Rejection::Unreadable(_)
             | Rejection::Head(HeadError::Malformed)
             | Rejection::Upgrade(_)

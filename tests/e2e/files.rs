@@ -55,7 +55,7 @@ fn a_broken_policy_keeps_the_last_good(world: &mut World) -> Result<()> {
         let begins = std::fs::read(world.agent.log_file())?.len();
         // A rule that is fine comes with one that is not: all or nothing.
         let broken = format!(
-            "{}  - name: half\n    match: {{verbs: [get]}}\n    when: \"true\"\n    action: Deny\n",
+            "{}  - name: half\n    match: {{verbs: [get]}}\n    when: \"nobody\"\n    action: Deny\n",
             NO_SEED.replace("[seed]", "[tick]")
         );
         world.agent.write_objects("later.yaml", &broken)?;

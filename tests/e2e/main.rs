@@ -11,6 +11,7 @@ mod claims;
 mod cli;
 mod clients;
 mod cluster_objects;
+mod conditions;
 mod crds;
 mod denial;
 mod doctor;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         nodes,
         crds,
         cluster_objects,
+        conditions,
         pods,
         outages,
         files,

@@ -12,7 +12,8 @@ use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, PrincipalOrigin, Recheck, read_documents};
 
-const RULES: usize = 1000;
+/// How many rules the sets have.
+const RULES: [usize; 2] = [1000, 10_000];
 
 /// Agents of a large cluster, each with an identity and a grant of its own.
 const AGENTS: usize = 1000;
@@ -42,9 +43,9 @@ struct Setting {
 
 impl Setting {
     /// `rule` gives the match of each rule; each is in a policy of its own about `subjects`.
-    fn new(subjects: &str, rule: impl Fn(usize) -> String) -> Self {
+    fn new(rules: usize, subjects: &str, rule: impl Fn(usize) -> String) -> Self {
         let mut text = BASE.to_owned();
-        for number in 0..RULES {
+        for number in 0..rules {
             let _ = write!(
                 text,
                 "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{number}}}\nspec:\n  \
@@ -79,33 +80,34 @@ fn benches(criterion: &mut Criterion) {
     });
     let request = KubeRequest::read(&Method::PATCH, &uri, &headers).expect("a request");
     let spread = |number: usize| format!("verbs: [update], resources: [things{number}]");
-    let same = |number: usize| format!("verbs: [delete], resources: [deployments], namespaces: [n{number}]");
+    let verbs = |number: usize| format!("verbs: [delete], resources: [deployments], namespaces: [n{number}]");
+    let same = |number: usize| format!("verbs: [update], resources: [deployments], namespaces: [n{number}]");
     let names =
         |number: usize| format!("verbs: [update], resources: [deployments], names: ['web-{number}-*']");
     let globs = |number: usize| format!("verbs: [update], resources: ['*{number}s']");
-    for (name, setting) in [
-        (
-            "1000 rules on other resources",
-            Setting::new("identities: [agent]", spread),
-        ),
-        (
-            "1000 rules on the resource, other verbs",
-            Setting::new("groups: [agents]", same),
-        ),
-        (
-            "1000 rules on the resource, other names",
-            Setting::new("groups: [agents]", names),
-        ),
-        (
-            "1000 rules with globs for resources",
-            Setting::new("groups: [agents]", globs),
-        ),
-    ] {
-        assert!(
-            matches!(setting.decide(&request), Recheck::Permit { .. }),
-            "{name}"
-        );
-        criterion.bench_function(name, |bencher| bencher.iter(|| setting.decide(&request)));
+    let custom = |number: usize| format!("verbs: [update], resources: ['*thing{number}']");
+    for rules in RULES {
+        for (name, subjects, rule) in [
+            (
+                "on other resources",
+                "identities: [agent]",
+                &spread as &dyn Fn(usize) -> String,
+            ),
+            ("on the resource, other verbs", "groups: [agents]", &verbs),
+            ("on the resource, other namespaces", "groups: [agents]", &same),
+            ("on the resource, other names", "groups: [agents]", &names),
+            ("with globs for resources", "groups: [agents]", &globs),
+            ("with globs for custom resources", "groups: [agents]", &custom),
+        ] {
+            let setting = Setting::new(rules, subjects, rule);
+            assert!(
+                matches!(setting.decide(&request), Recheck::Permit { .. }),
+                "{name}"
+            );
+            criterion.bench_function(&format!("{rules} rules {name}"), |bencher| {
+                bencher.iter(|| setting.decide(&request));
+            });
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, PolicySet, Refusal};
 use crate::identity::Principal;
-use crate::request::{CanonicalRequest, KubeRequest};
+use crate::request::{CanonicalRequest, KubeRequest, RequestObject};
 use crate::upstream_user::UpstreamUser;
 
 /// What becomes of a request.
@@ -285,7 +285,7 @@ impl PolicySet {
         &self,
         principal: Arc<Principal>,
         request: CanonicalRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
     ) -> Decision {
         match self.evaluate(&principal, request.kube(), inputs) {
             Evaluation::Allow(allowance) => Decision::Permit(Permit {
@@ -304,10 +304,35 @@ impl PolicySet {
         }
     }
 
+    /// Judges a probe ([`CanonicalRequest::as_probe`]): the dry run by which Picket learns which object a patch makes. A person is not
+    /// asked about it, but about the patch.
+    ///
+    /// # Errors
+    /// The denial, which is the patch's too; none for a request that is no probe.
+    pub fn decide_probe(
+        &self,
+        principal: Arc<Principal>,
+        probe: CanonicalRequest,
+        inputs: Inputs,
+    ) -> Result<Permit, Option<Denial>> {
+        if probe.kube().object != RequestObject::Sought || !probe.kube().dry_run {
+            return Err(None);
+        }
+        match self.evaluate(&principal, probe.kube(), inputs) {
+            Evaluation::Allow(allowance) | Evaluation::Ask(allowance, _) => Ok(Permit {
+                request: probe,
+                principal,
+                allowance,
+                approver: None,
+            }),
+            Evaluation::Refuse(refusal) => Err(Some(Denial(refusal))),
+        }
+    }
+
     /// Judges a request that is under way already, for whoever ends what would no longer be let through. The answer
     /// permits nothing.
     #[must_use]
-    pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> Recheck {
+    pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> Recheck {
         match self.evaluate(principal, request, inputs) {
             Evaluation::Allow(allowance) => Recheck::Permit {
                 user: allowance.user,

@@ -122,6 +122,34 @@ impl Glob {
     }
 }
 
+/// How many letters and digits the API server puts after a `generateName` (k8s.io/apiserver pkg/storage/names/generate.go).
+const GENERATED: usize = 5;
+
+impl Glob {
+    /// Whether a name could match that the API server makes of this beginning. A pattern with inner wildcards counts as one that could.
+    pub(crate) fn could_match_generated(&self, beginning: &str) -> bool {
+        let could_be_made = |text: &str| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+        };
+        // What of a text lies behind the beginning must be what is made.
+        let continues = |text: &str| match text.strip_prefix(beginning) {
+            Some(rest) => rest.len() <= GENERATED && could_be_made(rest),
+            None => false,
+        };
+        match self {
+            Self::Any | Self::Pattern(_) => true,
+            Self::Exact(exact) => exact.len() == beginning.len() + GENERATED && continues(exact),
+            Self::Prefix(prefix) => beginning.starts_with(&**prefix) || continues(prefix),
+            Self::Suffix(suffix) => {
+                let split = suffix.floor_char_boundary(suffix.len().saturating_sub(GENERATED));
+                let (given, made) = suffix.split_at(split);
+                could_be_made(made) && beginning.ends_with(given)
+            }
+        }
+    }
+}
+
 /// Greedy matching that goes back to the last star alone, which is enough for this language.
 fn run(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
@@ -166,6 +194,31 @@ fn width(first: u8) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_the_api_server_makes_match_where_they_could() {
+        for (pattern, beginning, could) in [
+            ("*", "job-", true),
+            ("job-abcde", "job-", true),
+            ("job-abcd", "job-", false),
+            ("job-ab-de", "job-", false),
+            ("prod-abcde", "job-", false),
+            ("job-*", "job-", true),
+            ("j*", "job-", true),
+            ("job-ab*", "job-", true),
+            ("job-a-*", "job-", false),
+            ("job-abcdef*", "job-", false),
+            ("prod-*", "job-", false),
+            ("*-prod", "job-", false),
+            ("*prod", "job-", true),
+            ("*b-prods", "job-", true),
+            ("*c-prods", "job-", false),
+            ("j?b-*x", "job-", true),
+        ] {
+            let glob = Glob::name(pattern).expect(pattern);
+            assert_eq!(glob.could_match_generated(beginning), could, "{pattern}");
+        }
+    }
 
     #[test]
     fn globs_match_what_people_mean() {

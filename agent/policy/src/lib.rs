@@ -10,14 +10,14 @@
 //!
 //! | module | holds | imports |
 //! |---|---|---|
-//! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
+//! | [`request`] | the canonical reading of an HTTP request | `body`, `kubernetes` |
 //! | [`token`] | what a service account token says of itself, unverified | - |
 //! | `upstream_user` | as whom the API server is asked | `api` |
 //! | [`person`] | a person for whom an agent asks, from a verified token | `jwt`, `upstream_user` |
 //! | [`identity`] | an agent that may act now: the principal of a request | `api`, `person` |
-//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `jwt`, `kubernetes`, `person`, `request`, `upstream_user`, `yaml` |
+//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `cel`, `glob`, `identity`, `jwt`, `kubernetes`, `person`, `request`, `upstream_user`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request`, `upstream_user` |
-//! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `glob`, `kubernetes`, `spiffe`, `yaml` |
+//! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `cel`, `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits | - |
 //! | [`body`] | a request's body as the one value that every reader finds in it | - |
@@ -46,13 +46,15 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, BODY_LIMIT, BodyInput, Cause, Caution, CautionCause, Claims, ClusterObject, FiredRule, Grant,
-    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectVerdict, People, PodClaim, PolicyCounts,
+    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, FiredRule, Grant,
+    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts,
     PolicySet, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use person::{Person, PersonError};
-pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
+pub use request::{
+    BODY_LIMIT, BodyInput, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, RequestObject, Target, Verb,
+};
 pub use spiffe::SpiffeId;
 pub use token::TokenClaims;
 pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};

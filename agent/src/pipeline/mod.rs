@@ -12,6 +12,7 @@
 //! | `frames` | the frames of an HTTP/2 client, counted |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
 //! | `heads` | heads that are longer than hyper takes |
+//! | `judge` | the decision, and the object that rules look into |
 //! | `newcomer` | connections of the gateway until it is known who calls |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
@@ -25,6 +26,7 @@ mod client;
 mod connection;
 mod frames;
 mod heads;
+mod judge;
 mod metrics;
 mod newcomer;
 mod record;
@@ -44,9 +46,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
-use picket_policy::{
-    Ask, CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal,
-};
+use picket_policy::{Ask, CanonicalRequest, Decision, FiredRule, KubeRequest, Permit, PolicySet};
 use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
@@ -71,6 +71,7 @@ pub use metrics::{OpenConnection, PipelineMetrics};
 use body::{ResponseBody, audited};
 use connection::Connection;
 use heads::{HeadBudget, HeldHead};
+use judge::Judge;
 use record::{
     findings, record_decision, record_principal, record_rejection, record_request, record_status,
     record_token, record_unknown_caller,
@@ -274,7 +275,12 @@ impl Pipeline {
         }
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);
-        let decision = decide(&policies, &agent.principal, request, &mut body).await?;
+        let judge = Judge {
+            policies: &policies,
+            principal: &agent.principal,
+            upstream: &self.upstream,
+        };
+        let decision = judge.decide(request, &mut body, record).await?;
         record.policy_took(began.elapsed());
         let permit = self.permit(decision, record).await?;
         record_decision(record, &permit, connection);
@@ -427,24 +433,6 @@ fn response_window(share: &PodShare, follow: bool, record: &mut Record) -> Respo
     };
     record.holds(large);
     window
-}
-
-/// Asks the policies what they need, reads that, and has them decide.
-async fn decide(
-    policies: &PolicySet,
-    principal: &Arc<Principal>,
-    request: CanonicalRequest,
-    body: &mut RequestBody,
-) -> Result<Decision, Rejection> {
-    let needs = policies.needs(principal, request.kube());
-    if let Some(limit) = needs.body {
-        Box::pin(body.buffer(limit)).await.map_err(Rejection::Body)?;
-    }
-    let inputs = Inputs {
-        now: Timestamp::now(),
-        body: body.buffered(),
-    };
-    Ok(policies.decide(Arc::clone(principal), request, inputs))
 }
 
 /// Turns a refusal into the answer; a denial is on disk before anybody learns of it.

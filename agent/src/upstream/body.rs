@@ -110,6 +110,12 @@ impl RequestBody {
         }))
     }
 
+    /// What was judged, in place of what the client sent.
+    #[must_use]
+    pub fn judged(bytes: Vec<u8>) -> RequestBody {
+        Self::of_bytes(bytes.into())
+    }
+
     /// Reads the body as long as it keeps to `limit` bytes. Nothing of it is lost: it is sent as it came.
     ///
     /// # Errors

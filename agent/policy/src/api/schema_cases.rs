@@ -218,7 +218,13 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/variables", json!([])),
         (2, "/spec/rules/0/name", json!("")),
         (2, "/spec/rules/0/name", Value::Null),
-        (2, "/spec/rules/0/when", json!("true")),
+        (2, "/spec/variables", json!([{"name": "1a", "expression": "1"}])),
+        (2, "/spec/variables", json!([{"name": "a", "expression": ""}])),
+        (2, "/spec/variables", json!([{"name": "a"}])),
+        (2, "/spec/failurePolicy", json!("Maybe")),
+        (2, "/spec/params", json!({})),
+        (2, "/spec/rules/0/when", json!("")),
+        (2, "/spec/rules/0/when", json!("a".repeat(4097))),
         (2, "/spec/rules/0/action", json!("Mask")),
         (2, "/spec/rules/0/action", json!("RequireApproval")),
         (2, "/spec/rules/0/match", json!({})),
@@ -265,21 +271,6 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         (
             2,
             "/spec/rules/0/match",
-            json!({"resources": ["pods"], "names": ["a"], "verbs": ["create"]}),
-        ),
-        (
-            2,
-            "/spec/rules/0/match",
-            json!({"resources": ["pods"], "names": ["a"], "verbs": ["*"]}),
-        ),
-        (
-            2,
-            "/spec/rules/0/match",
-            json!({"resources": ["pods", "pods/exec"], "names": ["a"]}),
-        ),
-        (
-            2,
-            "/spec/rules/0/match",
             json!({"resources": ["pods"], "verbs": ["post"]}),
         ),
         (2, "/spec", json!({"subjects": {"groups": ["g"]}})),
@@ -298,6 +289,12 @@ pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
     vec![
         (1, "/spec/rules/0/resources", json!(["pod"])),
         (2, "/spec/rules/0/match/apiGroups", json!(["v1"])),
+        (2, "/spec/rules/0/when", json!("request.verb ==")),
+        (
+            2,
+            "/spec/variables",
+            json!([{"name": "a", "expression": "nobody"}]),
+        ),
     ]
 }
 
@@ -345,6 +342,28 @@ pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/message", Value::Null),
         (2, "/spec/rules/0/message", json!("two\nlines")),
         (2, "/spec/rules/0/action", json!("Warn")),
+        (2, "/spec/rules/0/when", json!("request.namespace == 'a'")),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods"], "names": ["a"], "verbs": ["create"]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods"], "names": ["a"], "verbs": ["*"]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods", "pods/exec"], "names": ["a"]}),
+        ),
+        (2, "/spec/failurePolicy", json!("Ignore")),
+        (
+            2,
+            "/spec/variables",
+            json!([{"name": "a", "expression": "request.name"}]),
+        ),
         (
             2,
             "/spec/rules/0/match/resources",

@@ -3,12 +3,12 @@
 //! In: a [`KubeRequest`], who sent it, Picket's own namespace and those of agents. Out: whether a [`Builtin`] fires, and the
 //! message of its denial.
 //!
-//! Only the head of a request is judged here. Verbs that only RBAC knows (escalate, bind, impersonate) are checked by the API
-//! server against the impersonated user. A port-forward's port is in the stream, and names of objects may be in a body.
+//! The head of a request is judged here, and the name of a new object in its body. Verbs that only RBAC knows (escalate, bind,
+//! impersonate) are checked by the API server against the impersonated user. A port-forward's port is in the stream.
 
 use super::agent_namespaces::AgentNamespaces;
 pub use crate::api::v1alpha1::Builtin;
-use crate::request::{KubeRequest, Target, Verb};
+use crate::request::{KubeRequest, ObjectName, Target, Verb};
 
 /// The namespace of Picket's own objects. No configuration key changes it.
 pub const OWN_NAMESPACE: &str = "picket-system";
@@ -138,6 +138,7 @@ impl Builtin {
                 subresource: subresource.as_deref(),
                 namespace: namespace.as_deref(),
                 name: name.as_deref(),
+                object: request.object_name(),
             },
         };
         match self {
@@ -165,7 +166,10 @@ struct Asked<'r> {
     resource: &'r str,
     subresource: Option<&'r str>,
     namespace: Option<&'r str>,
+    /// The name in the path.
     name: Option<&'r str>,
+    /// The object's name, wherever it is.
+    object: ObjectName<'r>,
 }
 
 impl Asked<'_> {
@@ -191,8 +195,13 @@ impl Asked<'_> {
 
     /// Whether the object is one of `mine`. A write to a whole collection touches those among the rest.
     fn is_named(self, mine: impl Fn(&str) -> bool) -> bool {
-        self.name
-            .map_or(self.request.verb == Verb::DeleteCollection, mine)
+        match self.object {
+            ObjectName::Known(name) => mine(name),
+            // No name of Picket's depends on the letters that the API server puts at the end.
+            ObjectName::Begins(beginning) => mine(&format!("{beginning}00000")),
+            ObjectName::Unknown => true,
+            ObjectName::None => self.request.verb == Verb::DeleteCollection,
+        }
     }
 
     /// The port is in the stream and not in the request, and a pod that shares the node's network forwards to all of the node's ports.
@@ -227,14 +236,16 @@ impl Asked<'_> {
     fn changes_enrolment(self, agents: &AgentNamespaces) -> bool {
         let configures = self.is_of("admissionregistration.k8s.io") && self.is_named(own);
         // The label of a namespace enrols its pods, and its subresources change labels too.
-        let enrols = self.is("", "namespaces") && self.name.is_some_and(|name| agents.has_agents(name));
+        let enrols = self.is("", "namespaces")
+            && self.request.verb != Verb::DeleteCollection
+            && self.is_named(|name| agents.has_agents(name));
         // New pods mount Picket's CA bundle from the ConfigMap `picket-ca.crt` of their namespace.
         let in_reach = || {
             self.namespace
                 .is_none_or(|namespace| agents.has_agents(namespace))
         };
         let trusts =
-            self.is("", "configmaps") && self.name.map_or_else(|| self.is_named(own) && in_reach(), own);
+            self.is("", "configmaps") && self.is_named(own) && (self.name.is_some() || in_reach());
         self.writes() && (configures || enrols || trusts)
     }
 
@@ -245,7 +256,9 @@ impl Asked<'_> {
         // Secrets of all namespaces at once would bring Picket's keys along.
         let everywhere =
             || self.namespace.is_none() && self.is("", "secrets") && self.request.verb.is_collection();
-        inside || everywhere() || (self.is("", "namespaces") && self.is_named(|_| false))
+        inside || everywhere() || (self.is("", "namespaces")
+                && self.writes()
+                && self.is_named(|name| name.eq_ignore_ascii_case(own_namespace)))
     }
 
     /// Subresources change labels too: a status has its object's metadata, and a binding brings its own labels. Of `resize` and

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::builtin::{Builtin, Surroundings, implicit_grant};
+use super::condition::{Facts, Failure, Held};
 use super::explain::{Reasons, why_not_granted};
 use super::grants::{Grant, needed};
 use super::match_input::MatchInput;
@@ -15,6 +16,7 @@ use super::rules::CompiledRule;
 use super::{Allowance, Evaluation, PolicySet, Refusal};
 use super::{Cause, FiredRule};
 use crate::api::v1alpha1::{Action, Mode};
+use crate::cel::{Activation, Root};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, Verb, VerbSet};
 
@@ -24,7 +26,7 @@ struct Fired<'s> {
     warnings: Vec<FiredRule>,
     would_deny: Vec<FiredRule>,
     asks: Vec<FiredRule>,
-    denied: Option<&'s CompiledRule>,
+    denied: Option<(&'s CompiledRule, Option<Failure>)>,
 }
 
 impl PolicySet {
@@ -33,10 +35,14 @@ impl PolicySet {
         &self,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
     ) -> Evaluation {
         let input = MatchInput::new(request);
-        let fired = self.fired(principal, request, &input, inputs);
+        let grants = &*self.grants_for(principal);
+        let given = granted(grants, request, inputs.now);
+        let given = given.and_then(|given| Some((given.grant.user_for(principal)?, given)));
+        let user = given.as_ref().map(|(user, _)| &**user);
+        let fired = self.fired(&Facts::new(principal, request, user), &input);
         let lifted = match self.builtin(principal, request, inputs.now) {
             Ok(lifted) => lifted,
             Err(builtin) => {
@@ -44,14 +50,11 @@ impl PolicySet {
                 return Evaluation::Refuse(refusal);
             }
         };
-        let grants = &*self.grants_for(principal);
-        if let Some(rule) = fired.denied {
-            let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
+        if let Some(denied) = fired.denied {
+            let refusal = self.refused_by(denied, principal, request, (&input, inputs), fired.would_deny);
             return Evaluation::Refuse(refusal);
         }
-        let given = granted(grants, request, inputs.now);
-        let Some((user, given)) = given.and_then(|given| Some((given.grant.user_for(principal)?, given)))
-        else {
+        let Some((user, given)) = given else {
             let reasons = Reasons {
                 cause: Cause::NoGrant,
                 policy: None,
@@ -95,6 +98,14 @@ impl PolicySet {
         Ok(lifted)
     }
 
+    /// Whether a built-in would refuse the request for some name of its new object.
+    pub(super) fn builtin_needs_name(&self, principal: &Principal, request: &KubeRequest) -> bool {
+        let around = self.surroundings(principal);
+        Builtin::ALL
+            .into_iter()
+            .any(|builtin| builtin.fires(request, around) && !self.is_excepted(principal, builtin))
+    }
+
     /// What the built-ins are judged by besides a request of this agent.
     pub(super) fn surroundings<'a>(&'a self, principal: &'a Principal) -> Surroundings<'a> {
         Surroundings {
@@ -129,7 +140,7 @@ impl PolicySet {
         builtin: Builtin,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
         let reasons = Reasons {
@@ -144,41 +155,55 @@ impl PolicySet {
     }
 
     /// Whether a request would be permitted, or held for an approval.
-    pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> bool {
-        let input = MatchInput::new(request);
-        self.builtin(principal, request, inputs.now).is_ok()
-            && granted(&self.grants_for(principal), request, inputs.now).is_some()
-            && self.fired(principal, request, &input, inputs).denied.is_none()
+    pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> bool {
+        if self.builtin(principal, request, inputs.now).is_err() {
+            return false;
+        }
+        let grants = self.grants_for(principal);
+        let given = granted(&grants, request, inputs.now);
+        let Some(user) = given.and_then(|given| given.grant.user_for(principal)) else {
+            return false;
+        };
+        let facts = Facts::new(principal, request, Some(&user));
+        self.fired(&facts, &MatchInput::new(request)).denied.is_none()
     }
 
     /// Every rule that fires on a request, or on what the request does to its object.
-    fn fired<'s>(
-        &'s self,
-        principal: &Principal,
-        request: &KubeRequest,
-        input: &MatchInput<'_>,
-        inputs: Inputs<'_>,
-    ) -> Fired<'s> {
-        let on_object = MatchInput::on_object(request);
+    fn fired<'s>(&'s self, facts: &Facts<'_>, input: &MatchInput<'_>) -> Fired<'s> {
+        let principal = facts.principal;
+        let on_object = MatchInput::on_object(facts.request);
         let besides = on_object
             .iter()
             .flat_map(|on_object| self.rules.firing(principal, on_object))
             .filter(|(rule, _)| !rule.fires(input));
         let mut fired = Fired::default();
-        let firing = self.rules.firing(principal, input).chain(besides);
-        for (rule, mode) in firing.filter(|(rule, _)| rule.holds(inputs)) {
-            let finding = || rule.finding(&self.rules.policies);
-            match (rule.action, mode) {
-                (Action::Warn, _) => fired.warnings.push(finding()),
-                (Action::Deny | Action::RequireApproval, Mode::Audit) => fired.would_deny.push(finding()),
-                (Action::RequireApproval, Mode::Enforce) => fired.asks.push(finding()),
-                (Action::Deny, Mode::Enforce) => {
+        let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
+        let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let mut activation = Activation::new(&roots);
+        for (rule, mode) in self.rules.firing(principal, input).chain(besides) {
+            let held = match &rule.condition {
+                None => Held::Yes,
+                Some(condition) => condition.holds(facts, &mut activation),
+            };
+            let failure = match held {
+                Held::No => continue,
+                Held::Yes => None,
+                Held::Failed(failure) | Held::Ignored(failure) => Some(failure),
+            };
+            let finding = || rule.finding(&self.rules.policies, failure);
+            match (rule.action, mode, held) {
+                (Action::Deny | Action::RequireApproval, _, Held::Ignored(_))
+                | (Action::Deny | Action::RequireApproval, Mode::Audit, _) => fired.would_deny.push(finding()),
+                (Action::Warn, _, Held::Ignored(_)) => {}
+                (Action::Warn, ..) => fired.warnings.push(finding()),
+                (Action::RequireApproval, Mode::Enforce, _) => fired.asks.push(finding()),
+                (Action::Deny, Mode::Enforce, _) => {
                     // Among several the first by name is told, so that the order of files does not show.
-                    if fired
-                        .denied
-                        .is_none_or(|before| self.rules.name_of(rule) < self.rules.name_of(before))
-                    {
-                        fired.denied = Some(rule);
+                    let is_first = |(before, _): (&CompiledRule, _)| {
+                        self.rules.name_of(rule) < self.rules.name_of(before)
+                    };
+                    if fired.denied.is_none_or(is_first) {
+                        fired.denied = Some((rule, failure));
                     }
                 }
             }
@@ -193,13 +218,13 @@ impl PolicySet {
     /// The refusal by a Deny rule.
     fn refused_by(
         &self,
-        rule: &CompiledRule,
+        (rule, failure): (&CompiledRule, Option<Failure>),
         principal: &Principal,
         request: &KubeRequest,
-        (input, inputs): (&MatchInput<'_>, Inputs<'_>),
+        (input, inputs): (&MatchInput<'_>, Inputs),
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
-        let finding = rule.finding(&self.rules.policies);
+        let finding = rule.finding(&self.rules.policies, failure);
         let mut refused = rule.verbs();
         if !refused.meets(input.verbs) {
             // It is about what the request does to the object: the request itself is refused with that.

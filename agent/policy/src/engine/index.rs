@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::match_input::{MatchInput, MatchTarget, Scope};
 use crate::glob::Glob;
+use crate::kubernetes::resources::is_known;
 use crate::request::VerbSet;
 
 /// Bytes of a text that are compared before the text itself: enough to tell most names apart in one instruction.
@@ -56,8 +57,10 @@ pub(super) enum About {
     Paths,
     /// These resources, each as `pods` or `pods/exec`.
     Resources(Vec<String>),
-    /// Resources that match patterns.
-    Patterns,
+    /// Resources that match patterns, and those of `known_resources` that do.
+    Patterns(Vec<&'static str>),
+    /// Every resource.
+    Everything,
 }
 
 /// What can be told of a rule without looking at it.
@@ -75,11 +78,78 @@ pub(super) struct Entry {
     pub(super) name: Head,
 }
 
+/// Entries by one of their heads, so that those of other heads cost nothing.
+#[derive(Debug, Default)]
+struct ByHead {
+    /// The masks that there are: at most one for each count of bytes.
+    masks: Vec<u64>,
+    entries: HashMap<(u64, u64), Vec<Entry>>,
+}
+
+impl ByHead {
+    fn add(&mut self, head: Head, entry: Entry) {
+        if !self.masks.contains(&head.mask) {
+            self.masks.push(head.mask);
+        }
+        self.entries
+            .entry((head.mask, head.bits))
+            .or_default()
+            .push(entry);
+    }
+
+    /// Those whose head admits a text; all where the text is not one.
+    fn admitting(&self, text: Option<u64>) -> impl Iterator<Item = &Entry> {
+        let all = text.is_none().then(|| self.entries.values());
+        let found = text.into_iter().flat_map(move |text| {
+            self.masks
+                .iter()
+                .filter_map(move |mask| self.entries.get(&(*mask, text & mask)))
+        });
+        all.into_iter().flatten().chain(found).flatten()
+    }
+}
+
+/// Entries that can be about the same resource.
+#[derive(Debug, Default)]
+struct Bucket {
+    by_name: ByHead,
+    by_namespace: ByHead,
+    rest: Vec<Entry>,
+}
+
+impl Bucket {
+    fn add(&mut self, entry: Entry) {
+        if entry.name != Head::default() {
+            self.by_name.add(entry.name, entry);
+        } else if entry.namespace != Head::default() {
+            self.by_namespace.add(entry.namespace, entry);
+        } else {
+            self.rest.push(entry);
+        }
+    }
+
+    fn admitting(&self, namespace: Option<u64>, name: Option<u64>) -> impl Iterator<Item = &Entry> {
+        self.by_name
+            .admitting(name)
+            .chain(self.by_namespace.admitting(namespace))
+            .chain(&self.rest)
+    }
+}
+
+/// How many of the known resources a rule with patterns is filed under. One that matches more is looked at for each request, so that
+/// it takes no more than some KB.
+const MAX_FILED: usize = 16;
+
 /// Rules by what they can be about.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_resource: HashMap<Box<str>, Vec<Entry>>,
-    other_resources: Vec<Entry>,
+    by_resource: HashMap<Box<str>, Bucket>,
+    /// Rules with patterns, by the known resources that these match.
+    patterns_of_known: HashMap<&'static str, Bucket>,
+    /// Rules with patterns, for resources that are not known.
+    patterns: Bucket,
+    /// Rules about every resource, or about many.
+    everything: Bucket,
     paths: Vec<Entry>,
 }
 
@@ -93,10 +163,16 @@ impl Index {
                     self.by_resource
                         .entry(key.as_str().into())
                         .or_default()
-                        .push(entry);
+                        .add(entry);
                 }
             }
-            About::Patterns => self.other_resources.push(entry),
+            About::Patterns(known) if known.len() <= MAX_FILED => {
+                for key in known {
+                    self.patterns_of_known.entry(*key).or_default().add(entry);
+                }
+                self.patterns.add(entry);
+            }
+            About::Patterns(_) | About::Everything => self.everything.add(entry),
         }
     }
 
@@ -105,32 +181,44 @@ impl Index {
         // A text that is "all of them", absent or one of two is left to the rule itself.
         let scope = |scope: &Scope<'_>| match scope {
             Scope::One(text) => Some(word(text.as_bytes())),
-            Scope::Proxied { .. } | Scope::All | Scope::None => None,
+            Scope::Proxied { .. } | Scope::Begins(_) | Scope::All | Scope::None => None,
         };
-        let (first, second, heads): (&[Entry], &[Entry], _) = match &input.target {
-            MatchTarget::Path { .. } => (&self.paths, &[], [None; 3]),
+        let (paths, buckets, [resource, namespace, name]): (&[Entry], _, _) = match &input.target {
+            MatchTarget::Path { .. } => (&self.paths, [None; 3], [None; 3]),
             MatchTarget::Resource {
                 combined,
                 resource,
                 namespace,
                 name,
                 ..
-            } => (
-                self.by_resource.get(&**combined).map_or(&[], Vec::as_slice),
-                &self.other_resources,
-                [Some(word(resource.as_bytes())), scope(namespace), scope(name)],
-            ),
+            } => {
+                let by_pattern = match is_known(combined) {
+                    true => self.patterns_of_known.get(&**combined),
+                    false => Some(&self.patterns),
+                };
+                (
+                    &[],
+                    [
+                        self.by_resource.get(&**combined),
+                        by_pattern,
+                        Some(&self.everything),
+                    ],
+                    [Some(word(resource.as_bytes())), scope(namespace), scope(name)],
+                )
+            }
         };
         let verbs = input.verbs;
         let can_fire = move |entry: &&Entry| {
             entry.verbs.meets(verbs)
-                && entry.resource.admits(heads[0])
-                && entry.namespace.admits(heads[1])
-                && entry.name.admits(heads[2])
+                && entry.resource.admits(resource)
+                && entry.namespace.admits(namespace)
+                && entry.name.admits(name)
         };
-        first
-            .iter()
-            .chain(second)
+        buckets
+            .into_iter()
+            .flatten()
+            .flat_map(move |bucket| bucket.admitting(namespace, name))
+            .chain(paths)
             .filter(can_fire)
             .map(|entry| entry.number)
     }

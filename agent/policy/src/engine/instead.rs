@@ -19,7 +19,7 @@ use super::rules::CompiledRule;
 use crate::api::v1alpha1::{Action, Mode};
 use crate::glob::Glob;
 use crate::identity::Principal;
-use crate::request::{KubeRequest, Target, Verb, VerbSet};
+use crate::request::{KubeRequest, RequestObject, Target, Verb, VerbSet};
 
 /// Longest text that says what is allowed instead, in bytes.
 const MAX_ALLOWED: usize = 300;
@@ -49,7 +49,7 @@ impl PolicySet {
         &self,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
         refused: VerbSet,
     ) -> String {
         let grants = &self.grants_in_force(principal, inputs.now);
@@ -73,7 +73,7 @@ impl PolicySet {
         rule: &CompiledRule,
         principal: &Principal,
         request: &KubeRequest,
-        (input, inputs): (&MatchInput<'_>, Inputs<'_>),
+        (input, inputs): (&MatchInput<'_>, Inputs),
         refused: VerbSet,
     ) -> String {
         let in_the_way = |(rule, mode): &(&CompiledRule, Mode)| {
@@ -107,7 +107,7 @@ impl PolicySet {
         &self,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
         builtin: Builtin,
     ) -> String {
         let Target::Resource {
@@ -119,6 +119,10 @@ impl PolicySet {
         // No built-in reads the command, which may be long and would be copied for each verb.
         let mut bare = request.clone();
         bare.exec = None;
+        if request.verb != Verb::Create {
+            // Creation is offered for what another name would give.
+            bare.object = RequestObject::Absent;
+        }
         let around = self.surroundings(principal);
         // Another built-in may refuse what this one would leave alone.
         let refused = |other: &KubeRequest| {
@@ -161,7 +165,7 @@ impl PolicySet {
     }
 
     /// The non-resource paths that an agent may ask for, and what its grants are about besides.
-    fn paths_instead(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> String {
+    fn paths_instead(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> String {
         let grants = &self.grants_in_force(principal, inputs.now);
         if grants.is_empty() {
             return String::new();
@@ -209,7 +213,7 @@ impl PolicySet {
         &self,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
         verb: Verb,
         url: &str,
     ) -> bool {

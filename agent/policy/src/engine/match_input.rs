@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::kubernetes::resources::is_cluster_scoped;
-use crate::request::{Exec, KubeRequest, Target, Verb, VerbSet};
+use crate::request::{Exec, KubeRequest, ObjectName, Target, Verb, VerbSet};
 
 /// Resources whose PUT creates the object where there is none: those with `AllowCreateOnUpdate() == true` in
 /// pkg/registry of Kubernetes 1.36. Their status subresource does the same, as its strategy is made of theirs.
@@ -99,8 +99,10 @@ pub(super) enum Scope<'r> {
         /// `web`.
         bare: &'r str,
     },
-    /// All of them at once.
+    /// All of them at once, or one that is not known.
     All,
+    /// One that the API server makes of this beginning.
+    Begins(&'r str),
     /// None.
     None,
 }
@@ -216,7 +218,12 @@ impl<'r> MatchInput<'r> {
                     }
                     Some(name) => Scope::One(Cow::Borrowed(name)),
                     None if collection => Scope::All,
-                    None => Scope::None,
+                    None => match request.object_name() {
+                        ObjectName::Known(name) => Scope::One(Cow::Borrowed(name)),
+                        ObjectName::Begins(beginning) => Scope::Begins(beginning),
+                        ObjectName::Unknown => Scope::All,
+                        ObjectName::None => Scope::None,
+                    },
                 };
                 let command = request.exec.as_ref().map(command);
                 MatchTarget::Resource {

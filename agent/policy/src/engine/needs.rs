@@ -7,67 +7,66 @@ use jiff::Timestamp;
 use super::PolicySet;
 use super::match_input::MatchInput;
 use crate::identity::Principal;
-use crate::request::KubeRequest;
-
-/// The largest body that is read for a decision. etcd stores no larger request (`--max-request-bytes`, 1.5 MiB), so
-/// that objects which can be stored fit; what is larger counts as matching every rule that looks into it.
-pub const BODY_LIMIT: usize = 3 * 512 * 1024;
+use crate::request::{KubeRequest, ObjectName, Verb};
 
 /// What a decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// The request's body, up to that many bytes.
-    pub body: Option<usize>,
+    /// The object that the request would store, and from where.
+    pub object: Option<ObjectSource>,
 }
 
-/// What a decision is given besides the head.
+/// Where the object of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inputs<'a> {
+pub enum ObjectSource {
+    /// In the body, of which up to [`BODY_LIMIT`](crate::BODY_LIMIT) bytes are read.
+    Body,
+    /// In the API server's answer to the same patch as a dry run ([`CanonicalRequest::as_probe`](crate::CanonicalRequest::as_probe)).
+    Probe,
+}
+
+/// What a decision is given besides the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inputs {
     /// The moment of the decision.
     pub now: Timestamp,
-    /// The request's body.
-    pub body: BodyInput<'a>,
 }
 
-impl Inputs<'_> {
+impl Inputs {
     /// The moment alone.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
-        Self {
-            now,
-            body: BodyInput::Unread,
-        }
+        Self { now }
     }
-}
-
-/// A request's body as far as it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BodyInput<'a> {
-    /// Nobody read it.
-    #[default]
-    Unread,
-    /// All of it; empty where there is none.
-    Whole(&'a [u8]),
-    /// It is larger than the limit.
-    TooLarge,
 }
 
 impl PolicySet {
     /// What [`PolicySet::decide`] needs to be given for this request. Most sets need nothing, and say so at once.
     #[must_use]
     pub fn needs(&self, principal: &Principal, request: &KubeRequest) -> Needs {
-        if !self.rules.needs_body() {
+        if !request.has_object() {
             return Needs::default();
         }
+        let is_nameless = request.object_name() == ObjectName::Unknown;
+        let source = match request.verb {
+            Verb::Patch => ObjectSource::Probe,
+            _ => ObjectSource::Body,
+        };
+        let needed = (is_nameless && self.builtin_needs_name(principal, request))
+            || (self.rules.uses_objects() && self.rule_needs_object(principal, request, is_nameless));
+        Needs {
+            object: needed.then_some(source),
+        }
+    }
+
+    /// Whether a rule that could fire looks into the object, or at the name of one whose name is not known.
+    fn rule_needs_object(&self, principal: &Principal, request: &KubeRequest, is_nameless: bool) -> bool {
         let input = MatchInput::new(request);
         let on_object = MatchInput::on_object(request);
-        let body = std::iter::once(&input).chain(&on_object).any(|input| {
+        std::iter::once(&input).chain(&on_object).any(|input| {
             self.rules
                 .firing(principal, input)
-                .any(|(rule, _)| rule.condition.is_some())
-        });
-        Needs {
-            body: body.then_some(BODY_LIMIT),
-        }
+                .any(|(rule, _)| rule.uses_object() || (is_nameless && rule.is_about_names()))
+        })
     }
 }

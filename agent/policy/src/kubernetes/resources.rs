@@ -4,6 +4,9 @@
 //! have it. Custom and aggregated resources may be called anything, so a group that is not here is never at fault for its
 //! resources.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 /// The groups that Kubernetes keeps for itself, with the resources of every version that is still in use.
 const SERVED: [(&str, &[&str]); 15] = [
     (
@@ -82,6 +85,74 @@ const SERVED: [(&str, &[&str]); 15] = [
         &["clusterrolebindings", "clusterroles", "rolebindings", "roles"],
     ),
 ];
+
+/// Subresources that Kubernetes serves, as requests combine them with their resources.
+const SUBRESOURCES: [(&str, &[&str]); 27] = [
+    ("certificatesigningrequests", &["approval", "status"]),
+    ("cronjobs", &["status"]),
+    ("customresourcedefinitions", &["status"]),
+    ("daemonsets", &["status"]),
+    ("deployments", &["scale", "status"]),
+    ("flowschemas", &["status"]),
+    ("horizontalpodautoscalers", &["status"]),
+    ("ingresses", &["status"]),
+    ("jobs", &["status"]),
+    ("namespaces", &["finalize", "status"]),
+    ("networkpolicies", &["status"]),
+    ("nodes", &["proxy", "status"]),
+    ("persistentvolumeclaims", &["status"]),
+    ("persistentvolumes", &["status"]),
+    ("poddisruptionbudgets", &["status"]),
+    (
+        "pods",
+        &[
+            "attach",
+            "binding",
+            "ephemeralcontainers",
+            "eviction",
+            "exec",
+            "log",
+            "portforward",
+            "proxy",
+            "resize",
+            "status",
+        ],
+    ),
+    ("prioritylevelconfigurations", &["status"]),
+    ("replicasets", &["scale", "status"]),
+    ("replicationcontrollers", &["scale", "status"]),
+    ("resourceclaims", &["status"]),
+    ("resourcequotas", &["status"]),
+    ("serviceaccounts", &["token"]),
+    ("servicecidrs", &["status"]),
+    ("services", &["proxy", "status"]),
+    ("statefulsets", &["scale", "status"]),
+    ("validatingadmissionpolicies", &["status"]),
+    ("volumeattachments", &["status"]),
+];
+
+/// Resources and subresources that Kubernetes serves, each as `pods` or `pods/exec`, whatever their groups. Rules are filed under them.
+static KNOWN: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+    let resources = SERVED
+        .iter()
+        .flat_map(|(_, resources)| resources.iter().copied());
+    let with_subresources = SUBRESOURCES.iter().flat_map(|(resource, subs)| {
+        // Once for each process.
+        subs.iter()
+            .map(move |sub| &*String::leak(format!("{resource}/{sub}")))
+    });
+    resources.chain(with_subresources).collect()
+});
+
+/// Whether Kubernetes serves this resource or subresource.
+pub(crate) fn is_known(combined: &str) -> bool {
+    KNOWN.contains(combined)
+}
+
+/// Every resource and subresource that Kubernetes serves.
+pub(crate) fn known_resources() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().copied()
+}
 
 /// Resources without a namespace, so that listing them is not "in every namespace". A resource that is not here (a
 /// custom one) is taken for namespaced, which can only make a Deny rule match more.

@@ -124,6 +124,15 @@ pub(crate) fn role_verbs() -> impl Iterator<Item = String> {
 }
 
 impl Verb {
+    /// Whether requests of this verb have an object in admission: a new one, or the one that goes away.
+    #[must_use]
+    pub fn has_object(self) -> bool {
+        matches!(
+            self,
+            Self::Create | Self::Update | Self::Patch | Self::Delete | Self::DeleteCollection
+        )
+    }
+
     /// Every verb there is.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|row| row.verb)

@@ -5,6 +5,8 @@
 use http::Method;
 use thiserror::Error;
 
+use crate::body::BodyError;
+
 /// Why a request cannot be read in one way only. The client gets 400.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
@@ -26,6 +28,15 @@ pub enum ReadError {
     /// The head is longer than any real one.
     #[error("the request target and the headers are longer than {MAX_HEAD} bytes")]
     Head,
+    /// A compressed body.
+    #[error("the request has a Content-Encoding, and the Kubernetes API reads bodies without one")]
+    ContentEncoding,
+    /// A body that rules look into and that cannot be read, or not in one way only.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// A patch that cannot be held to the version of the object that it was judged on.
+    #[error("a rule looks into the object that the patch makes, and {0}")]
+    Patch(&'static str),
     /// A path form that no supported API server serves.
     #[error("no supported Kubernetes release serves {0}")]
     Gone(&'static str),
@@ -35,6 +46,16 @@ pub enum ReadError {
 const METHOD_CHARS: usize = 64;
 
 impl ReadError {
+    /// Whether the body is in an encoding that is not read, so that another one helps.
+    #[must_use]
+    pub fn is_media_type(&self) -> bool {
+        match self {
+            Self::ContentEncoding => true,
+            Self::Body(error) => error.is_media_type(),
+            _ => false,
+        }
+    }
+
     pub(super) fn method(method: &Method) -> Self {
         Self::Method(method.as_str().chars().take(METHOD_CHARS).collect())
     }

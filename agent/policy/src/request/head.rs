@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Uri, request};
 
 use super::KubeRequest;
 use super::LongTarget;
 use super::error::{MAX_HEAD, ReadError};
+use super::object::RequestObject;
 
 /// What the API server can upgrade a connection to: exec, attach, port-forward and watches.
 const UPGRADES: [&[u8]; 2] = [b"websocket", b"spdy/3.1"];
@@ -50,6 +51,16 @@ impl CanonicalRequest {
     #[must_use]
     pub fn head(&self) -> &request::Parts {
         &self.head
+    }
+
+    /// Keeps the object that the request would store, as rules will see it.
+    pub(crate) fn set_object(&mut self, object: RequestObject) {
+        Arc::make_mut(&mut self.kube).object = object;
+    }
+
+    /// The head, for what changes in it with the body.
+    pub(super) fn head_mut(&mut self) -> &mut request::Parts {
+        &mut self.head
     }
 
     /// Gives the head out; a permit does so, and nothing else.
@@ -147,6 +158,19 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
         return Err(ReadError::Headers("a header that overrides the method"));
     }
     Ok(())
+}
+
+/// Refuses a body that is compressed: the API server reads none, and no rule could look into it.
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), ReadError> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let plain = |coding: &http::HeaderValue| {
+        let coding = coding.as_bytes().trim_ascii();
+        coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+    };
+    match codings.all(plain) {
+        true => Ok(()),
+        false => Err(ReadError::ContentEncoding),
+    }
 }
 
 /// Whether the body is an apply configuration (`application/apply-patch+yaml` or `+cbor`). Any value that could be

@@ -6,6 +6,8 @@
 mod error;
 mod head;
 mod long_target;
+mod object;
+mod patch;
 mod path;
 mod query;
 mod read;
@@ -14,6 +16,7 @@ mod selector;
 pub use error::{MAX_HEAD, ReadError};
 pub use head::CanonicalRequest;
 pub use long_target::LongTarget;
+pub use object::{BODY_LIMIT, BodyInput, ObjectName, RequestObject};
 
 pub use crate::kubernetes::verbs::Verb;
 pub(crate) use crate::kubernetes::verbs::VerbSet;
@@ -90,6 +93,8 @@ pub struct KubeRequest {
     pub field_selector: Option<String>,
     /// `labelSelector` of the query, unparsed.
     pub label_selector: Option<String>,
+    /// The object of a create, an update or a patch, where a rule looks into it.
+    pub object: RequestObject,
 }
 
 /// Subresources that open a session in a pod, whichever HTTP method asks for it: WebSocket clients use GET, SPDY
@@ -121,6 +126,16 @@ impl KubeRequest {
     #[must_use]
     pub fn is_proxied(&self) -> bool {
         matches!(&self.target, Target::Resource { subresource: Some(sub), .. } if sub == "proxy")
+    }
+
+    /// Whether the request stores an object that rules can look into: a create, an update or a patch of a resource. The body of a
+    /// session or of a proxied request is no object.
+    #[must_use]
+    pub fn has_object(&self) -> bool {
+        matches!(self.verb, Verb::Create | Verb::Update | Verb::Patch)
+            && matches!(self.target, Target::Resource { .. })
+            && !self.is_session()
+            && !self.is_proxied()
     }
 
     /// API group, or the empty string.
@@ -161,6 +176,33 @@ impl KubeRequest {
         match &self.target {
             Target::Resource { name, .. } => name.as_deref(),
             Target::NonResource { .. } => None,
+        }
+    }
+
+    /// The name of the object that the request is about: of the path, or of a new object.
+    #[must_use]
+    pub fn object_name(&self) -> ObjectName<'_> {
+        if let Some(name) = self.name() {
+            return ObjectName::Known(name);
+        }
+        if self.verb != Verb::Create || !self.has_object() {
+            return ObjectName::None;
+        }
+        let RequestObject::Read(object) = &self.object else {
+            // Without an object nothing is made.
+            return match self.object {
+                RequestObject::Absent => ObjectName::None,
+                _ => ObjectName::Unknown,
+            };
+        };
+        let text = |pointer| {
+            let text = object.pointer(pointer).and_then(serde_json::Value::as_str);
+            text.filter(|text| !text.is_empty())
+        };
+        match (text("/metadata/name"), text("/metadata/generateName")) {
+            (Some(name), _) => ObjectName::Known(name),
+            (None, Some(prefix)) => ObjectName::Begins(prefix),
+            (None, None) => ObjectName::None,
         }
     }
 

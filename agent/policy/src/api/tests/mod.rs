@@ -154,14 +154,8 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
         (
             POLICY,
             "  rules:",
-            "  variables: []\n  rules:",
-            "9:3: field `spec.variables` is not supported by this version yet",
-        ),
-        (
-            POLICY,
-            "    action: Deny",
-            "    when: \"true\"\n    action: Deny",
-            "15:5: field `spec.rules[0].when` is not supported by this version yet",
+            "  params: {}\n  rules:",
+            "9:3: field `spec.params` is not supported by this version yet",
         ),
         (
             POLICY,
@@ -422,24 +416,6 @@ fn what_cannot_stand_is_refused_with_its_place() {
             "resources: [namespaces]",
             "commands: ['rm *']",
             "commands need resources: [pods/exec]",
-        ),
-        (
-            POLICY,
-            "verbs: [delete]",
-            "verbs: [create]\n      names: [x]",
-            "`names` cannot be told on create",
-        ),
-        (
-            POLICY,
-            "verbs: [delete]",
-            "names: [x]",
-            "`names` needs verbs that are listed",
-        ),
-        (
-            POLICY,
-            "verbs: [delete]",
-            "verbs: ['*']\n      names: [x]",
-            "`names` needs verbs that are listed",
         ),
         (
             POLICY,

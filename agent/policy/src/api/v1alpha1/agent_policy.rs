@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::builtin_name::Builtin;
+use super::expressions::{self, FailurePolicy, MAX_EXPRESSION, MAX_VARIABLES, Variable};
 use super::object::{CelRule, Spec};
 use super::rule_match::{Match, check_globs};
 use crate::api::field::FieldErrors;
@@ -29,6 +30,16 @@ pub struct AgentPolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "exceptions_schema")]
     pub exceptions: Vec<String>,
+    /// What a rule's `when` counts as where it has no outcome, such as where it asks for a field that is not there.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// Values that the rules' expressions share, as `variables.NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = MAX_VARIABLES),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub variables: Vec<Variable>,
     /// The rules. A policy has rules, exceptions or both.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -86,6 +97,12 @@ pub struct Rule {
     /// The requests that the rule is about.
     #[serde(rename = "match")]
     pub matches: Match,
+    /// A CEL expression that must be true besides the match. It has `object`, `request` and `variables`, with the meaning that they
+    /// have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` lists verbs that have one: create,
+    /// update, patch, delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_EXPRESSION))]
+    pub when: Option<String>,
     /// What the rule does when it fires.
     pub action: Action,
     /// What the agent is told, on one line.
@@ -242,13 +259,8 @@ impl Spec for AgentPolicySpec {
             rule: "!(has(self.commands) || has(self.exceptCommands)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
             message: "commands need resources: [pods/exec], pods/attach or both, and no others",
         },
-        CelRule {
-            path: "spec.rules[].match",
-            rule: "!has(self.names) || has(self.verbs) && !self.verbs.exists(verb, verb in ['create', '*']) || has(self.resources) && self.resources.all(resource, resource.contains('/'))",
-            message: "names needs verbs that are listed, without create: a new object's name is in the body, not in the request",
-        },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.variables", "spec.limits", "spec.rules[].when"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.limits", "spec.params"];
     const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] = &[(
         "spec.rules[].action",
         &["RequireApproval", "Mask", "Filter", "Record"],
@@ -274,5 +286,6 @@ impl Spec for AgentPolicySpec {
                 errors.add(path.field("name"), reason);
             }
         }
+        expressions::validate((&self.variables, &path.field("variables")), (&self.rules, &rules), errors);
     }
 }

@@ -42,8 +42,8 @@ pub struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub namespaces: Option<Vec<String>>,
-    /// The names of the request's object (globs). A new object's name is in no request's head, so that the verbs must be listed and
-    /// `create` cannot be one of them, unless every resource is a subresource.
+    /// The names of the request's object (globs). The name of a new object is read from the body. One that the API server is to make
+    /// (`generateName`) matches where it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[^/%]+$")))]
     pub names: Option<Vec<String>>,
@@ -173,10 +173,6 @@ impl Match {
             misspelt(resource)
         });
         self.check_served(path, errors);
-        let whole = resources.is_empty() || resources.iter().any(|resource| !resource.contains('/'));
-        if self.names.is_some() && whole {
-            self.validate_names(path, errors);
-        }
         if self.commands.is_some() || self.except_commands.is_some() {
             let runs = |resource: &String| matches!(resource.as_str(), "pods/exec" | "pods/attach");
             if resources.is_empty() || !resources.iter().all(runs) {
@@ -185,20 +181,6 @@ impl Match {
                 );
                 errors.add(path.clone(), reason);
             }
-        }
-    }
-
-    /// Notes names of a rule that is about creation too: it would be silent about what its words name.
-    fn validate_names(&self, path: &FieldPath, errors: &mut FieldErrors) {
-        let verbs = texts(&self.verbs);
-        if let Some(create) = verbs.iter().position(|verb| verb == "create") {
-            let reason =
-                "`names` cannot be told on create: the new object's name is in the body, not in the request";
-            errors.add(path.field("verbs").index(create), reason);
-        } else if self.verbs.is_none() || verbs.iter().any(|verb| verb == "*") {
-            let reason = "`names` needs verbs that are listed, such as [get, update, delete]: all verbs have create among them, \
-                          and a new object's name is in the body, not in the request. A rule without `names` is about creation";
-            errors.add(path.field("names"), reason);
         }
     }
 

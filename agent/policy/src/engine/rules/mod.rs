@@ -7,15 +7,14 @@ mod rule;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::condition::Condition;
 use super::index::Index;
 use super::match_input::MatchInput;
-use crate::api::v1alpha1::{AgentPolicy, Mode, Subjects};
+use crate::api::v1alpha1::{AgentPolicy, Mode, Subjects, composition};
 use crate::glob::Glob;
 use crate::identity::Principal;
 
 pub(in crate::engine) use rule::CompiledRule;
-#[cfg(test)]
-pub(in crate::engine) use rule::Condition;
 
 /// A list of globs; `None` matches anything.
 type Globs = Option<Box<[Glob]>>;
@@ -113,8 +112,8 @@ pub(in crate::engine) struct RuleSet {
     pub(in crate::engine) policies: Vec<CompiledPolicy>,
     /// Their rules.
     pub(in crate::engine) rules: Vec<CompiledRule>,
-    /// Whether any rule has a condition, so that most sets are done with one look.
-    conditions: bool,
+    /// Whether any rule looks into objects or at their names, so that most sets are done with one look.
+    objects: bool,
     by_identity: HashMap<Box<str>, Index>,
     shared: Index,
 }
@@ -125,9 +124,12 @@ impl RuleSet {
         let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
         self.policies.push(CompiledPolicy::new(policy));
         let identities = only_identities(policy.spec.subjects.as_ref());
+        // Reading has checked them; where one fails all the same, so does each expression that uses it, and its rule fires.
+        let variables = Arc::new(composition(&policy.spec.variables).unwrap_or_default());
         for rule in &policy.spec.rules {
+            let condition = Condition::of(rule, &variables, policy.spec.failure_policy);
             let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-            let rule = CompiledRule::new(place, rule);
+            let rule = CompiledRule::new(place, rule, condition);
             let (entry, about) = (rule.entry(number), rule.about());
             match &identities {
                 Some(identities) => {
@@ -140,28 +142,20 @@ impl RuleSet {
                 }
                 None => self.shared.add(entry, &about),
             }
-            self.conditions |= rule.condition.is_some();
+            self.objects |= rule.uses_object() || rule.is_about_names();
             self.rules.push(rule);
         }
     }
 
-    /// Whether any rule looks into bodies.
-    pub(in crate::engine) fn needs_body(&self) -> bool {
-        self.conditions
+    /// Whether any rule looks into objects, or at their names.
+    pub(in crate::engine) fn uses_objects(&self) -> bool {
+        self.objects
     }
 
     /// Policy and name, by which rules are told in order.
     pub(in crate::engine) fn name_of<'a>(&'a self, rule: &'a CompiledRule) -> (Option<&'a str>, &'a str) {
         let policy = self.policies.get(rule.policy as usize);
         (policy.map(|policy| &*policy.name), &*rule.name)
-    }
-
-    /// Gives a rule a condition, as no file can yet.
-    #[cfg(test)]
-    pub(in crate::engine) fn set_condition(&mut self, rule: &str, condition: Condition) {
-        let found = self.rules.iter_mut().find(|compiled| &*compiled.name == rule);
-        found.expect("a rule").condition = Some(condition);
-        self.conditions = true;
     }
 
     /// The rules that are about a request, each with its policy's mode. A condition is not looked at.

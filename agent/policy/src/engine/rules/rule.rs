@@ -1,4 +1,4 @@
-//! One rule, compiled: whether it is about a request, and whether its condition holds.
+//! One rule, compiled: whether it is about a request, and which condition it has.
 //!
 //! In: a rule of an AgentPolicy. Out: answers on a [`MatchInput`], and what the index keeps of the rule.
 
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::{CompiledPolicy, Globs, globs};
 use crate::api::v1alpha1::{Action, Match, Rule};
 use crate::engine::FiredRule;
+use crate::engine::condition::{Condition, Failure};
 use crate::engine::index::{About, Entry, Head};
 use crate::engine::match_input::{Command, MatchInput, MatchTarget, Scope};
-use crate::engine::needs::{BodyInput, Inputs};
 use crate::glob::Glob;
+use crate::kubernetes::resources::known_resources;
 use crate::request::{Verb, VerbSet};
 
 /// A compiled rule.
@@ -25,7 +26,7 @@ pub(in crate::engine) struct CompiledRule {
     /// Its message.
     pub(in crate::engine) message: Arc<str>,
     /// What must hold besides the match.
-    pub(in crate::engine) condition: Option<Condition>,
+    pub(in crate::engine) condition: Option<Box<Condition>>,
     verbs: VerbSet,
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
@@ -34,27 +35,6 @@ pub(in crate::engine) struct CompiledRule {
     urls: Globs,
     commands: Globs,
     except_commands: Globs,
-}
-
-/// What must hold of a request's body. Files have none yet: expressions (`when`) will be compiled into these.
-#[derive(Debug)]
-pub(in crate::engine) enum Condition {
-    /// The body has these bytes somewhere.
-    #[cfg(test)]
-    BodyHas(&'static [u8]),
-}
-
-impl Condition {
-    #[cfg_attr(
-        not(test),
-        expect(unused_variables, reason = "there is no condition in files yet")
-    )]
-    fn holds(&self, body: &[u8]) -> bool {
-        match *self {
-            #[cfg(test)]
-            Self::BodyHas(text) => body.windows(text.len()).any(|window| window == text),
-        }
-    }
 }
 
 /// A resource pattern. `*` alone is every resource and subresource, as in RBAC.
@@ -113,7 +93,7 @@ impl ResourceGlob {
 }
 
 impl CompiledRule {
-    pub(super) fn new(policy: u32, rule: &Rule) -> Self {
+    pub(super) fn new(policy: u32, rule: &Rule, condition: Option<Condition>) -> Self {
         let matches: &Match = &rule.matches;
         let names = |list: &Option<Vec<String>>| list.as_deref().map(|list| globs(list, Glob::name));
         Self {
@@ -121,7 +101,7 @@ impl CompiledRule {
             name: rule.name.as_str().into(),
             action: rule.action,
             message: rule.one_line_message().into(),
-            condition: None,
+            condition: condition.map(Box::new),
             verbs: verbs(matches.verbs.as_deref()),
             groups: matches.api_groups.as_deref().map(|list| globs(list, group)),
             resources: matches
@@ -140,6 +120,11 @@ impl CompiledRule {
                 list.iter().filter_map(|text| Glob::text(text).ok()).collect()
             }),
         }
+    }
+
+    /// Whether the rule names objects.
+    pub(in crate::engine) fn is_about_names(&self) -> bool {
+        self.names.is_some()
     }
 
     /// Whether the rule names commands, so that it may refuse one and not another.
@@ -179,13 +164,9 @@ impl CompiledRule {
         }
     }
 
-    /// Whether the condition of a rule that fires holds. It counts as holding where the body was not read or is too
-    /// large to be.
-    pub(in crate::engine) fn holds(&self, inputs: Inputs<'_>) -> bool {
-        match (&self.condition, inputs.body) {
-            (None, _) | (Some(_), BodyInput::Unread | BodyInput::TooLarge) => true,
-            (Some(condition), BodyInput::Whole(body)) => condition.holds(body),
-        }
+    /// Whether the rule's condition looks into the object of a request.
+    pub(in crate::engine) fn uses_object(&self) -> bool {
+        self.condition.as_ref().is_some_and(|condition| condition.uses_object())
     }
 
     /// Whether the commands match. What cannot be told counts as matching. What is refused is matched in every reading,
@@ -233,15 +214,24 @@ impl CompiledRule {
         if self.urls.is_some() {
             return About::Paths;
         }
-        let resources = self.resources.iter().flatten().map(ResourceGlob::key);
-        match (&self.resources, resources.collect::<Option<Vec<_>>>()) {
-            (Some(_), Some(mut keys)) => {
-                keys.sort_unstable();
-                keys.dedup();
-                About::Resources(keys)
-            }
-            _ => About::Patterns,
+        let Some(patterns) = &self.resources else {
+            return About::Everything;
+        };
+        if patterns.iter().any(|pattern| matches!(pattern, ResourceGlob::All)) {
+            return About::Everything;
         }
+        if let Some(mut keys) = patterns.iter().map(ResourceGlob::key).collect::<Option<Vec<_>>>() {
+            keys.sort_unstable();
+            keys.dedup();
+            return About::Resources(keys);
+        }
+        let matches = |known: &&'static str| {
+            let (resource, sub) = known
+                .split_once('/')
+                .map_or((*known, None), |(resource, sub)| (resource, Some(sub)));
+            patterns.iter().any(|pattern| pattern.matches(resource, sub))
+        };
+        About::Patterns(known_resources().filter(matches).collect())
     }
 
     /// The verbs it is about.
@@ -249,8 +239,8 @@ impl CompiledRule {
         self.verbs
     }
 
-    /// The rule's firing, in words.
-    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy]) -> FiredRule {
+    /// The rule's firing, in words, and why it fired where its condition has no outcome.
+    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy], failure: Option<Failure>) -> FiredRule {
         let policy = policies
             .get(self.policy as usize)
             .map(|policy| policy.name.to_string())
@@ -258,7 +248,11 @@ impl CompiledRule {
         FiredRule {
             policy,
             rule: self.name.to_string(),
-            message: self.message.to_string(),
+            message: match failure {
+                None => self.message.to_string(),
+                Some(failure) if self.message.is_empty() => failure.to_string(),
+                Some(failure) => format!("{} ({failure})", self.message),
+            },
         }
     }
 }
@@ -277,6 +271,9 @@ fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
         (Some(globs), Scope::Proxied { written, bare }) => globs
             .iter()
             .any(|glob| glob.matches(written) || glob.matches(bare)),
+        (Some(globs), Scope::Begins(beginning)) => {
+            globs.iter().any(|glob| glob.could_match_generated(beginning))
+        }
         (Some(_), Scope::None) => false,
     }
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::decision::{Approval, ApprovalMismatch, Recheck};
-use crate::engine::rules::Condition;
 
 /// A set in which each rule named `ask` wants an approval: code can say so, files cannot yet.
 fn asking(parts: &[&str]) -> PolicySet {
@@ -139,53 +138,4 @@ fn a_recheck_says_what_a_decision_would() {
         panic!("not denied")
     };
     assert_eq!(denial.rule(), Some("r"));
-}
-
-/// A set whose Deny rule fires on config maps with `evil` in their body.
-fn looks_into_bodies() -> PolicySet {
-    let mut set = compile(&[&grant(ALL), &deny("resources: [configmaps]")]);
-    set.rules.set_condition("r", Condition::BodyHas(b"evil"));
-    set
-}
-
-#[test]
-fn the_body_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
-    let needs = |set: &PolicySet, name, line| set.needs(&principal(set, name), &request(line)).body;
-    let line = "POST /api/v1/namespaces/n/configmaps";
-    assert_eq!(needs(&looks_into_bodies(), "fixer", line), Some(BODY_LIMIT));
-    assert_eq!(
-        needs(&looks_into_bodies(), "fixer", "POST /api/v1/namespaces/n/pods"),
-        None
-    );
-    assert_eq!(
-        needs(
-            &compile(&[&grant(ALL), &deny("resources: [configmaps]")]),
-            "fixer",
-            line
-        ),
-        None
-    );
-    let mut set = compile(&[&policy(
-        "p",
-        "subjects: {identities: [other]}\n  rules: [{name: r, action: Deny, match: {resources: [configmaps]}}]",
-    )]);
-    set.rules.set_condition("r", Condition::BodyHas(b"evil"));
-    assert_eq!(needs(&set, "fixer", line), None);
-    assert_eq!(needs(&set, "other", line), Some(BODY_LIMIT));
-}
-
-#[test]
-fn a_rule_whose_body_cannot_be_seen_fires() {
-    let set = looks_into_bodies();
-    for (body, fires) in [
-        (BodyInput::Whole(b"good"), false),
-        (BodyInput::Whole(b""), false),
-        (BodyInput::Whole(b"an evil one"), true),
-        (BodyInput::TooLarge, true),
-        (BodyInput::Unread, true),
-    ] {
-        let request = canonical("POST /api/v1/namespaces/n/configmaps");
-        let decision = set.decide(principal(&set, "fixer"), request, Inputs { body, ..NOW });
-        assert_eq!(matches!(decision, Decision::Deny(_)), fires, "{body:?}");
-    }
 }

@@ -1,6 +1,7 @@
 //! Decisions on requests as clients send them, by files as people write them.
 
 mod builtins;
+mod conditions;
 mod decisions;
 mod examples;
 mod exclusive;
@@ -21,9 +22,8 @@ use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::request::{CanonicalRequest, KubeRequest};
 
 /// The moment of the decisions that are about no time.
-const NOW: Inputs<'static> = Inputs {
+const NOW: Inputs = Inputs {
     now: Timestamp::UNIX_EPOCH,
-    body: BodyInput::Unread,
 };
 
 const BASE: &str = r#"

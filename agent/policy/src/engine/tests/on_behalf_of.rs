@@ -12,7 +12,7 @@ use crate::person::Person;
 const FILE: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {url: 'https://i.example', \
                     audiences: [picket]}\n  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: groups, prefix: ''}}\n";
 
-fn person(name: &str, groups: &[&str]) -> Person {
+pub(super) fn person(name: &str, groups: &[&str]) -> Person {
     let configuration = AuthenticationConfiguration::read("a.yaml", FILE).expect("valid");
     let claims = json!({"iss": "https://i.example", "aud": "picket", "exp": 2_000_000_000, "sub": name, "groups": groups});
     let claims = claims.as_object().expect("an object").clone();

@@ -9,7 +9,7 @@ use super::error::ReadError;
 use super::head;
 use super::query::{Pairs, Query};
 use super::selector::listed_name;
-use super::{Exec, KubeRequest, LongTarget, Target, Verb, path};
+use super::{Exec, KubeRequest, LongTarget, RequestObject, Target, Verb, path};
 
 /// Subresources of a namespace itself; any other third segment is a resource in the namespace.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -62,6 +62,10 @@ impl KubeRequest {
         request.upgrade = upgrade;
         request.apply = request.verb == Verb::Patch && head::asks_apply(headers);
         request.follow |= request.verb == Verb::Watch;
+        // What is behind a proxy may read any coding, and no rule looks into its bodies.
+        if !request.is_proxied() {
+            head::check_coding(headers)?;
+        }
         Ok(request)
     }
 
@@ -79,6 +83,7 @@ impl KubeRequest {
             resource_version: None,
             field_selector: None,
             label_selector: None,
+            object: RequestObject::Unread,
         }
     }
 

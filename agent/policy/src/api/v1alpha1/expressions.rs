@@ -1,0 +1,149 @@
+//! The expressions of a policy: its variables, and when a rule fires.
+//!
+//! In: `spec.variables`, `spec.failurePolicy` and `spec.rules[].when`. Out: their types, and errors where an expression cannot stand.
+//! The variables of an expression are those of a ValidatingAdmissionPolicy (KEP-3488), and `agent`.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::agent_policy::Rule;
+use crate::api::field::FieldErrors;
+use crate::cel::{Composition, Expression};
+use crate::kubernetes::verbs::Verb;
+use crate::yaml::FieldPath;
+
+/// The variables that every expression has. `variables` holds those of the policy.
+pub const ROOTS: [&str; 4] = ["agent", "object", "request", "variables"];
+
+/// Variables of a ValidatingAdmissionPolicy that are not built yet.
+const PLANNED: [&str; 4] = ["authorizer", "namespaceObject", "oldObject", "params"];
+
+/// Most variables of a policy; more is refused by the compiler too.
+pub(super) const MAX_VARIABLES: usize = crate::cel::MAX_VARIABLES;
+
+/// Most bytes of an expression; more is refused by the compiler too.
+pub(super) const MAX_EXPRESSION: usize = crate::cel::MAX_EXPRESSION;
+
+/// What an expression that has no outcome counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum FailurePolicy {
+    /// The rule fires.
+    #[default]
+    Fail,
+    /// The rule does not fire. The audit record has it under `wouldDeny`, with the reason.
+    Ignore,
+}
+
+/// A value that the rules of a policy share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Variable {
+    /// The variable's name, unique in its policy. Expressions after it have it as `variables.NAME`.
+    #[schemars(length(min = 1), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub name: String,
+    /// The CEL expression whose value it has. It is evaluated where a rule asks for it, and once a request.
+    #[schemars(length(min = 1, max = MAX_EXPRESSION))]
+    pub expression: String,
+}
+
+/// What is wrong with an expression, in words for its author.
+fn reason(error: &crate::cel::CelError) -> String {
+    if let crate::cel::CelError::Variable { name, .. } = error
+        && PLANNED.contains(&name.as_str())
+    {
+        return format!("variable `{name}` is not supported by this version yet; there are: {}", ROOTS.join(", "));
+    }
+    error.to_string()
+}
+
+/// Whether a name can stand after `variables.`.
+fn is_name(name: &str) -> bool {
+    let starts = |first: char| first.is_ascii_alphabetic() || first == '_';
+    name.starts_with(starts) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Notes variables that cannot stand; else their composition.
+fn validate_variables(
+    variables: &[Variable],
+    path: &FieldPath,
+    errors: &mut FieldErrors,
+) -> Option<Composition> {
+    let before = errors.len();
+    if variables.len() > MAX_VARIABLES {
+        errors.add(path.clone(), format!("field `{path}` has more than {MAX_VARIABLES} variables"));
+    }
+    let mut names = BTreeSet::new();
+    for (index, variable) in variables.iter().enumerate() {
+        let at = path.index(index).field("name");
+        if !is_name(&variable.name) {
+            let reason = format!("variable {:?}: a name has letters, digits and _, and no digit first", variable.name);
+            errors.add(at, reason);
+        } else if !names.insert(variable.name.as_str()) {
+            errors.add(at, format!("variable {:?} is there twice", variable.name));
+        }
+    }
+    if errors.len() > before {
+        return None;
+    }
+    match composition(variables) {
+        Ok(composition) => Some(composition),
+        Err((index, error)) => {
+            errors.add(path.index(index).field("expression"), reason(&error));
+            None
+        }
+    }
+}
+
+/// The variables of a policy, compiled.
+///
+/// # Errors
+/// Which of them cannot stand, and why.
+pub(crate) fn composition(variables: &[Variable]) -> Result<Composition, (usize, crate::cel::CelError)> {
+    let list: Vec<_> = variables
+        .iter()
+        .map(|variable| (variable.name.clone(), variable.expression.clone()))
+        .collect();
+    Composition::compile(&list, &ROOTS)
+}
+
+/// Notes expressions that cannot stand.
+pub(super) fn validate(
+    variables: (&[Variable], &FieldPath),
+    rules: (&[Rule], &FieldPath),
+    errors: &mut FieldErrors,
+) {
+    let composition = validate_variables(variables.0, variables.1, errors);
+    for (index, rule) in rules.0.iter().enumerate() {
+        let Some(when) = &rule.when else { continue };
+        let path = rules.1.index(index);
+        let at = path.field("when");
+        // Variables that cannot stand would make each of its uses a fault of its own.
+        let Some(composition) = &composition else { continue };
+        match Expression::compile_rule(when, &ROOTS, composition) {
+            Err(error) => errors.add(at, reason(&error)),
+            Ok(expression) if expression.uses("object") => validate_object(rule, &path, errors),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Notes a rule that asks for the object of requests that have none: it would refuse all of them.
+fn validate_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
+    let why = "the rule's `when` has `object`, which requests to create, update, patch and delete alone have";
+    if rule.matches.non_resource_urls.is_some() {
+        errors.add(path.field("when"), "requests for nonResourceURLs have no `object`");
+        return;
+    }
+    let Some(verbs) = &rule.matches.verbs else {
+        let reason = format!("{why}: list them, such as verbs: [create, update]");
+        errors.add(path.field("match"), reason);
+        return;
+    };
+    let verbs_path = path.field("match").field("verbs");
+    errors.add_each(&verbs_path, verbs, |verb| {
+        let has = Verb::parse(verb).is_some_and(Verb::has_object);
+        (!has).then(|| format!("verb {verb:?}: {why}"))
+    });
+}

@@ -1,0 +1,279 @@
+//! The condition of a rule (`when`), and whether it holds for a request.
+//!
+//! In: the expressions of an AgentPolicy; later a request, its agent, and the user that the API server will be asked as. Out:
+//! [`Held`]. An expression without an outcome counts as the policy's `failurePolicy` says.
+//!
+//! What expressions see has the names of a ValidatingAdmissionPolicy's variables, and of its `request`
+//! (k8s.io/api/admission/v1, `AdmissionRequest`), so that a rule can move there. `agent`, `request.verb` and `request.path` are
+//! Picket's own.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::api::v1alpha1::{FailurePolicy, ROOTS, Rule};
+use crate::cel::{Activation, Composition, EvaluationError, Expression};
+use crate::identity::Principal;
+use crate::request::{KubeRequest, RequestObject, Target, Verb};
+use crate::upstream_user::UpstreamUser;
+
+/// A rule's condition, compiled.
+#[derive(Debug)]
+pub(super) struct Condition {
+    expression: Expression,
+    variables: Arc<Composition>,
+    on_failure: FailurePolicy,
+    uses_object: bool,
+}
+
+/// Why an expression has no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Its evaluation failed.
+    Expression(EvaluationError),
+    /// The body is larger than is read.
+    BodyTooLarge,
+    /// The object is not known, as of a request that is only thought of.
+    ObjectUnknown,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expression(error) => write!(f, "its `when` has no outcome here ({error}), which counts as true"),
+            Self::BodyTooLarge => f.write_str("its `when` needs the request's body, which is larger than 1.5 MiB; that counts as true"),
+            Self::ObjectUnknown => f.write_str("its `when` needs the request's object, which is not known; that counts as true"),
+        }
+    }
+}
+
+/// Whether a condition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// It has no outcome, and the rule fires.
+    Failed(Failure),
+    /// It has no outcome, and the rule does not fire.
+    Ignored(Failure),
+}
+
+impl Condition {
+    /// The condition of a rule. Nothing where there is none, or none that compiles: such a rule fires always, so that a fault in the
+    /// checks of the reader can only refuse more.
+    pub(super) fn of(rule: &Rule, variables: &Arc<Composition>, on_failure: FailurePolicy) -> Option<Self> {
+        let expression = Expression::compile_rule(rule.when.as_deref()?, &ROOTS, variables).ok()?;
+        Some(Self {
+            uses_object: expression.uses("object"),
+            expression,
+            variables: Arc::clone(variables),
+            on_failure,
+        })
+    }
+
+    /// Whether it looks into the object of the request.
+    pub(super) fn uses_object(&self) -> bool {
+        self.uses_object
+    }
+
+    /// Whether it holds.
+    pub(super) fn holds<'a>(&'a self, facts: &Facts<'_>, activation: &mut Activation<'a>) -> Held {
+        let failed = |failure| match self.on_failure {
+            FailurePolicy::Fail => Held::Failed(failure),
+            FailurePolicy::Ignore => Held::Ignored(failure),
+        };
+        if self.uses_object {
+            match &facts.request.object {
+                // The only answer that lets pass what is not known: see there why.
+                RequestObject::Sought => return Held::No,
+                RequestObject::TooLarge => return failed(Failure::BodyTooLarge),
+                RequestObject::Unread if facts.request.has_object() => return failed(Failure::ObjectUnknown),
+                RequestObject::Unread | RequestObject::Absent | RequestObject::Read(_) => {}
+            }
+        }
+        match self.expression.holds(activation, &self.variables) {
+            Ok(true) => Held::Yes,
+            Ok(false) => Held::No,
+            Err(error) => failed(Failure::Expression(error)),
+        }
+    }
+}
+
+/// What the expressions of one decision see. Each value is made where an expression asks for it, and once.
+pub(super) struct Facts<'a> {
+    pub(super) principal: &'a Principal,
+    pub(super) request: &'a KubeRequest,
+    /// As whom the API server is asked, where a grant allows the request.
+    user: Option<&'a UpstreamUser>,
+    agent: OnceCell<Json>,
+    connected: OnceCell<Json>,
+    asked: OnceCell<Json>,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of a request, which the API server is asked as this user if a grant allows it.
+    pub(super) fn new(principal: &'a Principal, request: &'a KubeRequest, user: Option<&'a UpstreamUser>) -> Self {
+        Self {
+            principal,
+            request,
+            user,
+            agent: OnceCell::new(),
+            connected: OnceCell::new(),
+            asked: OnceCell::new(),
+        }
+    }
+    /// `object`: the new object of a create, an update or a patch; the options of a session or a proxied request; else `null`.
+    pub(super) fn object(&self) -> &Json {
+        match &self.request.object {
+            RequestObject::Read(object) => object,
+            _ => self
+                .connected
+                .get_or_init(|| connect_options(self.request).unwrap_or(Json::Null)),
+        }
+    }
+
+    /// `request`.
+    pub(super) fn request(&self) -> &Json {
+        self.asked.get_or_init(|| self.request_value())
+    }
+
+    /// `agent`.
+    pub(super) fn agent(&self) -> &Json {
+        self.agent.get_or_init(|| self.agent_value())
+    }
+
+    fn request_value(&self) -> Json {
+        let request = self.request;
+        let mut value = Map::new();
+        let mut set = |name: &str, of: Json| value.insert(name.to_owned(), of);
+        set("verb", request.verb.as_str().into());
+        set("path", request.path.as_str().into());
+        set("dryRun", request.dry_run.into());
+        if let Some(operation) = operation(request) {
+            set("operation", operation.into());
+        }
+        if let Target::Resource {
+            group,
+            version,
+            resource,
+            subresource,
+            namespace,
+            name,
+        } = &request.target
+        {
+            set(
+                "resource",
+                json!({"group": group, "version": version, "resource": resource}),
+            );
+            set("subResource", subresource.as_deref().unwrap_or_default().into());
+            set("namespace", namespace.as_deref().unwrap_or_default().into());
+            set("name", self.name(name.as_deref()).unwrap_or_default().into());
+        }
+        if let Some(user) = self.user {
+            set(
+                "userInfo",
+                json!({"username": user.username(), "groups": user.effective_groups()}),
+            );
+        }
+        Json::Object(value)
+    }
+
+    /// The object's name: of the path, or of the body where a new object has its own.
+    fn name<'s>(&'s self, of_path: Option<&'s str>) -> Option<&'s str> {
+        of_path.or_else(|| match &self.request.object {
+            RequestObject::Read(object) => object.pointer("/metadata/name")?.as_str(),
+            _ => None,
+        })
+    }
+
+    fn agent_value(&self) -> Json {
+        let principal = self.principal;
+        let mut value = json!({
+            "name": principal.name(),
+            "owner": principal.identity().owner,
+            "groups": principal.groups(),
+            "attestation": principal.attestation(),
+        });
+        let mut set = |name: &str, of: Json| value.as_object_mut().and_then(|map| map.insert(name.to_owned(), of));
+        if let (Some(namespace), Some(pod)) = (principal.namespace(), principal.pod()) {
+            set("namespace", namespace.into());
+            set("pod", pod.into());
+        }
+        if let Some(person) = principal.person() {
+            set(
+                "onBehalfOf",
+                json!({
+                    "username": person.username(),
+                    "groups": person.groups(),
+                    "issuer": person.issuer(),
+                    "subject": person.subject(),
+                }),
+            );
+        }
+        value
+    }
+}
+
+/// The operation of an admission request. Requests that only read have none.
+fn operation(request: &KubeRequest) -> Option<&'static str> {
+    if matches!(request.target, Target::NonResource { .. }) {
+        return None;
+    }
+    if request.is_session() || request.is_proxied() {
+        return Some("CONNECT");
+    }
+    match request.verb {
+        Verb::Create => Some("CREATE"),
+        Verb::Update | Verb::Patch => Some("UPDATE"),
+        Verb::Delete | Verb::DeleteCollection => Some("DELETE"),
+        _ => None,
+    }
+}
+
+/// The options of a request that connects to a pod, as admission has them for `object` (k8s.io/api/core/v1, `PodExecOptions` and the
+/// like), without what is at its zero value.
+fn connect_options(request: &KubeRequest) -> Option<Json> {
+    if !request.is_session() && !request.is_proxied() {
+        return None;
+    }
+    let Target::Resource { resource, subresource, .. } = &request.target else {
+        return None;
+    };
+    let kind = match (resource.as_str(), subresource.as_deref()?) {
+        (_, "exec") => "PodExecOptions",
+        (_, "attach") => "PodAttachOptions",
+        (_, "portforward") => "PodPortForwardOptions",
+        ("nodes", _) => "NodeProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    let mut value = Map::new();
+    value.insert("apiVersion".to_owned(), "v1".into());
+    value.insert("kind".to_owned(), kind.into());
+    if let Some(exec) = &request.exec {
+        for (name, flag) in [
+            ("stdin", exec.stdin),
+            ("stdout", exec.stdout),
+            ("stderr", exec.stderr),
+            ("tty", exec.tty),
+        ] {
+            if flag {
+                value.insert(name.to_owned(), true.into());
+            }
+        }
+        if let Some(container) = &exec.container {
+            value.insert("container".to_owned(), container.as_str().into());
+        }
+        if !exec.command.is_empty() {
+            value.insert("command".to_owned(), exec.command.as_slice().into());
+        }
+    }
+    if let Some(path) = &request.proxy_path {
+        value.insert("path".to_owned(), path.as_str().into());
+    }
+    Some(Json::Object(value))
+}

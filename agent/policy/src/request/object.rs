@@ -1,0 +1,116 @@
+//! The object of a request, where a rule looks into it: read out of the body, and sent as it was judged.
+//!
+//! In: a request and its body, as far as it was read. Out: the object, kept with the request, and the body to send: Picket's own
+//! serialisation of what is judged, so that no two readers take the body differently.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use serde_json::Value as Json;
+
+use super::error::ReadError;
+use super::head::CanonicalRequest;
+use crate::body::{self, MediaType};
+
+/// The largest body that is read for a decision. etcd stores no larger request (`--max-request-bytes`, 1.5 MiB), so
+/// that objects which can be stored fit; what is larger counts as matching every rule that looks into it.
+pub const BODY_LIMIT: usize = 3 * 512 * 1024;
+
+/// A request's body as far as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BodyInput<'a> {
+    /// Nobody read it.
+    #[default]
+    Unread,
+    /// All of it; empty where there is none.
+    Whole(&'a [u8]),
+    /// It is larger than the limit.
+    TooLarge,
+}
+
+/// The object that a request would store, as far as it was read. Only requests whose rules look into it have it read.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum RequestObject {
+    /// Nobody read it.
+    #[default]
+    Unread,
+    /// There is none: the body is empty.
+    Absent,
+    /// All of it.
+    Read(Arc<Json>),
+    /// The body is larger than [`BODY_LIMIT`].
+    TooLarge,
+    /// It is what this very request asks the API server for, as a dry run that Picket sends before a patch. Rules that look into
+    /// objects judge the patch itself then, and not this request, which stores nothing and whose answer no client gets.
+    Sought,
+}
+
+impl fmt::Debug for RequestObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may be a Secret.
+        f.write_str(match self {
+            Self::Unread => "Unread",
+            Self::Absent => "Absent",
+            Self::Read(_) => "Read",
+            Self::TooLarge => "TooLarge",
+            Self::Sought => "Sought",
+        })
+    }
+}
+
+/// The name of the object that a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectName<'a> {
+    /// This one.
+    Known(&'a str),
+    /// One that the API server makes of this beginning (`metadata.generateName`), with five letters or digits more
+    /// (k8s.io/apiserver pkg/storage/names/generate.go).
+    Begins(&'a str),
+    /// A new object's, which was not read.
+    Unknown,
+    /// None, as of a list.
+    None,
+}
+
+impl CanonicalRequest {
+    /// Reads the object out of the body of a create or an update, and keeps it with the request. Returns the body to send in place of
+    /// the client's, where it was read: the same value as JSON, and the head says so.
+    ///
+    /// # Errors
+    /// Where the body is in no encoding that Picket reads, or could be read in more than one way.
+    pub fn read_object(&mut self, body: BodyInput<'_>) -> Result<Option<Vec<u8>>, ReadError> {
+        let (object, sent) = match body {
+            BodyInput::Unread => (RequestObject::Unread, None),
+            BodyInput::TooLarge => (RequestObject::TooLarge, None),
+            BodyInput::Whole([]) => (RequestObject::Absent, None),
+            BodyInput::Whole(bytes) => {
+                let value = body::read(self.media_type()?, bytes)?;
+                let sent = body::write(&value);
+                (RequestObject::Read(Arc::new(value)), Some(sent))
+            }
+        };
+        self.set_object(object);
+        if let Some(sent) = &sent {
+            let headers = &mut self.head_mut().headers;
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            if headers.contains_key(CONTENT_LENGTH) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.len()));
+            }
+        }
+        Ok(sent)
+    }
+
+    /// In what the body is written. The API server takes the first Content-Type, others may take the last.
+    pub(super) fn media_type(&self) -> Result<MediaType, ReadError> {
+        let mut types = self.head().headers.get_all(CONTENT_TYPE).iter();
+        let first = types.next();
+        if types.next().is_some() {
+            return Err(ReadError::Headers("more than one Content-Type header"));
+        }
+        let text = first.map(HeaderValue::to_str).transpose();
+        let text = text.map_err(|_| ReadError::Headers("a Content-Type header that is no text"))?;
+        Ok(MediaType::of(text)?)
+    }
+}
