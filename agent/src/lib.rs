@@ -48,8 +48,9 @@
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
-//! Three more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
-//! `picket-common` (agent-common) holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
+//! Four more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
+//! `picket-masking` (agent/masking) takes hidden items out of responses, with a code map too; `picket-common` (agent-common)
+//! holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
 //! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas and deploy/crds from them.
 //!
 //! # Invariants

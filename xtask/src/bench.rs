@@ -88,6 +88,8 @@ fn criterion(args: &BenchArgs) -> Result<()> {
         "bench",
         "--package",
         "picket-policy",
+        "--package",
+        "picket-masking",
         "--bench=*",
         "--",
         "--noplot",
