@@ -10,6 +10,7 @@ mod check;
 mod clean;
 mod cluster;
 mod demo;
+mod fuzz;
 mod setup;
 mod sh;
 mod test;
@@ -24,12 +25,13 @@ Examples:
   cargo xtask setup                 install missing packages (Debian 12, root)
   cargo xtask demo                  a cluster with two agents: permitted and denied requests
   cargo xtask demo --keep           the same, and the cluster stays up for your own tries
-  cargo xtask test                  everything: check, clippy, unit tests, the suites
+  cargo xtask test                  everything: check, clippy, unit tests, fuzz targets, the suites
   cargo xtask check                 the rules of the source tree alone
   cargo xtask generate              write schemas and reference pages from the types
   cargo xtask test e2e              the suite tests/e2e only
   cargo xtask test e2e exec         its tests whose name contains `exec`
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
+  cargo xtask fuzz path query       two fuzz targets for a minute
   cargo xtask bench --quick         direct, through Picket and through nginx, in under four minutes
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
   cargo xtask clean                 remove the leftovers of crashed runs";
@@ -47,12 +49,14 @@ enum Command {
     Setup,
     /// Start a cluster with Picket and show permitted and denied requests of two agents
     Demo(demo::DemoArgs),
-    /// Run formatting, clippy, unit tests and the suites, or one part of them
+    /// Run formatting, clippy, unit tests, fuzz targets and the suites, or one part of them
     Test(test::TestArgs),
     /// Check the source tree: imports between modules, headers, names, sizes, dependencies, generated files
     Check,
     /// Write the generated files anew: JSON Schemas and the reference pages of the manual
     Generate,
+    /// Run fuzz targets: random requests, bodies, expressions and files against what must hold for each
+    Fuzz(fuzz::FuzzArgs),
     /// Measure the same requests sent directly, through Picket and through nginx
     Bench(bench::BenchArgs),
     /// Start or stop a cluster of one or two nodes, or open a shell in it
@@ -90,6 +94,10 @@ fn run(command: Command) -> Result<()> {
         Command::Generate => {
             setup::ensure()?;
             check::generate()
+        }
+        Command::Fuzz(args) => {
+            setup::ensure()?;
+            fuzz::run(&args)
         }
         Command::Bench(args) => {
             setup::ensure()?;

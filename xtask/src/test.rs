@@ -1,4 +1,4 @@
-//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the suites.
+//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, fuzz targets, then the suites.
 //!
 //! In: an area and filters, or neither. Out: cargo's own result lines on stdout as they are, since CI counts them; and an error
 //! at the first failure.
@@ -13,7 +13,7 @@ use picket_tests::harness::KEEP;
 use serde_json::Value;
 
 use crate::agent::{self, Profile, WORKSPACE};
-use crate::{check, sh};
+use crate::{check, fuzz, sh};
 
 /// The package whose integration tests are the suites.
 const SUITES: &str = "picket-tests";
@@ -27,7 +27,7 @@ pub(crate) struct TestArgs {
     /// Leave the cluster of the suite up at the end, and print how to use it
     #[arg(long, requires = "area")]
     keep: bool,
-    /// One part: a suite (a folder under tests/ with a main.rs), or `check`, `lint` or `unit`; all of them when it is not given
+    /// One part: a suite (a folder under tests/ with a main.rs), or `check`, `lint`, `unit` or `fuzz`; all of them when it is not given
     area: Option<String>,
     /// Passed on to the test programs: a part of the names of tests, then their flags
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -50,6 +50,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             lint()?;
             check::generated()?;
             unit(&[])?;
+            fuzz::stage()?;
             suites(&areas, &[], args.keep)
         }
         Some("check") => {
@@ -58,6 +59,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         }
         Some("lint") => lint(),
         Some("unit") => unit(&args.filter),
+        Some("fuzz") => fuzz::stage(),
         Some(area) if areas.iter().any(|known| known == area) => {
             suites(&[area.to_owned()], &args.filter, args.keep)
         }
@@ -70,7 +72,7 @@ fn unknown(area: &str, areas: &[String]) -> String {
     match RENAMED.iter().find(|(old, _)| *old == area) {
         Some((old, new)) => format!("the area `{old}` is `{new}` now: cargo xtask test {new}"),
         None => format!(
-            "no area `{area}`; there are: check, lint, unit, {}",
+            "no area `{area}`; there are: check, lint, unit, fuzz, {}",
             areas.join(", ")
         ),
     }
@@ -179,7 +181,7 @@ mod tests {
         let said = unknown("other", &areas);
         assert_eq!(
             said,
-            "no area `other`; there are: check, lint, unit, bypass, e2e, oracle, testbed"
+            "no area `other`; there are: check, lint, unit, fuzz, bypass, e2e, oracle, testbed"
         );
     }
 }

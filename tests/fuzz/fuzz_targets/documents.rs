@@ -16,9 +16,15 @@ fuzz_target!(|text: &str| {
         Ok(documents) => {
             for document in &documents {
                 let same = match &document.object {
-                    AnyObject::Identity(object) => serde_json::from_value(json(object)).ok().as_ref() == Some(object),
-                    AnyObject::Grant(object) => serde_json::from_value(json(object)).ok().as_ref() == Some(object),
-                    AnyObject::Policy(object) => serde_json::from_value(json(object)).ok().as_ref() == Some(object),
+                    AnyObject::Identity(object) => {
+                        serde_json::from_value(json(object)).ok().as_ref() == Some(object)
+                    }
+                    AnyObject::Grant(object) => {
+                        serde_json::from_value(json(object)).ok().as_ref() == Some(object)
+                    }
+                    AnyObject::Policy(object) => {
+                        serde_json::from_value(json(object)).ok().as_ref() == Some(object)
+                    }
                 };
                 assert!(same, "{:?}", document.object);
             }

@@ -19,7 +19,9 @@ fn with(expression: &str) -> String {
 
 // A line that is the configuration or an expression, then claims in JSON.
 fuzz_target!(|data: &[u8]| {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let (file, claims) = text.split_once("\n\n").unwrap_or((text, "{}"));
     let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_str(claims).unwrap_or_default();
     for file in [file.to_owned(), with(file)] {
@@ -45,7 +47,11 @@ fuzz_target!(|data: &[u8]| {
                 assert!(is_fit(person.username()) && !is_reserved(person.username()));
                 let groups = person.groups();
                 assert!(groups.iter().all(|group| is_fit(group)));
-                assert!(!groups.iter().any(|group| is_reserved(group) && group != "system:authenticated"));
+                assert!(
+                    !groups
+                        .iter()
+                        .any(|group| is_reserved(group) && group != "system:authenticated")
+                );
             }
         }
     }

@@ -1,44 +1,117 @@
-//! Any request line: no panic, and what is read has one reading only.
+//! Any head of a request: no panic; method and verb agree, the reading that is kept with the head is the reading, and HEAD is read as GET.
 #![no_main]
 
 use http::{HeaderMap, Method, Uri};
 use libfuzzer_sys::fuzz_target;
-use picket_policy::{KubeRequest, Target};
+use picket_fuzz::headers;
+use picket_policy::{CanonicalRequest, KubeRequest, Target, Verb};
 
+// A request line without its protocol, then headers.
 fuzz_target!(|data: &[u8]| {
-    let Some(split) = data.iter().position(|byte| *byte == b' ') else {
+    let (line, fields) = match data.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&data[..end], &data[end + 1..]),
+        None => (data, &[][..]),
+    };
+    let Some(split) = line.iter().position(|byte| *byte == b' ') else {
         return;
     };
     let (Ok(method), Ok(uri)) = (
-        Method::from_bytes(&data[..split]),
-        Uri::try_from(&data[split + 1..]),
+        Method::from_bytes(&line[..split]),
+        Uri::try_from(&line[split + 1..]),
     ) else {
         return;
     };
-    let Ok(request) = KubeRequest::read(&method, &uri, &HeaderMap::new()) else {
-        return;
+    let headers = headers(fields);
+    let read = |method: &Method| KubeRequest::read(method, &uri, &headers);
+    let result = read(&method);
+    let mut head = http::Request::new(()).into_parts().0;
+    (head.method, head.uri, head.headers) = (method.clone(), uri.clone(), headers.clone());
+    let kept = CanonicalRequest::read(head);
+    assert_eq!(kept.as_ref().map(|kept| kept.kube().as_ref()), result.as_ref());
+    let request = match result {
+        Ok(request) => request,
+        Err(error) => {
+            let said = error.to_string();
+            assert!(
+                !said.is_empty() && said.len() < 4_096 && !said.contains('\n'),
+                "{said}"
+            );
+            return;
+        }
     };
-    assert!(request.path.starts_with('/') && !request.path.contains("//") && !request.path.contains('%'));
-    assert!(
-        request
-            .path
-            .split('/')
-            .all(|segment| segment != "." && segment != "..")
+    let kept = kept.expect("it was read");
+    assert_eq!(
+        (&kept.head().method, &kept.head().uri, &kept.head().headers),
+        (&method, &uri, &headers)
     );
-    // Go's ParseQuery drops pairs with a semicolon, and all pairs when there are too many.
-    let query = uri.query().unwrap_or_default();
-    let most = if request.exec.is_some() { 10_000 } else { 1_000 };
-    assert!(!query.contains(';') && query.matches('&').count() < most);
-    // What is behind a proxy is the end of the path, and no query changes it.
-    if let Some(behind) = &request.proxy_path {
-        assert!(behind.is_empty() || behind.starts_with('/'));
-        let whole = format!("{}{}", request.path, if behind.ends_with('/') { "/" } else { "" });
-        assert!(whole.ends_with(&format!("/proxy{behind}")));
+    let reads = method == Method::GET || method == Method::HEAD;
+    match &request.target {
+        Target::Resource {
+            resource,
+            subresource,
+            namespace,
+            name,
+            group,
+            ..
+        } => {
+            assert!(
+                verbs(&method).contains(&request.verb),
+                "{method} {}",
+                request.verb
+            );
+            let parts = [
+                Some(resource),
+                subresource.as_ref(),
+                namespace.as_ref(),
+                name.as_ref(),
+            ];
+            assert!(
+                parts
+                    .into_iter()
+                    .flatten()
+                    .all(|part| !part.is_empty() && !part.contains('/'))
+            );
+            let collection = matches!(request.verb, Verb::List | Verb::DeleteCollection);
+            assert!(!collection || subresource.is_none());
+            assert!(subresource.is_none() || name.is_some());
+            assert_eq!(
+                request.is_mutating(),
+                !reads || request.is_session() || request.is_proxied()
+            );
+            assert!(!request.is_session() || group.is_empty() && resource == "pods" && name.is_some());
+            assert!(request.exec.is_none() || request.is_session());
+            if reads {
+                assert_eq!(read(&Method::GET), read(&Method::HEAD));
+            }
+        }
+        Target::NonResource { .. } => {
+            assert_eq!(request.verb.to_string(), method.as_str().to_ascii_lowercase());
+            assert!(request.exec.is_none() && request.proxy_path.is_none() && !request.is_session());
+        }
     }
-    if let Target::Resource {
-        resource, namespace, ..
-    } = &request.target
-    {
-        assert!(!resource.is_empty() && namespace.as_deref() != Some(""));
-    }
+    assert!(request.words().starts_with(&format!("{} ", request.verb)));
+    // Without headers the same is asked, of whichever host.
+    let plain = uri.path_and_query().expect("it was read").as_str();
+    let Ok(plain) = Uri::try_from(plain) else { return };
+    let plain = KubeRequest::read(&method, &plain, &HeaderMap::new()).expect("it was read with more");
+    let (apply, upgrade) = (request.apply, request.upgrade);
+    assert_eq!(KubeRequest::clone(&request), with(plain, apply, upgrade));
 });
+
+fn with(mut request: KubeRequest, apply: bool, upgrade: bool) -> KubeRequest {
+    request.apply = apply;
+    request.upgrade = upgrade;
+    request
+}
+
+/// What a method can ask of a resource.
+fn verbs(method: &Method) -> &'static [Verb] {
+    match *method {
+        Method::GET | Method::HEAD => &[Verb::Get, Verb::List, Verb::Watch],
+        Method::POST => &[Verb::Create],
+        Method::PUT => &[Verb::Update],
+        Method::PATCH => &[Verb::Patch],
+        Method::DELETE => &[Verb::Delete, Verb::DeleteCollection],
+        _ => &[],
+    }
+}

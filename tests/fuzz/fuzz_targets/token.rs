@@ -16,7 +16,12 @@ fuzz_target!(|data: &[u8]| {
         };
         assert!(token.len() <= TOKEN_LIMIT);
         let texts = [&read.namespace, &read.service_account, &read.issuer];
-        assert!(texts.into_iter().chain(&read.audiences).all(|text| text.len() <= TOKEN_LIMIT));
+        assert!(
+            texts
+                .into_iter()
+                .chain(&read.audiences)
+                .all(|text| text.len() <= TOKEN_LIMIT)
+        );
         let encoded = BASE64_URL_SAFE_NO_PAD.encode(token);
         assert_eq!(TokenClaims::read_encoded(encoded.as_bytes()), Some(read));
     }

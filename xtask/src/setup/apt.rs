@@ -17,8 +17,12 @@ struct Package {
     there: fn() -> bool,
 }
 
-/// What the cluster, the simulated pods, the suites and the bench run, and what the agent's allocator is built with.
-const PACKAGES: [Package; 10] = [
+/// What the cluster, the simulated pods, the suites and the bench run, and what the agent's allocator and libFuzzer are built with.
+const PACKAGES: [Package; 11] = [
+    Package {
+        name: "g++",
+        there: || sh::which("c++").is_some(),
+    },
     Package {
         name: "make",
         there: || sh::which("make").is_some(),
