@@ -14,12 +14,13 @@
 //! |---|---|---|
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (attribute.rs) | `kernel`, `metrics`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
-//! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
+//! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `limits`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; the person for whom an agent asks (person.rs); one workload at a time (exclusive.rs); claims of a client's that are refused (claim.rs); tokens of configured issuers: signatures in jwt/, claims in `picket-policy`'s jwt/judge.rs | `listener`, `metrics`, `pki`, `runtime`, `workload` |
+//! | [`limits`] | what an identity may ask of the node: requests a second, requests at once, and the same refused request | `audit`, `metrics` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `runtime`, `upstream`, `workload` |
-//! | [`reject`] | the status of each denial, as the client reads it; the policy engine (explain.rs, builtin.rs) and `identity` word theirs | `approval`, `audit`, `identity`, `upstream` |
+//! | [`reject`] | the status of each denial, as the client reads it; the policy engine (explain.rs, builtin.rs) and `identity` word theirs | `approval`, `audit`, `identity`, `limits`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool, and the sinks that copy it (sinks/mod.rs says how to add one) | `metrics`, `runtime` |
 //!
 //! The node:
@@ -45,7 +46,7 @@
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Four more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
@@ -57,6 +58,7 @@
 //!
 //! * A request reaches the API server as the consumed `Permit` that the policy engine gave for that very request.
 //! * Every request has an audit record, written by a guard's `Drop`; writes are on disk before they take effect.
+//!   Where a loop repeats a refused request, one record stands for the further ones and counts them ([`limits`]).
 //!   A request that waits for its pod's turn gets its record with the turn, so one whose client leaves first has none.
 //! * What is unknown is denied: a connection without a pod, a request that cannot be read, and a pod that is not classified
 //!   (unless the operator chose `failOpen`).
@@ -88,6 +90,8 @@ pub mod tls;
 pub mod store;
 
 pub mod identity;
+
+pub mod limits;
 
 pub mod approval;
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::approval::ApprovalError;
 use crate::audit::{AuditError, AuditId};
 use crate::identity::{ClaimError, IdentityError};
+use crate::limits::LimitExceeded;
 use crate::upstream::{AUDIT_ID, SendError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
@@ -145,6 +146,9 @@ pub enum Rejection {
     /// Grants or policies refuse it.
     #[error("{}", .0.message())]
     Denied(Denial),
+    /// The agent asks for more than a policy's limits let it.
+    #[error("{0}")]
+    Limited(LimitExceeded),
     /// A person must approve it, and nobody did.
     #[error("{0}")]
     Approval(ApprovalError),
@@ -262,6 +266,7 @@ impl Rejection {
             Rejection::Stalled => "client_stalled",
             Rejection::NoLongerPermitted => "no_longer_permitted",
             Rejection::Denied(denial) => denial.cause().code(),
+            Rejection::Limited(exceeded) => exceeded.kind().code(),
             Rejection::Approval(error) => error.code(),
             Rejection::Audit(_) => "audit",
             Rejection::Upstream(error) => error.code(),
@@ -287,6 +292,7 @@ impl Rejection {
                 | Rejection::Claim(_)
                 | Rejection::Released(_)
                 | Rejection::Denied(_)
+                | Rejection::Limited(_)
                 | Rejection::Approval(_)
                 | Rejection::IdentityChanged { .. }
                 | Rejection::UserChanged { .. }
@@ -338,7 +344,9 @@ impl Rejection {
             | Rejection::ApprovalMissing
             | Rejection::NoLongerPermitted
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
-            Rejection::TunnelShare(_) => class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true),
+            Rejection::TunnelShare(_) | Rejection::Limited(_) => {
+                class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true)
+            }
             Rejection::Audit(_) | Rejection::Released(_) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
@@ -389,7 +397,23 @@ impl Rejection {
             name: asked.and_then(KubeRequest::name).unwrap_or_default().to_owned(),
             group: group.to_owned(),
             kind: kind.to_owned(),
-            retry_after_seconds: if class.retry { RETRY_AFTER_SECONDS } else { 0 },
+            retry_after_seconds: if class.retry { self.retry_after() } else { 0 },
+            cause: match self {
+                Rejection::Limited(exceeded) => Some(StatusCause {
+                    reason: exceeded.kind().code(),
+                    message: exceeded.limit(),
+                    field: exceeded.kind().rule(),
+                }),
+                _ => None,
+            },
+        }
+    }
+
+    /// Seconds until another try may go better, where it may.
+    fn retry_after(&self) -> u32 {
+        match self {
+            Rejection::Limited(exceeded) => exceeded.retry_after(),
+            _ => RETRY_AFTER_SECONDS,
         }
     }
 
@@ -414,7 +438,7 @@ impl Rejection {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if class.retry {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            headers.insert(RETRY_AFTER, HeaderValue::from(status.retry_after_seconds));
         }
         // Discovery comes first, and of a Status there kubectl says "unknown" (k8s.io/client-go rest/request.go, Raw); a
         // warning it prints.
@@ -461,6 +485,19 @@ pub struct Status {
     pub kind: String,
     /// When another try may go better; 0 for never.
     pub retry_after_seconds: u32,
+    /// What exactly refused it, for programs.
+    pub cause: Option<StatusCause>,
+}
+
+/// A `metav1.StatusCause`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatusCause {
+    /// A word for programs.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// The field that says so.
+    pub field: &'static str,
 }
 
 impl Status {
@@ -478,6 +515,7 @@ impl Status {
                 name: &self.name,
                 group: &self.group,
                 kind: &self.kind,
+                causes: self.cause.as_slice(),
                 retry_after_seconds: self.retry_after_seconds,
             },
             code: self.code,
@@ -515,6 +553,8 @@ struct Details<'a> {
     group: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     kind: &'a str,
+    #[serde(skip_serializing_if = "<[StatusCause]>::is_empty")]
+    causes: &'a [StatusCause],
     #[serde(skip_serializing_if = "is_zero")]
     retry_after_seconds: u32,
 }

@@ -46,9 +46,8 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, FiredRule, Grant,
-    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts,
-    PolicySet, builtin, narrow, uses,
+    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, EffectiveLimits, FiredRule, Grant, GrantHours, GrantState, GrantUse,
+    Inputs, Limit, LimitSet, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts, PolicySet, Rate, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use person::{Person, PersonError};

@@ -11,6 +11,7 @@ use crate::denied::DeniedMetrics;
 use crate::enforce::EnforceMetrics;
 use crate::identity::jwt::JwtMetrics;
 use crate::kernel::{KernelCounters, KernelMetrics};
+use crate::limits::LimitMetrics;
 use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
@@ -30,6 +31,7 @@ pub(super) struct ModuleMetrics {
     pub(super) enforce: EnforceMetrics,
     pub(super) gateway: GatewayMetrics,
     pub(super) jwt: JwtMetrics,
+    pub(super) limits: LimitMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
@@ -50,6 +52,7 @@ impl ModuleMetrics {
             enforce: EnforceMetrics::register(&registry),
             gateway: GatewayMetrics::register(&registry),
             jwt: JwtMetrics::register(&registry),
+            limits: LimitMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),

@@ -294,6 +294,8 @@ pub struct DecisionFacts {
     pub would_deny: Vec<Finding>,
     /// Rules that warned.
     pub warnings: Vec<Finding>,
+    /// Further requests that were the same and have no records of their own.
+    pub repeats: Option<u32>,
     /// Time spent judging.
     pub policy_took: Option<Duration>,
     /// Time from sending upstream to the response's head.
@@ -562,7 +564,7 @@ impl Event {
             policy: self.decision.policy_took,
             upstream: self.decision.upstream_took,
             total: self.total.unwrap_or_default(),
-            long: self.session.is_some(),
+            long: self.session.is_some() || self.decision.repeats.is_some(),
         }
     }
 }

@@ -180,6 +180,8 @@ struct Decision<'a> {
     would_deny: &'a [Finding],
     #[serde(skip_serializing_if = "<[Finding]>::is_empty")]
     warnings: &'a [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeats: Option<u32>,
     #[serde(skip_serializing_if = "Latency::is_unknown")]
     latency_micros: Latency,
 }
@@ -294,6 +296,7 @@ impl<'a> Line<'a> {
                 message: decision.message.as_deref(),
                 would_deny: &decision.would_deny,
                 warnings: &decision.warnings,
+                repeats: decision.repeats,
                 latency_micros: Latency {
                     policy: decision.policy_took.map(micros),
                     upstream: decision.upstream_took.map(micros),

@@ -69,6 +69,12 @@ const UNANSWERED: (Outcome, &str, &str) = (
     "the request was sent to the API server, and Picket did not learn its answer; it may have been carried out",
 );
 
+/// What counts a request for as long as its record is there.
+pub trait Counted: Send + Sync {
+    /// The request has ended.
+    fn ended(&self);
+}
+
 /// The record of one request, from its arrival to its end. Dropping it writes it: as the stages left it, as an error
 /// when nobody answered, as a panic when the task panics. Hold it until the last byte was sent.
 #[must_use = "dropping the record ends it"]
@@ -81,6 +87,10 @@ pub struct Record {
     kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The request's places among its pod's.
     places: [Option<OwnedSemaphorePermit>; 2],
+    /// What counts the request among its agent's.
+    counted: Option<Arc<dyn Counted>>,
+    /// Limits in audit mode that would have refused it, beside the rules that are told later.
+    over_limits: Vec<Finding>,
 }
 
 impl Record {
@@ -97,6 +107,8 @@ impl Record {
             id,
             kept: None,
             places: [None, None],
+            counted: None,
+            over_limits: Vec::new(),
         }
     }
 
@@ -130,7 +142,36 @@ impl Record {
             id: self.id,
             kept: self.kept.take(),
             places: std::mem::take(&mut self.places),
+            counted: self.counted.take(),
+            over_limits: std::mem::take(&mut self.over_limits),
         }
+    }
+
+    /// The request is counted until the record ends.
+    pub fn counted_by(&mut self, counts: Arc<dyn Counted>) {
+        self.counted = Some(counts);
+    }
+
+    /// The request has ended for its pod and its agent, though its record goes on.
+    pub fn release(&mut self) {
+        self.places = [None, None];
+        self.kept = None;
+        if let Some(counted) = self.counted.take() {
+            counted.ended();
+        }
+    }
+
+    /// Ends the record of a refusal without a line, as another record stands for it. The request is in the metrics all the same.
+    pub fn unwritten(mut self) {
+        if let Some((mut event, _)) = self.open.take() {
+            event.reach(Stage::ResponseComplete);
+            self.log.observe(&event);
+        }
+    }
+
+    /// The record stands for so many further requests that were the same.
+    pub fn repeats(&mut self, count: u32) {
+        self.edit(|event| event.decision.repeats = Some(count));
     }
 
     /// Keeps something until the request has ended, such as the memory that it takes.
@@ -302,11 +343,18 @@ impl Record {
     }
 
     /// Rules that warned, and rules in audit mode that would have refused.
-    pub fn findings(&mut self, warnings: Vec<Finding>, would_deny: Vec<Finding>) {
+    pub fn findings(&mut self, warnings: Vec<Finding>, mut would_deny: Vec<Finding>) {
+        would_deny.extend_from_slice(&self.over_limits);
         self.edit(|event| {
             event.decision.warnings = warnings;
             event.decision.would_deny = would_deny;
         });
+    }
+
+    /// A limit in audit mode that would have refused. It stays beside whatever rules are told.
+    pub fn over_limit(&mut self, finding: Finding) {
+        self.over_limits.push(finding.clone());
+        self.edit(|event| event.decision.would_deny.push(finding));
     }
 
     /// Time spent judging.
@@ -438,6 +486,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            counted.ended();
+        }
         let Some((mut event, room)) = self.open.take() else {
             return;
         };

@@ -73,6 +73,8 @@ pub enum Reason {
     RuntimeUnsupported,
     /// The pod wants more of the node than its share.
     ShareExceeded,
+    /// The pod's agent asks for more than a policy's limits let it.
+    LimitExceeded,
     /// Somebody detached a kernel program, and the agent attached it again.
     ProgramReplaced,
     /// A kernel program is missing and cannot be attached again.
@@ -91,6 +93,7 @@ impl Reason {
             Self::EgressUnfiltered => "EgressUnfiltered",
             Self::RuntimeUnsupported => "RuntimeUnsupported",
             Self::ShareExceeded => "ShareExceeded",
+            Self::LimitExceeded => "LimitExceeded",
             Self::ProgramReplaced => "ProgramReplaced",
             Self::ProgramMissing => "ProgramMissing",
         }

@@ -15,6 +15,7 @@
 //! | `judge` | the decision, and the object that rules look into |
 //! | `newcomer` | connections of the gateway until it is known who calls |
 //! | `connection` | what is the same for all requests of a connection |
+//! | `limited` | requests above a limit |
 //! | `record` | what the audit record is told |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
 //! | `watched` | answers that take long: noted, judged again, and ended where nobody takes them |
@@ -27,6 +28,7 @@ mod connection;
 mod frames;
 mod heads;
 mod judge;
+mod limited;
 mod metrics;
 mod newcomer;
 mod record;
@@ -53,6 +55,7 @@ use crate::approval::{self, Approvals};
 use crate::audit::{AuditLog, EndReason, Record};
 use crate::identity::ResolvedPrincipal;
 use crate::identity::jwt::Issuers;
+use crate::limits::RequestLimits;
 use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
@@ -97,6 +100,7 @@ pub struct Pipeline {
     heads: Arc<HeadBudget>,
     strangers_heads: Arc<HeadBudget>,
     watched: WatchedBodies,
+    limits: RequestLimits,
 }
 
 /// What comes back when nothing refused.
@@ -129,6 +133,7 @@ impl Pipeline {
         drain: Drain,
         sessions: Registry,
         kube_events: EventQueue,
+        limits: RequestLimits,
     ) -> Result<Arc<Pipeline>, PkiError> {
         let tls = certificates.server_config()?;
         Ok(Arc::new(Pipeline {
@@ -150,6 +155,7 @@ impl Pipeline {
             handshakes: FailedHandshakes::new(),
             heads: HeadBudget::new(),
             strangers_heads: HeadBudget::of_strangers(),
+            limits,
         }))
     }
 
@@ -192,6 +198,9 @@ impl Pipeline {
                 // The drain's limit ends it.
                 self.drain.serve(upgraded.carry(record));
                 response.map(ResponseBody::Local)
+            }
+            Err(Rejection::Limited(exceeded)) => {
+                Box::pin(self.refuse_limited(exceeded, record, kube.as_deref(), connection)).await
             }
             Err(rejection) => {
                 if let (Rejection::TunnelShare(_), Some(pod)) = (&rejection, connection.pod()) {
@@ -265,10 +274,12 @@ impl Pipeline {
             // Boxed: that is once a connection, and of few connections.
             Box::pin(self.became_known(stranger, &agent.name, record)).await?;
         }
+        self.admit(&policies, &agent, record)?;
         let agent = self
             .for_person(connection, &policies, agent, authorization, record)
             .await?;
-        connection.check_claims(&request.head().headers, &agent)?;
+        let claims = connection.check_claims(&request.head().headers, &agent);
+        claims.map_err(|rejection| self.repeated(&policies, &agent, kube, record, rejection))?;
         if upgrade.is_some() {
             let tunnel = connection.share().tunnel();
             record.holds(Some(tunnel.ok_or(Rejection::TunnelShare(TUNNELS_PER_POD))?));
@@ -282,7 +293,8 @@ impl Pipeline {
         };
         let decision = judge.decide(request, &mut body, record).await?;
         record.policy_took(began.elapsed());
-        let permit = self.permit(decision, record).await?;
+        let permit = self.permit(decision, record).await;
+        let permit = permit.map_err(|rejection| self.repeated(&policies, &agent, kube, record, rejection))?;
         record_decision(record, &permit, connection);
 
         if kube.is_mutating() || upgrade.is_some() {

@@ -89,6 +89,10 @@ pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, reque
             let [policy, rule] = [denial.policy(), denial.rule()].map(|name| name.map(str::to_owned));
             record.deny(rejection.code(), policy, rule, message);
         }
+        Rejection::Limited(exceeded) => {
+            let (policy, rule) = (exceeded.policy().to_owned(), exceeded.kind().rule().to_owned());
+            record.deny(rejection.code(), Some(policy), Some(rule), message);
+        }
         Rejection::Approval(error) => {
             let rule = error.rule().clone();
             record.deny(rejection.code(), Some(rule.policy), Some(rule.rule), message);
@@ -121,14 +125,16 @@ pub(super) fn record_status(record: &mut Record, status: &Status) {
 
 /// Rules that fired, as the record has them.
 pub(super) fn findings(found: &[FiredRule]) -> Vec<audit::Finding> {
-    found
-        .iter()
-        .map(|finding| audit::Finding {
-            policy: finding.policy.clone(),
-            rule: finding.rule.clone(),
-            message: finding.message.clone(),
-        })
-        .collect()
+    found.iter().cloned().map(finding).collect()
+}
+
+/// One of them.
+pub(super) fn finding(found: FiredRule) -> audit::Finding {
+    audit::Finding {
+        policy: found.policy,
+        rule: found.rule,
+        message: found.message,
+    }
 }
 
 fn object(request: &KubeRequest) -> Option<ObjectRef> {

@@ -21,7 +21,12 @@ pub(crate) enum Shape {
     /// True or false.
     Bool,
     /// A whole number.
-    Integer,
+    Integer {
+        /// From this number
+        least: Option<i64>,
+        /// to this one.
+        most: Option<i64>,
+    },
     /// Text.
     Text {
         /// It must not be empty.
@@ -93,7 +98,11 @@ impl Shape {
         let (own, shape): (&[&str], _) = match keywords.get("type").and_then(Value::as_str) {
             None => (&[], Self::Any),
             Some("boolean") => (&["type"], Self::Bool),
-            Some("integer") => (&["type"], Self::Integer),
+            Some("integer") => {
+                let bound = |name| keywords.get(name).and_then(Value::as_i64);
+                let (least, most) = (bound("minimum"), bound("maximum"));
+                (&["type", "minimum", "maximum"], Self::Integer { least, most })
+            }
             Some("string") => (&["type", "minLength", "maxLength", "enum"], Self::text(keywords)),
             Some("array") => (
                 &["type", "items", "minItems", "maxItems", "uniqueItems"],
@@ -167,7 +176,7 @@ impl Shape {
         match self {
             Self::Any => Value::Null,
             Self::Bool => json!(false),
-            Self::Integer => json!(0),
+            Self::Integer { .. } => json!(0),
             Self::Text { moment: true, .. } => json!("1970-01-01T00:00:00Z"),
             Self::Text { words, .. } => json!(words.first().map_or("", String::as_str)),
             Self::List { .. } => json!([]),
@@ -229,7 +238,8 @@ impl StructureCheck<'_> {
     fn checked(&mut self, shape: &Shape, node: &YamlNode, path: &FieldPath) -> Option<Value> {
         match shape {
             Shape::Any => Some(plain(node)),
-            Shape::Bool | Shape::Integer => self.scalar(shape, node, path),
+            Shape::Bool => self.flag(node, path),
+            Shape::Integer { least, most } => self.integer(node, path, (*least, *most)),
             Shape::Text { words, .. } if !words.is_empty() => self.word(words, node, path),
             Shape::Text {
                 filled, moment, most, ..
@@ -315,16 +325,38 @@ impl StructureCheck<'_> {
         }
     }
 
-    fn scalar(&mut self, shape: &Shape, node: &YamlNode, path: &FieldPath) -> Option<Value> {
-        let wanted = match (shape, &node.value) {
-            (Shape::Bool, yaml::Value::Bool(value)) => return Some(json!(value)),
-            (Shape::Bool, _) => "true or false",
-            (_, yaml::Value::Number(number)) if number.parse::<i64>().is_ok() => {
-                return Some(json!(number.parse::<i64>().unwrap_or_default()));
-            }
-            _ => "a whole number",
+    fn flag(&mut self, node: &YamlNode, path: &FieldPath) -> Option<Value> {
+        if let yaml::Value::Bool(value) = &node.value {
+            return Some(json!(value));
+        }
+        let reason = format!(
+            "field `{path}` must be true or false, not {}",
+            node.value.describe()
+        );
+        self.decoder.error_at(node, reason);
+        None
+    }
+
+    fn integer(
+        &mut self,
+        node: &YamlNode,
+        path: &FieldPath,
+        (least, most): (Option<i64>, Option<i64>),
+    ) -> Option<Value> {
+        let number = match &node.value {
+            yaml::Value::Number(number) => number.parse::<i64>().ok(),
+            _ => None,
         };
-        let reason = format!("field `{path}` must be {wanted}, not {}", node.value.describe());
+        let reason = match (number, least, most) {
+            (None, ..) => format!(
+                "field `{path}` must be a whole number, not {}",
+                node.value.describe()
+            ),
+            (Some(number), Some(least), Some(most)) if !(least..=most).contains(&number) => {
+                format!("field `{path}` is {number}; it can be from {least} to {most}")
+            }
+            (Some(number), ..) => return Some(json!(number)),
+        };
         self.decoder.error_at(node, reason);
         None
     }

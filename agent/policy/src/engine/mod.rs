@@ -15,6 +15,7 @@ mod explain;
 mod grants;
 mod index;
 mod instead;
+mod limits;
 mod match_input;
 mod needs;
 mod one_user;
@@ -44,6 +45,7 @@ pub use cautions::{Caution, CautionCause};
 pub use each::{ClusterObject, ObjectVerdict};
 pub use exclusive::{Claims, PodClaim};
 pub use grants::{Grant, GrantHours, GrantState};
+pub use limits::{EffectiveLimits, Limit, LimitSet, Rate};
 pub use needs::{Inputs, Needs, ObjectSource};
 pub use people::People;
 pub use review::{GrantUse, narrow, uses};
@@ -84,6 +86,7 @@ pub struct PolicySet {
     by_actor: Option<GrantsByActor>,
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
+    limits: limits::LimitIndex,
     own_namespace: String,
     /// The namespaces whose pods are agents.
     agent_namespaces: AgentNamespaces,
@@ -191,6 +194,7 @@ impl PolicySet {
             by_actor: None,
             rules: rules::RuleSet::default(),
             exceptions: Vec::new(),
+            limits: limits::LimitIndex::default(),
             own_namespace: own_namespace.to_owned(),
             agent_namespaces: AgentNamespaces::default(),
             absent: None,
@@ -235,6 +239,7 @@ impl PolicySet {
     fn add_policy(&mut self, policy: &AgentPolicy) {
         let place = u32::try_from(self.rules.policies.len()).unwrap_or(u32::MAX);
         self.rules.add(policy);
+        self.limits.add(place, policy);
         let builtins: BTreeSet<_> = policy
             .spec
             .exceptions

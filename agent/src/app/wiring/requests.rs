@@ -16,6 +16,7 @@ use super::super::{revocations, unprovable};
 use super::{Handles, Receivers, Shared, Tasks};
 use crate::audit::{Observer, Outcome, Summary};
 use crate::denied;
+use crate::limits::RequestLimits;
 use crate::listener::{GatewayListener, GatewayServing};
 use crate::pipeline::{IdentitySources, Pipeline, arrivals};
 use crate::runtime::backoff::Backoff;
@@ -154,6 +155,7 @@ pub(in crate::app) fn connections(
         shutdown.drain.clone(),
         handles.sessions.clone(),
         handles.kube_events.clone(),
+        RequestLimits::new(handles.metrics.limits.clone()),
     )?;
     tasks.spawn("data path", handles.workers.clone().ended());
     tasks.spawn(

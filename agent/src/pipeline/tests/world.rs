@@ -36,6 +36,7 @@ use super::issuer::{Issuer, any_client};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::identity::jwt::Issuers;
+use crate::limits::{LimitMetrics, RequestLimits};
 use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
 use crate::metrics::MetricsRegistry;
 use crate::notify::{EventQueue, KubeEvent, NotifyMetrics};
@@ -236,6 +237,7 @@ impl World {
             drain.clone(),
             sessions.clone(),
             kube_events,
+            RequestLimits::new(LimitMetrics::register(&MetricsRegistry::default())),
         );
         let pod = Pod {
             service_account: "fixer".to_owned(),

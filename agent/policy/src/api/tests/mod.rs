@@ -148,12 +148,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
         (
             POLICY,
             "  rules:",
-            "  limits: {}\n  rules:",
-            "9:3: field `spec.limits` is not supported by this version yet",
-        ),
-        (
-            POLICY,
-            "  rules:",
             "  params: {}\n  rules:",
             "9:3: field `spec.params` is not supported by this version yet",
         ),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::builtin_name::Builtin;
 use super::expressions::{self, FailurePolicy, MAX_EXPRESSION, MAX_VARIABLES, Variable};
+use super::limits::Limits;
 use super::object::{CelRule, Spec};
 use super::rule_match::{Match, check_globs};
 use crate::api::field::FieldErrors;
@@ -40,7 +41,10 @@ pub struct AgentPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub variables: Vec<Variable>,
-    /// The rules. A policy has rules, exceptions or both.
+    /// How much each of the subjects may ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// The rules. A policy has rules, limits or exceptions, or several of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub rules: Vec<Rule>,
@@ -216,7 +220,7 @@ impl Spec for AgentPolicySpec {
     const CEL_RULES: &'static [CelRule] = &[
         CelRule {
             path: "spec",
-            rule: "has(self.exceptions) || has(self.rules) && size(self.rules) > 0",
+            rule: "has(self.exceptions) || has(self.limits) || has(self.rules) && size(self.rules) > 0",
             message: "rules are required: a policy without rules forbids nothing",
         },
         CelRule {
@@ -245,6 +249,11 @@ impl Spec for AgentPolicySpec {
             message: "exceptions have no effect in mode Audit",
         },
         CelRule {
+            path: "spec.limits",
+            rule: "!has(self.burst) || has(self.requestsPerSecond)",
+            message: "burst has no effect without requestsPerSecond",
+        },
+        CelRule {
             path: "spec.rules[].match",
             rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.commands) || has(self.exceptCommands))",
             message: "resources and nonResourceURLs are mixed: make two rules of it",
@@ -260,7 +269,7 @@ impl Spec for AgentPolicySpec {
             message: "commands need resources: [pods/exec], pods/attach or both, and no others",
         },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.limits", "spec.params"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.params"];
     const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] = &[(
         "spec.rules[].action",
         &["RequireApproval", "Mask", "Filter", "Record"],
@@ -272,8 +281,11 @@ impl Spec for AgentPolicySpec {
             subjects.validate(&path.field("subjects"), errors);
         }
         self.validate_exceptions(path, errors);
+        if let Some(limits) = &self.limits {
+            limits.validate(&path.field("limits"), errors);
+        }
         let rules = path.field("rules");
-        if self.rules.is_empty() && self.exceptions.is_empty() {
+        if self.rules.is_empty() && self.exceptions.is_empty() && self.limits.is_none() {
             let reason = format!("field `{rules}` is required: a policy without rules forbids nothing");
             errors.add(rules.clone(), reason);
         }

@@ -13,6 +13,7 @@ mod expressions;
 mod grant_upstream;
 mod grant_window;
 mod label_selector;
+mod limits;
 mod object;
 mod on_behalf_of;
 mod policy_rule;
@@ -29,6 +30,7 @@ pub use grant_upstream::{GrantUpstream, ImpersonatedUser, UpstreamServiceAccount
 pub(crate) use grant_window::{ClockTime, zone_data};
 pub use grant_window::{DailyWindow, Day, GrantWindow};
 pub use label_selector::{LabelOperator, LabelRequirement, LabelSelector};
+pub use limits::Limits;
 pub use object::{ApiVersion, CelRule, KindName, Object, ObjectMeta, Spec};
 pub use on_behalf_of::OnBehalfOf;
 pub(crate) use policy_rule::STORED_SUBRESOURCES;

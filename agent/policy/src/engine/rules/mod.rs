@@ -96,7 +96,7 @@ impl CompiledPolicy {
 }
 
 /// The identities a policy is about, if it names nothing but identities and each plainly.
-fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
+pub(in crate::engine) fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
     let subjects = subjects?;
     let plain = subjects.identities.iter().all(|name| !name.contains(['*', '?']));
     let mut names: Vec<_> = subjects.identities.iter().map(String::as_str).collect();

@@ -6,6 +6,7 @@ mod decisions;
 mod examples;
 mod exclusive;
 mod grants;
+mod limits;
 mod on_behalf_of;
 mod rules;
 mod windows;
