@@ -29,6 +29,7 @@ mod issuers;
 mod leaks;
 mod life;
 mod life_cycle;
+mod limits;
 mod nodes;
 mod on_behalf_of;
 mod outages;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         escalation,
         examples,
         fairness,
+        limits,
         token,
         identity,
         exclusive,

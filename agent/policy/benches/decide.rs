@@ -111,6 +111,40 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
+/// The limits of an agent, which are looked up for each request: by its name among those of many others, and by its group.
+fn limits(criterion: &mut Criterion) {
+    // One of them is about the agent.
+    let by_name = |number: usize| match number {
+        0 => "identities: [agent]".to_owned(),
+        _ => format!("identities: [agent{number}]"),
+    };
+    let by_group = |_: usize| "groups: [agents]".to_owned();
+    let layouts: [(&str, usize, &dyn Fn(usize) -> String); 2] = [
+        ("limits among 1000 policies by name", AGENTS, &by_name),
+        ("limits of 10 policies by group", 10, &by_group),
+    ];
+    for (name, policies, subjects) in layouts {
+        let mut text = BASE.to_owned();
+        for number in 0..policies {
+            let subjects = subjects(number);
+            let _ = write!(
+                text,
+                "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{number}}}\nspec:\n  subjects: \
+                 {{{subjects}}}\n  limits: {{requestsPerSecond: 50, concurrentRequests: 20, repeatedDenialsPerMinute: 5}}\n"
+            );
+        }
+        let documents = read_documents("bench.yaml", &text).expect("valid documents");
+        let set = PolicySet::compile(documents).expect("a policy set");
+        let identity = Arc::clone(&set.identities()[0]);
+        let principal = Principal::new(identity, PrincipalOrigin::pod("ns", "p"), "pod", NOW);
+        let principal = principal.expect("an active identity");
+        assert!(!set.limits(&principal).is_empty(), "{name}");
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| set.limits(black_box(&principal)).enforced.rate)
+        });
+    }
+}
+
 /// A set of an identity and a grant for each agent, which a node compiles at each change of an object.
 fn compile(criterion: &mut Criterion) {
     let mut text = String::new();
@@ -133,5 +167,5 @@ fn compile(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(decide, benches, compile);
+criterion_group!(decide, benches, limits, compile);
 criterion_main!(decide);

@@ -174,5 +174,14 @@ async fn in_mode_audit_the_record_says_what_would_have_been_refused() {
         (&noted[0]["policy"], &noted[0]["rule"]),
         (&"guard".into(), &"limits.requestsPerSecond".into())
     );
+    // Beside the rules that would have refused too.
+    assert_eq!(delete(&world, PODS).await.status, StatusCode::OK);
+    let deleted = world.ended(3).await.pop().unwrap_or_default();
+    let noted: Vec<_> = deleted["decision"]["wouldDeny"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let rules: Vec<_> = noted.iter().map(|found| found["rule"].clone()).collect();
+    assert_eq!(rules, ["keep", "limits.requestsPerSecond"]);
     assert!(world.kube_events().is_empty());
 }
