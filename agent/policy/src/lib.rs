@@ -46,8 +46,9 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, EffectiveLimits, FiredRule, Grant, GrantHours, GrantState, GrantUse,
-    Inputs, Limit, LimitSet, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts, PolicySet, Rate, builtin, narrow, uses,
+    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field, FiredRule, Grant, GrantHours,
+    GrantState, GrantUse, Inputs, Limit, LimitSet, Mismatch, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts,
+    PolicySet, Rate, TraceOutcome, TracePart, TraceStep, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use person::{Person, PersonError};

@@ -116,7 +116,7 @@ impl PolicySet {
     }
 
     /// Whether a grant in force names the very path behind a proxy that a built-in refuses.
-    fn lifted(
+    pub(super) fn lifted(
         &self,
         principal: &Principal,
         builtin: Builtin,
@@ -255,7 +255,7 @@ impl PolicySet {
 }
 
 /// That a grant lifts a built-in for a request.
-struct Lifted {
+pub(super) struct Lifted {
     /// The first moment at which it may no longer.
     until: Option<Timestamp>,
 }

@@ -68,10 +68,12 @@ pub struct GrantHours {
 /// One of its rules.
 #[derive(Debug)]
 pub(super) struct GrantRule {
-    label: Arc<str>,
+    /// Its name in the grant.
+    pub(super) label: Arc<str>,
     /// The verbs it gives.
     pub(super) verbs: VerbSet,
-    groups: Vec<String>,
+    /// In these API groups.
+    pub(super) groups: Vec<String>,
     /// On these resources.
     pub(super) resources: Vec<String>,
     /// Of these names, if there are any here.
@@ -106,7 +108,7 @@ impl GrantRule {
     }
 
     /// Whether it is about a request's target.
-    fn is_about(&self, request: &KubeRequest) -> bool {
+    pub(super) fn is_about(&self, request: &KubeRequest) -> bool {
         match &request.target {
             Target::NonResource { path } => self.urls.iter().any(|url| url_matches(url, path)),
             Target::Resource {
@@ -124,7 +126,7 @@ impl GrantRule {
     }
 
     /// Whether it gives requests of its verbs that are like this one, or only others.
-    fn gives_such(&self, request: &KubeRequest) -> bool {
+    pub(super) fn gives_such(&self, request: &KubeRequest) -> bool {
         (!self.dry_run_only || is_dry_run(request))
             && (self.proxy_paths.is_empty() || self.gives_proxied(request))
     }
@@ -159,7 +161,8 @@ impl GrantRule {
             })
     }
 
-    fn name_matches(&self, name: Option<&str>) -> bool {
+    /// Whether it is about an object of that name.
+    pub(super) fn name_matches(&self, name: Option<&str>) -> bool {
         self.names.is_empty() || name.is_some_and(|name| self.names.iter().any(|rule| rule == name))
     }
 }
@@ -337,7 +340,8 @@ impl Grant {
                 .any(|rule| !rule.proxy_paths.is_empty())
     }
 
-    fn holds_in(&self, namespace: Option<&str>) -> bool {
+    /// Whether it holds for requests about this namespace.
+    pub(super) fn holds_in(&self, namespace: Option<&str>) -> bool {
         self.namespaces.is_empty()
             || namespace.is_some_and(|namespace| self.namespaces.iter().any(|glob| glob.matches(namespace)))
     }

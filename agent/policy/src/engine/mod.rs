@@ -25,6 +25,8 @@ mod people;
 mod review;
 mod rules;
 mod tokens;
+mod trace;
+mod trace_words;
 mod verdict;
 mod window;
 
@@ -49,6 +51,7 @@ pub use limits::{EffectiveLimits, Limit, LimitSet, Rate};
 pub use needs::{Inputs, Needs, ObjectSource};
 pub use people::People;
 pub use review::{GrantUse, narrow, uses};
+pub use trace::{DecisionTrace, Field, Mismatch, TraceOutcome, TracePart, TraceStep};
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};
 pub use verdict::{Cause, FiredRule};
 

@@ -2,6 +2,9 @@
 //!
 //! In: a rule of an AgentPolicy. Out: answers on a [`MatchInput`], and what the index keeps of the rule.
 
+#[path = "mismatch.rs"]
+mod mismatch;
+
 use std::sync::Arc;
 
 use super::{CompiledPolicy, Globs, globs};
