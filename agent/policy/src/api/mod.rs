@@ -17,8 +17,11 @@ use std::sync::Arc;
 
 pub use crd::{crd_files, custom_resource_definitions};
 pub use field::{FieldError, FieldErrors};
+pub(crate) use read::read_objects;
 pub use read::{DocumentEntry, FileReading, read_documents, read_file};
+pub(crate) use schema::schema_file;
 pub use schema::{any_object_schema, object_schema, object_schemas, schemas};
+pub(crate) use shape::plain;
 
 use crate::yaml::{Diagnostic, FieldPath, SourceLocation, YamlNode};
 use v1alpha1::{

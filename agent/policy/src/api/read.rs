@@ -94,6 +94,34 @@ pub fn read_file(file: &str, text: &str) -> FileReading {
     }
 }
 
+/// Reads a file whose documents are all of one kind, which is no kind of object.
+///
+/// # Errors
+/// Everything that is wrong in it, in the order of the file.
+pub(crate) fn read_objects<S: Spec>(
+    file: &str,
+    text: &str,
+) -> Result<Vec<(Object<S>, YamlNode)>, Vec<Diagnostic>> {
+    let nodes = parse(file, text).map_err(|error| vec![error])?;
+    let mut decoder = Decoder::new(file);
+    let shape = spec_shape::<S>();
+    let mut objects = Vec::new();
+    for node in nodes {
+        let before = decoder.errors.len();
+        for (name, wanted) in [("apiVersion", API_VERSION), ("kind", S::KIND)] {
+            if let Some((at, written)) = top(&node, name).filter(|(_, written)| *written != wanted) {
+                decoder.error_at(at, format!("{name} is {written:?}; it must be {wanted} here"));
+            }
+        }
+        if decoder.errors.len() == before
+            && let Some(object) = object::<S>(&mut decoder, &node, &shape)
+        {
+            objects.push((object, node));
+        }
+    }
+    decoder.finish(objects)
+}
+
 fn state_path() -> FieldPath {
     FieldPath::new("spec").field("state")
 }
@@ -107,6 +135,9 @@ const KINDS: [&str; 3] = [
 
 /// Kinds of the design that this version does not have.
 const PLANNED_KINDS: [&str; 2] = ["AuditSink", "ApprovalRequest"];
+
+/// The kind of test files, which stand in folders of their own.
+const TEST_KIND: &str = "AgentPolicyTest";
 
 static IDENTITY: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentIdentitySpec>);
 static GRANT: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentGrantSpec>);
@@ -223,6 +254,10 @@ fn unknown(
         (Some(_), Some((at, kind))) if PLANNED_KINDS.contains(&kind) => {
             decoder.error_at(at, format!("kind {kind} is not supported by this version yet"));
         }
+        (Some(_), Some((at, TEST_KIND))) => decoder.error_at(
+            at,
+            format!("kind {TEST_KIND} is a test and no object: run `picket policy test` on it, and keep it in another folder"),
+        ),
         (Some(_), Some((at, kind))) => {
             decoder.error_at(at, format!("unknown kind {kind:?}; known: {}", KINDS.join(", ")));
         }

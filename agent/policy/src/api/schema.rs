@@ -214,20 +214,22 @@ pub fn any_object_schema() -> Value {
 /// The files under `deploy/schemas` and what they hold: one a kind, and one for files with objects of several kinds.
 #[must_use]
 pub fn schemas() -> Vec<(String, String)> {
-    let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
-    let file = |name: &str, mut schema: Value| {
-        schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-        if let Value::Object(map) = &mut schema {
-            map.sort_keys();
-        }
-        // A value of strings, lists and maps always prints.
-        let text = format!("{schema:#}\n");
-        (format!("{}_{version}.json", name.to_ascii_lowercase()), text)
-    };
     let mut files: Vec<_> = object_schemas()
         .into_iter()
-        .map(|(kind, schema)| file(kind, schema))
+        .map(|(kind, schema)| schema_file(kind, schema))
         .collect();
-    files.push(file("objects", any_object_schema()));
+    files.push(schema_file("objects", any_object_schema()));
     files
+}
+
+/// A file under `deploy/schemas`, and what it holds.
+pub(crate) fn schema_file(name: &str, mut schema: Value) -> (String, String) {
+    let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    if let Value::Object(map) = &mut schema {
+        map.sort_keys();
+    }
+    // A value of strings, lists and maps always prints.
+    let text = format!("{schema:#}\n");
+    (format!("{}_{version}.json", name.to_ascii_lowercase()), text)
 }

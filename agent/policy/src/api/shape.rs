@@ -428,7 +428,7 @@ impl StructureCheck<'_> {
 }
 
 /// A node as it is. Numbers that JSON has no way to write become text.
-pub(super) fn plain(node: &YamlNode) -> Value {
+pub(crate) fn plain(node: &YamlNode) -> Value {
     match &node.value {
         yaml::Value::Null => Value::Null,
         yaml::Value::Bool(value) => json!(value),
