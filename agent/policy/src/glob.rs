@@ -110,6 +110,28 @@ impl Glob {
         }
     }
 
+    /// Whether some text that begins so matches: whatever follows the first star can still come.
+    pub(crate) fn could_go_on_from(&self, start: &str) -> bool {
+        match self {
+            Self::Any | Self::Suffix(_) => true,
+            Self::Exact(exact) => exact.starts_with(start),
+            Self::Prefix(prefix) => prefix.starts_with(start) || start.starts_with(&**prefix),
+            Self::Pattern(pattern) => {
+                let (mut p, mut t, text) = (0, 0, start.as_bytes());
+                while t < text.len() {
+                    match pattern.get(p) {
+                        Some(b'*') => return true,
+                        Some(b'?') => t += width(text[t]),
+                        Some(byte) if *byte == text[t] => t += 1,
+                        _ => return false,
+                    }
+                    p += 1;
+                }
+                true
+            }
+        }
+    }
+
     /// Whether a text matches.
     pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
@@ -246,6 +268,30 @@ mod tests {
                 matches,
                 "{pattern} on {text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_start_matches_what_a_longer_text_could() {
+        for (pattern, start, could) in [
+            ("*", "x", true),
+            ("*x", "y", true),
+            ("abc", "ab", true),
+            ("abc", "abc", true),
+            ("abc", "abcd", false),
+            ("abc", "b", false),
+            ("ab*", "a", true),
+            ("ab*", "abc", true),
+            ("ab*", "b", false),
+            ("a?c*d", "abcx", true),
+            ("a?c*d", "aé", true),
+            ("a?c*d", "axd", false),
+            ("a?c", "abcd", false),
+            ("a??", "a", true),
+        ] {
+            let glob = Glob::text(pattern).expect(pattern);
+            assert_eq!(glob.could_go_on_from(start), could, "{pattern} on {start}");
+            assert!(could || !glob.matches(start), "{pattern} on {start}");
         }
     }
 

@@ -251,6 +251,10 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/match/resources", json!(["a/b/c"])),
         (2, "/spec/rules/0/match/names", json!(["a/b"])),
         (2, "/spec/rules/0/match", json!({"nonResourceURLs": ["x"]})),
+        (2, "/spec/rules/0/match/exceptArgv", json!([[]])),
+        (2, "/spec/rules/0/match/exceptArgv", json!(["x"])),
+        (2, "/spec/rules/0/match/exceptArgv", json!([])),
+        (2, "/spec/rules/0/match/tty", json!("true")),
     ]
 }
 
@@ -280,6 +284,8 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/mode", json!("Audit")),
         (2, "/spec/limits", json!({"burst": 5})),
         (2, "/spec/rules/0/match/commands", json!(["x"])),
+        (2, "/spec/rules/0/match/exceptArgv", json!([["x"]])),
+        (2, "/spec/rules/0/match/stdin", json!(true)),
         (2, "/spec/rules/0/match/nonResourceURLs", json!(["/x"])),
         (
             2,

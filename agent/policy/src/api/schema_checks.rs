@@ -50,7 +50,13 @@ fn the_examples_hold_by_the_schema() {
     let paths = entries.map(|entry| entry.expect("an entry").path());
     // Folders beside hold objects of Kubernetes too.
     let files = paths.filter(|path| path.is_file());
-    for path in files.chain([deploy("examples/platform-team/agents.yaml")]) {
+    let policies = std::fs::read_dir(deploy("examples/policies")).expect("policies");
+    let policies = policies.map(|entry| entry.expect("an entry").path());
+    let policies = policies.filter(|path| path.extension().is_some_and(|ending| ending == "yaml"));
+    for path in files
+        .chain(policies)
+        .chain([deploy("examples/platform-team/agents.yaml")])
+    {
         let text = std::fs::read_to_string(&path).expect("text");
         for document in as_json(&text) {
             let errors: Vec<_> = validator.iter_errors(&document).map(|e| e.to_string()).collect();

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use super::command::Command;
 use crate::kubernetes::resources::is_cluster_scoped;
 use crate::request::{Exec, KubeRequest, ObjectName, Target, Verb, VerbSet};
 
@@ -77,7 +78,9 @@ pub(super) enum MatchTarget<'r> {
         /// Which object.
         name: Scope<'r>,
         /// What would run: `None` where the request runs nothing.
-        command: Option<Command>,
+        command: Option<Command<'r>>,
+        /// What the streams are asked for with.
+        exec: Option<&'r Exec>,
     },
     /// A path, and the same without a trailing slash.
     Path {
@@ -107,19 +110,6 @@ pub(super) enum Scope<'r> {
     None,
 }
 
-/// What an exec runs.
-pub(super) enum Command {
-    /// It is this.
-    Line {
-        /// The arguments joined by one space: what an exception must match.
-        joined: String,
-        /// What that comes to as well, for rules that refuse.
-        readings: Vec<String>,
-    },
-    /// It cannot be told: attach joins a process that runs already.
-    Unknown,
-}
-
 fn lower(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(text.to_ascii_lowercase())
@@ -134,7 +124,7 @@ impl<'r> MatchInput<'r> {
         let MatchTarget::Resource { command, .. } = &self.target else {
             return false;
         };
-        matches!(command, Some(Command::Line { .. }))
+        matches!(command, Some(Command::Line(_)))
     }
 
     /// Prepares a request.
@@ -225,7 +215,7 @@ impl<'r> MatchInput<'r> {
                         ObjectName::None => Scope::None,
                     },
                 };
-                let command = request.exec.as_ref().map(command);
+                let command = request.exec.as_ref().map(Command::new);
                 MatchTarget::Resource {
                     group,
                     combined,
@@ -234,6 +224,7 @@ impl<'r> MatchInput<'r> {
                     namespace,
                     name,
                     command,
+                    exec: request.exec.as_ref(),
                 }
             }
         };
@@ -254,35 +245,4 @@ fn without_scheme_and_port(written: &str) -> &str {
         return written;
     };
     before.rsplit_once(':').map_or(before, |(_scheme, name)| name)
-}
-
-/// A program name of blanks, or blanks around one, runs nothing on most systems, but what reads the arguments on the
-/// way to a container may take them off; white space between words is the same to a shell, whichever it is. So rules
-/// that refuse see the line as it came, the line with all white space folded, and both with the program's folder taken
-/// off.
-fn command(exec: &Exec) -> Command {
-    let blank = |argument: &&String| argument.trim_ascii().is_empty();
-    let mut rest = exec.command.iter().skip_while(blank);
-    let Some(program) = rest.next() else {
-        return Command::Unknown;
-    };
-    let bare = program.rsplit('/').next().unwrap_or(program);
-    let arguments = rest.map(String::as_str);
-    let line = |program| {
-        std::iter::once(program)
-            .chain(arguments.clone())
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let joined = exec.command.join(" ");
-    let mut readings = Vec::with_capacity(4);
-    for reading in [line(program), line(bare)] {
-        let folded = reading.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        for reading in [reading, folded] {
-            if reading != joined && !readings.contains(&reading) {
-                readings.push(reading);
-            }
-        }
-    }
-    Command::Line { joined, readings }
 }

@@ -7,6 +7,7 @@ mod agent_namespaces;
 pub mod builtin;
 mod cautions;
 mod check;
+mod command;
 mod condition;
 mod each;
 mod evaluate;

@@ -53,6 +53,8 @@ pub struct Exec {
     pub container: Option<String>,
     /// The argument vector; empty for attach.
     pub command: Vec<String>,
+    /// The environment of an exec, each variable as `NAME=VALUE` (KEP-6035). API servers without the feature `ExecEnvVar` ignore it.
+    pub env: Vec<String>,
     /// Whether standard input is asked for.
     pub stdin: bool,
     /// Whether standard output is asked for.

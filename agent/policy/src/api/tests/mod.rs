@@ -409,7 +409,19 @@ fn what_cannot_stand_is_refused_with_its_place() {
             POLICY,
             "resources: [namespaces]",
             "commands: ['rm *']",
-            "commands need resources: [pods/exec]",
+            "commands, stdin, tty and env need resources: [pods/exec]",
+        ),
+        (
+            POLICY,
+            "verbs: [delete]",
+            "stdin: true",
+            "commands, stdin, tty and env need resources: [pods/exec]",
+        ),
+        (
+            POLICY,
+            "resources: [namespaces]",
+            "resources: [pods/exec]\n      exceptArgv: [[id], ['']]",
+            "a list of exceptArgv begins with the program",
         ),
         (
             POLICY,

@@ -255,7 +255,7 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[].match",
-            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.commands) || has(self.exceptCommands))",
+            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env))",
             message: "resources and nonResourceURLs are mixed: make two rules of it",
         },
         CelRule {
@@ -265,8 +265,8 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[].match",
-            rule: "!(has(self.commands) || has(self.exceptCommands)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
-            message: "commands need resources: [pods/exec], pods/attach or both, and no others",
+            rule: "!(has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
+            message: "commands, stdin, tty and env need resources: [pods/exec], pods/attach or both, and no others",
         },
     ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.params"];

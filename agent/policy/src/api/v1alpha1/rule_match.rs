@@ -52,18 +52,34 @@ pub struct Match {
     #[schemars(length(min = 1), inner(regex(pattern = r"^[/*]")))]
     pub non_resource_urls: Option<Vec<String>>,
     /// Command lines of exec (globs over the arguments joined by one space). Blank arguments before the program, white space
-    /// around it, its folder, and how much white space there is between words make no difference. A list of what is refused
-    /// can be gone around: by programs that run others (`env`, `busybox`, `nice`, `nohup`, `timeout`, `xargs`, `find -exec`),
-    /// by interpreters (`sh -c`, `python -c`, `perl -e`), by a copy under another name. Where that matters give
-    /// exceptCommands alone, so that all but known lines is refused.
+    /// around it, its folder, and how much white space there is between words make no difference. What `sh -c`, `env`, `nice`,
+    /// `xargs`, `busybox` and the like run is compared as well; where that cannot be told the rule fires. A script's content,
+    /// standard input and copies under another name are not seen. Where that matters give exceptArgv alone, so that all but
+    /// known lines is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub commands: Option<Vec<String>>,
-    /// Command lines of exec that the rule leaves alone (globs over the arguments joined by one space, exactly as they came).
-    /// A `*` at the end admits whatever follows: `env *` would except every program.
+    /// Command lines of exec that the rule leaves alone (globs over the arguments joined by one space, exactly as they came). A
+    /// space of the glob is the boundary of two arguments: an argument with a space is matched by a `*` only. A `*` at the end
+    /// admits whatever follows: `env *` would except every program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub except_commands: Option<Vec<String>>,
+    /// Command lines of exec that the rule leaves alone, each as the list of its arguments, without globs. An exec with an
+    /// environment of its own is never left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(length(min = 1)))]
+    pub except_argv: Option<Vec<Vec<String>>>,
+    /// Of exec and attach: whether standard input is asked for (`kubectl exec -i`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<bool>,
+    /// Of exec and attach: whether a terminal is asked for (`kubectl exec -t`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tty: Option<bool>,
+    /// Of exec: whether the request sets environment variables (`env=` in the query, KEP-6035). Such an exec matches every rule
+    /// about commands, because variables can change what a program runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<bool>,
 }
 
 /// The texts of a list that may be left out.
@@ -118,15 +134,16 @@ impl Match {
 
     /// Whether some list about resources is given.
     fn is_about_resources(&self) -> bool {
-        let lists = [
-            &self.api_groups,
-            &self.resources,
-            &self.namespaces,
-            &self.names,
-            &self.commands,
-            &self.except_commands,
-        ];
-        lists.iter().any(|list| list.is_some())
+        let lists = [&self.api_groups, &self.resources, &self.namespaces, &self.names];
+        lists.iter().any(|list| list.is_some()) || self.is_about_sessions()
+    }
+
+    /// Whether something is said of what runs in a container, and how.
+    fn is_about_sessions(&self) -> bool {
+        self.commands.is_some()
+            || self.except_commands.is_some()
+            || self.except_argv.is_some()
+            || [self.stdin, self.tty, self.env].iter().any(|flag| flag.is_some())
     }
 
     fn validate_paths(&self, path: &FieldPath, errors: &mut FieldErrors) {
@@ -173,11 +190,16 @@ impl Match {
             misspelt(resource)
         });
         self.check_served(path, errors);
-        if self.commands.is_some() || self.except_commands.is_some() {
+        let empty = |list: &Vec<String>| list.first().is_none_or(|program| program.trim().is_empty());
+        if let Some(index) = self.except_argv.iter().flatten().position(empty) {
+            let reason = "a list of exceptArgv begins with the program".to_owned();
+            errors.add(path.field("exceptArgv").index(index), reason);
+        }
+        if self.is_about_sessions() {
             let runs = |resource: &String| matches!(resource.as_str(), "pods/exec" | "pods/attach");
             if resources.is_empty() || !resources.iter().all(runs) {
                 let reason = format!(
-                    "`{path}`: commands need resources: [pods/exec], pods/attach or both, and no others"
+                    "`{path}`: commands, stdin, tty and env need resources: [pods/exec], pods/attach or both, and no others"
                 );
                 errors.add(path.clone(), reason);
             }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::{CompiledPolicy, Globs, globs};
 use crate::api::v1alpha1::{Action, Match, Rule};
 use crate::engine::FiredRule;
+use crate::engine::command::{Command, boundary_glob};
 use crate::engine::condition::{Condition, Failure};
 use crate::engine::index::{About, Entry, Head};
-use crate::engine::match_input::{Command, MatchInput, MatchTarget, Scope};
+use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
 use crate::glob::Glob;
 use crate::kubernetes::resources::known_resources;
-use crate::request::{Verb, VerbSet};
+use crate::request::{Exec, Verb, VerbSet};
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -37,7 +38,35 @@ pub(in crate::engine) struct CompiledRule {
     names: Globs,
     urls: Globs,
     commands: Globs,
-    except_commands: Globs,
+    /// The lines that are left alone; `None` where the rule says nothing of them.
+    except: Option<ExceptedLines>,
+    streams: Streams,
+}
+
+/// Command lines that a rule leaves alone.
+#[derive(Debug, Default)]
+struct ExceptedLines {
+    globs: Box<[Glob]>,
+    lists: Box<[Box<[String]>]>,
+}
+
+/// What a rule says of an exec besides its command.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Streams {
+    stdin: Option<bool>,
+    tty: Option<bool>,
+    env: Option<bool>,
+}
+
+impl Streams {
+    /// What a rule does not name is as it likes.
+    fn hold(self, exec: Option<&Exec>) -> bool {
+        let Some(exec) = exec else {
+            return self == Self::default();
+        };
+        let holds = |wanted: Option<bool>, is: bool| wanted.is_none_or(|wanted| wanted == is);
+        holds(self.stdin, exec.stdin) && holds(self.tty, exec.tty) && holds(self.env, !exec.env.is_empty())
+    }
 }
 
 /// A resource pattern. `*` alone is every resource and subresource, as in RBAC.
@@ -95,6 +124,20 @@ impl ResourceGlob {
     }
 }
 
+/// The lines that a rule leaves alone. A glob that fails must except nothing.
+fn excepted_lines(matches: &Match) -> Option<ExceptedLines> {
+    let (globs, lists) = (&matches.except_commands, &matches.except_argv);
+    let texts = globs.iter().flatten();
+    (globs.is_some() || lists.is_some()).then(|| ExceptedLines {
+        globs: texts.filter_map(|text| boundary_glob(text)).collect(),
+        lists: lists
+            .iter()
+            .flatten()
+            .map(|list| list.as_slice().into())
+            .collect(),
+    })
+}
+
 impl CompiledRule {
     pub(super) fn new(policy: u32, rule: &Rule, condition: Option<Condition>) -> Self {
         let matches: &Match = &rule.matches;
@@ -118,10 +161,12 @@ impl CompiledRule {
             names: names(&matches.names),
             urls: names(&matches.non_resource_urls),
             commands: matches.commands.as_deref().map(|list| globs(list, Glob::text)),
-            except_commands: matches.except_commands.as_deref().map(|list| {
-                // A glob that fails must except nothing.
-                list.iter().filter_map(|text| Glob::text(text).ok()).collect()
-            }),
+            except: excepted_lines(matches),
+            streams: Streams {
+                stdin: matches.stdin,
+                tty: matches.tty,
+                env: matches.env,
+            },
         }
     }
 
@@ -132,7 +177,7 @@ impl CompiledRule {
 
     /// Whether the rule names commands, so that it may refuse one and not another.
     pub(in crate::engine) fn is_about_commands(&self) -> bool {
-        self.commands.is_some() || self.except_commands.is_some()
+        self.commands.is_some() || self.except.is_some()
     }
 
     /// Whether the rule is about a request.
@@ -152,6 +197,7 @@ impl CompiledRule {
                 namespace,
                 name,
                 command,
+                exec,
                 ..
             } => {
                 self.urls.is_none()
@@ -162,6 +208,7 @@ impl CompiledRule {
                     })
                     && in_scope(&self.namespaces, namespace)
                     && in_scope(&self.names, name)
+                    && self.streams.hold(*exec)
                     && self.runs(command.as_ref())
             }
         }
@@ -174,21 +221,16 @@ impl CompiledRule {
 
     /// Whether the commands match. What cannot be told counts as matching. What is refused is matched in every reading,
     /// what is excepted as it came only.
-    fn runs(&self, command: Option<&Command>) -> bool {
-        match (command, &self.commands, &self.except_commands) {
+    fn runs(&self, command: Option<&Command<'_>>) -> bool {
+        match (command, &self.commands, &self.except) {
             (_, None, None) => true,
             (None, _, _) => false,
             (Some(Command::Unknown), _, _) => true,
-            (Some(Command::Line { joined, readings }), commands, except) => {
+            (Some(Command::Line(line)), commands, except) => {
                 let excepted = except
                     .as_ref()
-                    .is_some_and(|list| list.iter().any(|glob| glob.matches(joined)));
-                !excepted
-                    && commands.as_ref().is_none_or(|list| {
-                        list.iter().any(|glob| {
-                            glob.matches(joined) || readings.iter().any(|reading| glob.matches(reading))
-                        })
-                    })
+                    .is_some_and(|except| line.is_excepted(&except.globs, &except.lists));
+                !excepted && commands.as_ref().is_none_or(|globs| line.matches(globs))
             }
         }
     }

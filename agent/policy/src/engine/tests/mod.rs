@@ -5,6 +5,7 @@ mod conditions;
 mod decisions;
 mod examples;
 mod exclusive;
+mod exec;
 mod grants;
 mod limits;
 mod on_behalf_of;

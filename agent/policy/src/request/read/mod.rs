@@ -224,6 +224,10 @@ fn read_exec(subresource: &str, query: &Query) -> Option<Exec> {
             .filter(|name| !name.is_empty())
             .map(str::to_owned),
         command,
+        env: match subresource {
+            "exec" => query.all("env").map(str::to_owned).collect(),
+            _ => Vec::new(),
+        },
         stdin: query.flag("stdin"),
         stdout: query.flag("stdout"),
         stderr: query.flag("stderr"),

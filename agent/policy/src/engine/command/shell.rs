@@ -1,0 +1,331 @@
+//! The simple commands of a shell script, where they can be told with certainty.
+//!
+//! In: the script of `sh -c`. Out: the words of each command, or nothing where another program's output, a function, a here-document
+//! or an odd quote decides what runs. The grammar is that of POSIX (XCU 2, Shell Command Language); what bash, zsh and ksh
+//! take for more than POSIX does counts as not known.
+
+use super::{Argv, Rest};
+
+/// Reserved words after which a command begins, and those that end a compound one.
+const PREFIXES: [&str; 12] = [
+    "if", "then", "elif", "else", "while", "until", "do", "!", "{", "fi", "done", "}",
+];
+
+/// Reserved words whose grammar is another one.
+const OTHERS: [&str; 9] = [
+    "case",
+    "esac",
+    "function",
+    "coproc",
+    "[[",
+    "repeat",
+    "foreach",
+    "noglob",
+    "nocorrect",
+];
+
+/// The commands of a script; `None` where they cannot be told.
+pub(super) fn simple_commands(script: &str) -> Option<Vec<Argv>> {
+    let mut parser = Parser {
+        rest: script,
+        commands: Vec::new(),
+        command: Pending::default(),
+        word: None,
+        parentheses: 0,
+    };
+    while let Some(char) = parser.next() {
+        parser.step(char)?;
+    }
+    parser.end_command()?;
+    (parser.parentheses == 0).then_some(parser.commands)
+}
+
+/// A command that is being read.
+#[derive(Default)]
+struct Pending {
+    words: Vec<String>,
+    rest: Option<Rest>,
+    /// Whether it is the head of a loop over words, which runs nothing by itself.
+    is_loop_head: bool,
+    /// Whether the next word is where a redirection leads.
+    redirects: bool,
+}
+
+/// A word that is being read.
+#[derive(Default)]
+struct Word {
+    text: String,
+    /// Whether the text is only what the word begins with.
+    cut: bool,
+    /// Whether part of it is quoted, so that it is no reserved word.
+    quoted: bool,
+    /// Whether it is `NAME=...`.
+    assigns: bool,
+}
+
+impl Word {
+    fn push(&mut self, char: char) {
+        if !self.cut {
+            self.text.push(char);
+        }
+    }
+
+    fn names_variable(&self) -> bool {
+        let name = self.text.strip_suffix('+').unwrap_or(&self.text);
+        !self.quoted && !self.cut && is_name(name)
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|char: char| char.is_ascii_digit())
+        && text
+            .chars()
+            .all(|char| char == '_' || char.is_ascii_alphanumeric())
+}
+
+struct Parser<'s> {
+    rest: &'s str,
+    commands: Vec<Argv>,
+    command: Pending,
+    word: Option<Word>,
+    parentheses: usize,
+}
+
+impl Parser<'_> {
+    fn next(&mut self) -> Option<char> {
+        let mut chars = self.rest.chars();
+        let next = chars.next()?;
+        self.rest = chars.as_str();
+        Some(next)
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn word(&mut self) -> &mut Word {
+        self.word.get_or_insert_default()
+    }
+
+    /// Reads what begins with an unquoted character.
+    fn step(&mut self, char: char) -> Option<()> {
+        let starts = self.word.is_none();
+        let stands_alone = starts && self.peek().is_none_or(|next| " \t\n".contains(next));
+        match char {
+            ' ' | '\t' => self.end_word(),
+            '\n' => self.end_command(),
+            ';' | '|' | '&' => self.separator(char),
+            '#' if starts => {
+                let end = self.rest.find('\n').unwrap_or(self.rest.len());
+                self.rest = &self.rest[end..];
+                Some(())
+            }
+            '\'' => self.single_quoted(),
+            '"' => self.double_quoted(),
+            '\\' => {
+                let next = self.next()?;
+                if next != '\n' {
+                    let word = self.word();
+                    word.quoted = true;
+                    word.push(next);
+                }
+                Some(())
+            }
+            '$' => self.dollar(false),
+            '<' | '>' => self.redirection(char),
+            '(' => self.open_subshell(),
+            ')' => {
+                self.end_command()?;
+                self.parentheses = self.parentheses.checked_sub(1)?;
+                Some(())
+            }
+            '`' => None,
+            '[' | '{' if stands_alone => {
+                self.word().push(char);
+                Some(())
+            }
+            '{' if self.peek() == Some('}') => {
+                self.next();
+                let word = self.word();
+                word.push('{');
+                word.push('}');
+                Some(())
+            }
+            // Names of files, or words of braces, are put in its place.
+            '*' | '?' | '[' | '{' => {
+                self.word().cut = true;
+                Some(())
+            }
+            '~' | '=' if starts => {
+                self.word().cut = true;
+                Some(())
+            }
+            '=' => {
+                let word = self.word();
+                word.assigns |= word.names_variable();
+                word.push('=');
+                Some(())
+            }
+            other => {
+                self.word().push(other);
+                Some(())
+            }
+        }
+    }
+
+    fn separator(&mut self, char: char) -> Option<()> {
+        // `;;` is of `case`, and shells differ about `&>`.
+        let odd = matches!((char, self.peek()), (';', Some(';' | '&')) | ('&', Some('>')));
+        if odd {
+            return None;
+        }
+        self.end_command()
+    }
+
+    fn single_quoted(&mut self) -> Option<()> {
+        let (quoted, rest) = self.rest.split_once('\'')?;
+        self.rest = rest;
+        let word = self.word();
+        word.quoted = true;
+        quoted.chars().for_each(|char| word.push(char));
+        Some(())
+    }
+
+    fn double_quoted(&mut self) -> Option<()> {
+        self.word().quoted = true;
+        loop {
+            match self.next()? {
+                '"' => return Some(()),
+                '`' => return None,
+                '$' => self.dollar(true)?,
+                '\\' => match self.next()? {
+                    '\n' => {}
+                    next @ ('$' | '`' | '"' | '\\') => self.word().push(next),
+                    next => {
+                        self.word().push('\\');
+                        self.word().push(next);
+                    }
+                },
+                other => self.word().push(other),
+            }
+        }
+    }
+
+    /// A parameter's value is not known. What runs commands, or quotes in other ways than POSIX, is left.
+    fn dollar(&mut self, in_quotes: bool) -> Option<()> {
+        match self.peek() {
+            Some('(') => return None,
+            Some('\'' | '"') if !in_quotes => return None,
+            Some('[') => return None,
+            Some('{') => {
+                let (name, rest) = self.rest[1..].split_once('}')?;
+                let special = name.chars().count() == 1 && name.chars().all(is_special);
+                if !is_name(name) && !special {
+                    return None;
+                }
+                self.rest = rest;
+                self.word().cut = true;
+            }
+            Some(next) if is_special(next) => {
+                self.next();
+                self.word().cut = true;
+            }
+            Some(next) if next == '_' || next.is_ascii_alphabetic() => {
+                let name = |char: char| char == '_' || char.is_ascii_alphanumeric();
+                self.rest = self.rest.trim_start_matches(name);
+                self.word().cut = true;
+            }
+            _ => self.word().push('$'),
+        }
+        Some(())
+    }
+
+    fn redirection(&mut self, char: char) -> Option<()> {
+        let is_number =
+            |word: &Word| !word.quoted && !word.cut && word.text.chars().all(|char| char.is_ascii_digit());
+        match &self.word {
+            Some(word) if is_number(word) => self.word = None,
+            // zsh reads `python<->` as a pattern of numbers.
+            Some(_) if char == '<' => return None,
+            _ => {}
+        }
+        self.end_word()?;
+        if self.command.redirects {
+            return None;
+        }
+        match (char, self.peek()) {
+            (_, Some('(')) | ('<', Some('<')) => return None,
+            ('<', Some('>' | '&')) | ('>', Some('>' | '&' | '|')) => {
+                self.next();
+            }
+            _ => {}
+        }
+        self.command.redirects = true;
+        Some(())
+    }
+
+    /// A subshell, where a command can begin. After a word it is a function, an array or a pattern.
+    fn open_subshell(&mut self) -> Option<()> {
+        let begins = self.word.is_none()
+            && self.command.words.is_empty()
+            && !self.command.is_loop_head
+            && !self.command.redirects;
+        if !begins || self.peek() == Some('(') {
+            return None;
+        }
+        self.parentheses += 1;
+        Some(())
+    }
+
+    fn end_word(&mut self) -> Option<()> {
+        let Some(word) = self.word.take() else {
+            return Some(());
+        };
+        let command = &mut self.command;
+        if std::mem::take(&mut command.redirects) || command.is_loop_head || command.rest.is_some() {
+            return Some(());
+        }
+        if command.words.is_empty() {
+            let reserved = |words: &[&str]| !word.quoted && words.contains(&word.text.as_str());
+            if word.assigns || (!word.cut && reserved(&PREFIXES)) {
+                return Some(());
+            }
+            if word.cut || reserved(&OTHERS) {
+                return None;
+            }
+            if reserved(&["for", "select"]) {
+                command.is_loop_head = true;
+                return Some(());
+            }
+        }
+        if !word.cut {
+            command.words.push(word.text);
+        } else if word.text.is_empty() {
+            command.rest = Some(Rest::Words);
+        } else {
+            command.rest = Some(Rest::Begun(word.text));
+        }
+        Some(())
+    }
+
+    fn end_command(&mut self) -> Option<()> {
+        self.end_word()?;
+        let command = std::mem::take(&mut self.command);
+        if command.redirects {
+            return None;
+        }
+        if !command.words.is_empty() {
+            self.commands.push(Argv {
+                words: command.words,
+                rest: command.rest.unwrap_or(Rest::Closed),
+            });
+        }
+        Some(())
+    }
+}
+
+/// Parameters of one character: `$?`, `$1`, `$@`.
+fn is_special(char: char) -> bool {
+    char.is_ascii_digit() || "@*#?-$!".contains(char)
+}

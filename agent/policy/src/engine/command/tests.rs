@@ -1,0 +1,280 @@
+//! What an exec comes to, and what an exception names.
+
+use super::*;
+
+fn exec(argv: &[&str]) -> Exec {
+    Exec {
+        command: argv.iter().map(|word| (*word).to_owned()).collect(),
+        ..Exec::default()
+    }
+}
+
+/// Whether a rule with this glob is about the arguments.
+fn fires(glob: &str, argv: &[&str]) -> bool {
+    let exec = exec(argv);
+    match Command::new(&exec) {
+        Command::Unknown => true,
+        Command::Line(line) => line.matches(&[Glob::text(glob).expect(glob)]),
+    }
+}
+
+/// What nothing but an unknown matches.
+const NO_LINE: &str = "no such line";
+
+#[test]
+fn programs_that_run_others_hide_nothing() {
+    for argv in [
+        &["apk", "add", "x"][..],
+        &["/sbin/apk", "add", "x"],
+        &["sh", "-c", "apk add x"],
+        &["/bin/bash", "-lc", "apk add x"],
+        &["sh", "-ec", "apk add x"],
+        &["sh", "-c", "--", "apk add x"],
+        &["sh", "-c", "-e", "apk add x", "name"],
+        &["bash", "-euo", "pipefail", "-c", "apk add x"],
+        &["bash", "-o", "pipefail", "-c", "apk add x"],
+        &["bash", "--norc", "--rcfile", "/x", "-c", "apk add x"],
+        &["zsh", "-f", "-c", "apk add x"],
+        &["env", "apk", "add", "x"],
+        &["/usr/bin/env", "-i", "A=b", "C=d", "apk", "add", "x"],
+        &["env", "-", "A=b", "apk", "add", "x"],
+        &["env", "-S", "apk add", "x"],
+        &["env", "-vSapk add x"],
+        &["env", "-S", "-i A=b apk add x"],
+        &["env", "--split-string=apk add x"],
+        &["nohup", "apk", "add", "x"],
+        &["nice", "-n", "5", "apk", "add", "x"],
+        &["nice", "-n5", "--", "apk", "add", "x"],
+        &["nice", "-10", "apk", "add", "x"],
+        &["nice", "--adjustment=5", "apk", "add", "x"],
+        &["ionice", "-c", "3", "apk", "add", "x"],
+        &["timeout", "5", "apk", "add", "x"],
+        &[
+            "timeout",
+            "-s",
+            "KILL",
+            "-k5",
+            "--foreground",
+            "5s",
+            "apk",
+            "add",
+            "x",
+        ],
+        &["setsid", "-w", "apk", "add", "x"],
+        &["stdbuf", "-oL", "-e", "0", "apk", "add", "x"],
+        &["time", "-p", "apk", "add", "x"],
+        &["sudo", "-u", "root", "-E", "A=b", "apk", "add", "x"],
+        &["sudo", "--user=root", "--", "apk", "add", "x"],
+        &["doas", "-u", "root", "apk", "add", "x"],
+        &["su", "-c", "apk add x"],
+        &["su", "-", "root", "-c", "apk add x"],
+        &["su", "root", "--command=apk add x"],
+        &["su", "root", "-s", "/bin/sh", "-c", "apk add x"],
+        &["su", "root", "--", "-c", "apk add x"],
+        &["runuser", "-u", "root", "--", "apk", "add", "x"],
+        &["runuser", "-l", "root", "-c", "apk add x"],
+        &["chroot", "/host", "apk", "add", "x"],
+        &["chroot", "--userspec=0", "/host", "/sbin/apk", "add", "x"],
+        &["nsenter", "-t", "1", "-m", "-u", "--", "apk", "add", "x"],
+        &["nsenter", "--target", "1", "--mount", "apk", "add", "x"],
+        &["unshare", "-fp", "--mount-proc", "apk", "add", "x"],
+        &["busybox", "apk", "add", "x"],
+        &["busybox.static", "sh", "-c", "apk add x"],
+        &["toybox", "nice", "apk", "add", "x"],
+        &["xargs", "-n1", "apk", "add", "x"],
+        &["xargs", "-I{}", "-P", "2", "apk", "add", "{}"],
+        &["xargs", "-0", "--max-args", "1", "apk", "add"],
+        &["xargs", "apk"],
+        &["find", ".", "-name", "x", "-exec", "apk", "add", "{}", ";"],
+        &[
+            "find", ".", "-exec", "ls", "{}", "+", "-execdir", "apk", "add", "x", ";",
+        ],
+        &["find", ".", "-name", "-exec", "-exec", "apk", "add", "x", ";"],
+        &["su", "-c", "--", "root", "-c", "apk add x"],
+        &["env", "-S", "A=b", "apk", "add", "x"],
+        &[
+            "find",
+            ".",
+            "-exec",
+            "ls",
+            ";",
+            "-ok",
+            "sh",
+            "-c",
+            "apk add x",
+            ";",
+        ],
+        &["watch", "-n1", "apk add x"],
+        &["watch", "-n", "1", "apk", "add", "x"],
+        &["watch", "-x", "apk", "add", "x"],
+        &["script", "-qc", "apk add x", "/dev/null"],
+        &["script", "/dev/null", "apk", "add", "x"],
+        &["sh", "-c", "env nice sh -c 'busybox apk add x'"],
+        &["sh", "-c", "cd /; /sbin/apk\tadd  x"],
+        &["sh", "-c", "true && apk add x || false"],
+        &["sh", "-c", "yes | apk add x | cat"],
+        &["sh", "-c", "sleep 1 & apk add x"],
+        &["sh", "-c", "true\napk add x\n"],
+        &["sh", "-c", "A=b C=\"$D\" apk add x"],
+        &["sh", "-c", "a'p'\"k\" ad\\d x"],
+        &["sh", "-c", "ap\\\nk add x"],
+        &["sh", "-c", "if true; then apk add x; fi"],
+        &["sh", "-c", "while ! apk add x; do :; done"],
+        &["sh", "-c", "for a in b c; do apk add x; done"],
+        &["sh", "-c", "(cd /; apk add x)"],
+        &["sh", "-c", "{ apk add x; }"],
+        &["sh", "-c", ">/dev/null 2>&1 apk add x"],
+        &["sh", "-c", "apk 2>/dev/null add x"],
+        &["sh", "-c", "eval apk 'add x'"],
+        &["sh", "-c", "exec -a ls apk add x"],
+        &["sh", "-c", "command -p apk add x"],
+        &["sh", "-c", "# none\napk add x # none"],
+        &["sh", "-c", "apk add $X"],
+        &["sh", "-c", "apk $X"],
+        &["sh", "-c", "echo '#'; apk add x"],
+    ] {
+        assert!(fires("apk add*", argv), "{argv:?}");
+    }
+}
+
+#[test]
+fn what_is_known_to_run_another_program_is_left_alone() {
+    for argv in [
+        &["ls", "apk", "add"][..],
+        &["echo", "sh -c 'apk add'"],
+        &["sh", "-c", "echo apk add x"],
+        &["sh", "-c", "echo 'a; apk add x'"],
+        &["sh", "-c", "echo \"a; apk add x\""],
+        &["sh", "-c", "echo a\\; apk add x"],
+        &["sh", "-c", "echo a # ; apk add x"],
+        &["sh", "-c", "ls $HOME; cat \"${FILE}\" > \"$1\""],
+        &["sh", "-c", "ls *.log"],
+        &["sh", "-c", "[ -f /x ] && ls"],
+        &["sh", "-c", "ls; exit $?"],
+        &["sh", "-c", "date", "apk", "add"],
+        &["sh", "/run.sh", "-c", "apk add x"],
+        &["sh"],
+        &["env"],
+        &["env", "A=b"],
+        &["env", "-u", "apk", "ls"],
+        &["nice", "-n", "5", "ls", "apk"],
+        &["timeout", "5", "ls", "apk"],
+        &["xargs", "ls"],
+        &["find", ".", "-name", "apk add", "-exec", "ls", "{}", ";"],
+        &["kubectl", "exec", "-c", "apk add"],
+        &["python3", "-c", "apk add"],
+    ] {
+        assert!(!fires("apk add*", argv), "{argv:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_told_counts_as_every_line() {
+    let deep = ["nohup"; 9];
+    let many = "true;".repeat(300);
+    let long = "x".repeat(40_000);
+    for argv in [
+        &["sh", "-c", "$X add x"][..],
+        &["sh", "-c", "\"$X\""],
+        &["sh", "-c", "$(echo apk) add x"],
+        &["sh", "-c", "echo $(apk add x)"],
+        &["sh", "-c", "echo `apk add x`"],
+        &["sh", "-c", "echo \"`apk add x`\""],
+        &["sh", "-c", "echo \"$(apk add x)\""],
+        &["sh", "-c", "echo ${X:-$(apk add x)}"],
+        &["sh", "-c", "echo 'odd"],
+        &["sh", "-c", "echo \"odd"],
+        &["sh", "-c", "echo odd\\"],
+        &["sh", "-c", "/sbin/a?k add x"],
+        &["sh", "-c", "/sbin/ap* add x"],
+        &["sh", "-c", "{apk,add,x}"],
+        &["sh", "-c", "$'\\x61pk' add x"],
+        &["sh", "-c", "f() { apk add x; }; f"],
+        &["sh", "-c", "case x in x) apk add x;; esac"],
+        &["bash", "-c", "cat <(apk add x)"],
+        &["sh", "-c", "sh <<EOF\napk add x\nEOF"],
+        &["bash", "-c", "ls &>x apk add x"],
+        &["bash", "-c", "function f { apk add x; }; f"],
+        &["zsh", "-c", "=apk add x"],
+        &["sh", "-c", "env $X"],
+        &["sh", "-c", "sh -c \"$X\""],
+        &["sh", "-c", "find . $X"],
+        &["sh", "-c", "trap 'apk add x' EXIT"],
+        &["sh", "-c", "alias ls='apk add x'\nls"],
+        &["env", "-S", "ap\\_k"],
+        &["env", "-S", "${X} add"],
+        &["nice", "--unheard-of", "ls"],
+        &["timeout", "-t", "5", "apk", "add"],
+        &["bash", "-oc", "x", "apk add x"],
+        &["sh", "+c", "apk add x"],
+        &["fish", "-c", "apk add x"],
+        &["parallel", "apk"],
+        &["strace", "-f", "apk", "add"],
+        &["/lib64/ld-linux-x86-64.so.2", "/sbin/apk", "add"],
+        &["su", "-s", "/sbin/apk", "root"],
+        &["find", ".", "-exec", "{}", ";"],
+        &["xargs", "-I", "X", "X"],
+        &["xargs", "sh", "-c"],
+        &deep,
+        &["sh", "-c", &many],
+        &["env", &long],
+        &["a\0b"],
+        &[""],
+        &[],
+    ] {
+        assert!(fires(NO_LINE, argv), "{argv:?}");
+    }
+    // A part that is not known could be any, after what is.
+    for (script, glob, may) in [
+        ("rm -r $X", "rm -rf*", false),
+        ("rm $X", "rm -rf*", true),
+        ("rm -$X", "rm -rf*", true),
+        ("rm a$X", "rm -rf*", false),
+        ("cat $X", "*passwd", true),
+        ("cat $X", "cat", true),
+        ("cat \"$X\"", "cat /etc/??????", true),
+        ("cat $X", "ls*", false),
+    ] {
+        assert_eq!(fires(glob, &["sh", "-c", script]), may, "{script} by {glob}");
+    }
+    let mut exec = exec(&["ls"]);
+    exec.env = vec!["PATH=/tmp".to_owned()];
+    assert!(matches!(Command::new(&exec), Command::Unknown));
+}
+
+#[test]
+fn an_exception_keeps_the_boundaries_of_arguments() {
+    let excepted = |glob: &str, argv: &[&str]| {
+        let exec = exec(argv);
+        let Command::Line(line) = Command::new(&exec) else {
+            panic!("{argv:?}")
+        };
+        line.is_excepted(&[boundary_glob(glob).expect(glob)], &[])
+    };
+    assert!(excepted("rm -rf /tmp/x", &["rm", "-rf", "/tmp/x"]));
+    for argv in [
+        &["rm -rf /tmp/x"][..],
+        &["rm", "-rf /tmp/x"],
+        &["rm -rf", "/tmp/x"],
+        &["rm", "-rf", "/tmp/x", ""],
+        &["/bin/rm", "-rf", "/tmp/x"],
+    ] {
+        assert!(!excepted("rm -rf /tmp/x", argv), "{argv:?}");
+    }
+    assert!(excepted("ls *", &["ls", "-l", "/a b"]));
+    assert!(!excepted("ls *", &["ls -l"]));
+    assert!(!excepted("ls *", &["ls"]));
+    let argv = ["psql", "-c", "select 1"];
+    let listed: Box<[String]> = argv.map(str::to_owned).into();
+    let of = |argv: &[&str]| {
+        let exec = exec(argv);
+        let Command::Line(line) = Command::new(&exec) else {
+            panic!("{argv:?}")
+        };
+        line.is_excepted(&[], std::slice::from_ref(&listed))
+    };
+    assert!(of(&argv));
+    assert!(!of(&["psql", "-c", "select", "1"]));
+    assert!(!of(&["psql", "-c select 1"]));
+    assert!(!of(&["psql", "-c", "select 1", ""]));
+}

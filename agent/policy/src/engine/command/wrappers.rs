@@ -1,0 +1,814 @@
+//! Programs that run other programs, and where the other program is in their arguments.
+//!
+//! In: the words of a command. Out: an [`Inner`]. An option that is not in the tables here makes it unknown where the
+//! command begins. The tables follow GNU coreutils 9, util-linux 2.41, findutils 4.10, procps-ng 4, sudo 1.9, opendoas 6.8
+//! and BusyBox 1.37; where these differ an option counts as not known.
+
+use super::{Argv, Rest};
+
+/// What a command runs besides itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Inner {
+    /// Nothing, or what is no argument: a script's file, standard input.
+    Nothing,
+    /// These commands.
+    Commands(Vec<Argv>),
+    /// This script of a shell.
+    Script(String),
+    /// It cannot be told.
+    Unknown,
+}
+
+/// The options of a program, in getopt(3)'s sense.
+struct Options {
+    /// Letters without a value.
+    flags: &'static str,
+    /// Letters with a value: what follows in the word, or else the next word.
+    valued: &'static str,
+    /// Letters with a value in the same word, or none.
+    optional: &'static str,
+    /// Long names that take no value from the next word.
+    long: &'static [&'static str],
+    /// Long names with a value: behind `=`, or else the next word.
+    long_valued: &'static [&'static str],
+    /// The options whose value is put in place of all that follows, so that reading stops there.
+    last: &'static [&'static str],
+}
+
+/// A program whose options are followed by so many operands of its own, and then by the command.
+struct Wrapper {
+    names: &'static [&'static str],
+    options: Options,
+    operands: usize,
+}
+
+const NONE: Options = Options {
+    flags: "",
+    valued: "",
+    optional: "",
+    long: &[],
+    long_valued: &[],
+    last: &[],
+};
+
+/// Shells that take POSIX's language.
+const SHELLS: [&str; 14] = [
+    "sh", "bash", "rbash", "dash", "ash", "hush", "zsh", "rzsh", "ksh", "ksh93", "rksh", "mksh", "lksh",
+    "yash",
+];
+
+/// Programs that run others in ways that are not read here, or shells of another language.
+const OPAQUE: [&str; 36] = [
+    "alias",
+    "bwrap",
+    "capsh",
+    "cgexec",
+    "chpst",
+    "choom",
+    "chrt",
+    "csh",
+    "dbus-run-session",
+    "entr",
+    "expect",
+    "fakeroot",
+    "firejail",
+    "fish",
+    "flock",
+    "gdb",
+    "ltrace",
+    "nu",
+    "numactl",
+    "parallel",
+    "prlimit",
+    "proot",
+    "pwsh",
+    "run-parts",
+    "s6-setuidgid",
+    "screen",
+    "setarch",
+    "setpriv",
+    "start-stop-daemon",
+    "strace",
+    "systemd-run",
+    "tcsh",
+    "tmux",
+    "trap",
+    "unbuffer",
+    "valgrind",
+];
+
+/// What the names of loaders and emulators begin with: their first argument is the program.
+const LOADERS: [&str; 3] = ["ld-linux", "ld-musl", "qemu-"];
+
+const WRAPPERS: [Wrapper; 17] = [
+    Wrapper {
+        names: &["nohup", "builtin", "tini", "dumb-init", "catatonit"],
+        options: NONE,
+        operands: 0,
+    },
+    Wrapper {
+        names: &["busybox", "toybox"],
+        options: NONE,
+        operands: 0,
+    },
+    Wrapper {
+        names: &["command"],
+        options: Options { flags: "pvV", ..NONE },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["exec"],
+        options: Options {
+            flags: "cl",
+            valued: "a",
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["nice"],
+        options: Options {
+            flags: "0123456789",
+            valued: "n",
+            long_valued: &["adjustment"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["ionice"],
+        options: Options {
+            flags: "t",
+            valued: "cn",
+            long: &["ignore"],
+            long_valued: &["class", "classdata"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["timeout"],
+        options: Options {
+            flags: "fpv",
+            valued: "ks",
+            long: &["foreground", "preserve-status", "verbose"],
+            long_valued: &["kill-after", "signal"],
+            ..NONE
+        },
+        operands: 1,
+    },
+    Wrapper {
+        names: &["setsid"],
+        options: Options {
+            flags: "cfw",
+            long: &["ctty", "fork", "wait"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["stdbuf"],
+        options: Options {
+            valued: "ioe",
+            long_valued: &["input", "output", "error"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["time"],
+        options: Options {
+            flags: "apqvV",
+            valued: "fo",
+            long: &["append", "portability", "quiet", "verbose"],
+            long_valued: &["format", "output"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["taskset"],
+        options: Options {
+            flags: "ac",
+            long: &["all-tasks", "cpu-list"],
+            ..NONE
+        },
+        operands: 1,
+    },
+    Wrapper {
+        names: &["gosu", "su-exec", "setuidgid"],
+        options: NONE,
+        operands: 1,
+    },
+    Wrapper {
+        names: &["chroot"],
+        options: Options {
+            long: &["skip-chdir"],
+            long_valued: &["userspec", "groups"],
+            ..NONE
+        },
+        operands: 1,
+    },
+    Wrapper {
+        names: &["sudo"],
+        options: Options {
+            flags: "AbBEHiKknPSs",
+            valued: "CDghpRrTtUu",
+            long: &[
+                "askpass",
+                "background",
+                "bell",
+                "preserve-env",
+                "set-home",
+                "login",
+                "non-interactive",
+                "preserve-groups",
+                "stdin",
+                "shell",
+                "reset-timestamp",
+            ],
+            long_valued: &[
+                "close-from",
+                "chdir",
+                "group",
+                "host",
+                "prompt",
+                "chroot",
+                "role",
+                "command-timeout",
+                "type",
+                "user",
+            ],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["doas"],
+        options: Options {
+            flags: "Lns",
+            valued: "Cu",
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["nsenter"],
+        options: Options {
+            flags: "aceFZ",
+            valued: "tSGWN",
+            optional: "muinpCUTrw",
+            long: &[
+                "all",
+                "mount",
+                "uts",
+                "ipc",
+                "net",
+                "pid",
+                "cgroup",
+                "user",
+                "time",
+                "preserve-credentials",
+                "keep-caps",
+                "root",
+                "wd",
+                "env",
+                "no-fork",
+                "follow-context",
+                "join-cgroup",
+            ],
+            long_valued: &["target", "setuid", "setgid", "wdns", "net-socket"],
+            ..NONE
+        },
+        operands: 0,
+    },
+    Wrapper {
+        names: &["unshare"],
+        options: Options {
+            flags: "frc",
+            valued: "RwSGl",
+            optional: "muinpCUT",
+            long: &[
+                "mount",
+                "uts",
+                "ipc",
+                "net",
+                "pid",
+                "cgroup",
+                "user",
+                "time",
+                "fork",
+                "kill-child",
+                "mount-proc",
+                "mount-binfmt",
+                "map-auto",
+                "map-root-user",
+                "map-current-user",
+                "keep-caps",
+            ],
+            long_valued: &[
+                "map-user",
+                "map-users",
+                "map-group",
+                "map-groups",
+                "owner",
+                "propagation",
+                "setgroups",
+                "root",
+                "wd",
+                "setuid",
+                "setgid",
+                "monotonic",
+                "boottime",
+                "load-interp",
+            ],
+            ..NONE
+        },
+        operands: 0,
+    },
+];
+
+const SPLIT: [&str; 2] = ["S", "split-string"];
+
+const ENV: Options = Options {
+    flags: "i0v",
+    valued: "uCSaP",
+    long: &[
+        "ignore-environment",
+        "null",
+        "debug",
+        "block-signal",
+        "default-signal",
+        "ignore-signal",
+        "list-signal-handling",
+    ],
+    long_valued: &["unset", "chdir", "split-string", "argv0"],
+    last: &SPLIT,
+    ..NONE
+};
+
+const XARGS: Options = Options {
+    flags: "0oprtx",
+    valued: "adEILnPs",
+    optional: "eil",
+    long: &[
+        "null",
+        "open-tty",
+        "interactive",
+        "no-run-if-empty",
+        "verbose",
+        "exit",
+        "show-limits",
+        "replace",
+        "eof",
+        "max-lines",
+    ],
+    long_valued: &[
+        "arg-file",
+        "delimiter",
+        "max-args",
+        "max-procs",
+        "max-chars",
+        "process-slot-var",
+    ],
+    ..NONE
+};
+
+const WATCH: Options = Options {
+    flags: "bcCegprtwx",
+    valued: "nqs",
+    optional: "d",
+    long: &[
+        "beep",
+        "color",
+        "no-color",
+        "differences",
+        "errexit",
+        "follow",
+        "chgexit",
+        "precise",
+        "no-rerun",
+        "no-title",
+        "no-wrap",
+        "exec",
+    ],
+    long_valued: &["interval", "equexit", "shotsdir"],
+    ..NONE
+};
+
+const SU: Options = Options {
+    flags: "flmpP",
+    valued: "cgGsuw",
+    long: &["fast", "login", "preserve-environment", "pty", "no-pty"],
+    long_valued: &[
+        "command",
+        "session-command",
+        "group",
+        "supp-group",
+        "shell",
+        "user",
+        "whitelist-environment",
+    ],
+    ..NONE
+};
+
+const SCRIPT: Options = Options {
+    flags: "aefq",
+    valued: "cEIOBTmo",
+    optional: "t",
+    long: &["append", "return", "flush", "force", "quiet"],
+    long_valued: &[
+        "command",
+        "echo",
+        "log-in",
+        "log-out",
+        "log-io",
+        "log-timing",
+        "logging-format",
+        "output-limit",
+    ],
+    ..NONE
+};
+
+/// A command's options, and what follows them.
+struct Parsed<'a> {
+    options: Vec<(&'a str, Option<&'a str>)>,
+    rest: &'a [String],
+    /// Whether `--` says that no option follows.
+    ended: bool,
+}
+
+impl<'a> Parsed<'a> {
+    /// The value of the last option of these names.
+    fn value(&self, names: &[&str]) -> Option<&'a str> {
+        let mut found = self.options.iter().rev();
+        found
+            .find(|(name, _)| names.contains(name))
+            .and_then(|(_, value)| *value)
+    }
+
+    fn has(&self, names: &[&str]) -> bool {
+        self.options.iter().any(|(name, _)| names.contains(name))
+    }
+}
+
+impl Options {
+    /// Reads options up to the first other word; `None` where one is not known.
+    fn parse<'a>(&self, mut words: &'a [String]) -> Option<Parsed<'a>> {
+        let (mut options, mut ended) = (Vec::new(), false);
+        while let Some((word, after)) = words.split_first() {
+            if options.last().is_some_and(|(name, _)| self.last.contains(name)) {
+                break;
+            }
+            if word == "--" {
+                (words, ended) = (after, true);
+                break;
+            }
+            if let Some(long) = word.strip_prefix("--") {
+                let (name, value) = long
+                    .split_once('=')
+                    .map_or((long, None), |(name, value)| (name, Some(value)));
+                let valued = self.long_valued.contains(&name);
+                words = after;
+                match (valued, value) {
+                    (true, None) => {
+                        let (value, after) = words.split_first()?;
+                        options.push((name, Some(value.as_str())));
+                        words = after;
+                    }
+                    (true, value) => options.push((name, value)),
+                    (false, value) if self.long.contains(&name) => options.push((name, value)),
+                    (false, _) => return None,
+                }
+            } else if let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) {
+                words = self.cluster(letters, after, &mut options)?;
+            } else {
+                break;
+            }
+        }
+        Some(Parsed {
+            options,
+            rest: words,
+            ended,
+        })
+    }
+
+    /// Reads the letters of one word; gives the words after it and its value.
+    fn cluster<'a>(
+        &self,
+        letters: &'a str,
+        after: &'a [String],
+        options: &mut Vec<(&'a str, Option<&'a str>)>,
+    ) -> Option<&'a [String]> {
+        for (at, letter) in letters.char_indices() {
+            let (name, value) = letters[at..].split_at(letter.len_utf8());
+            if self.flags.contains(letter) {
+                options.push((name, None));
+            } else if self.optional.contains(letter) {
+                options.push((name, Some(value)));
+                return Some(after);
+            } else if !self.valued.contains(letter) {
+                return None;
+            } else if value.is_empty() {
+                let (value, after) = after.split_first()?;
+                options.push((name, Some(value.as_str())));
+                return Some(after);
+            } else {
+                options.push((name, Some(value)));
+                return Some(after);
+            }
+        }
+        Some(after)
+    }
+
+    /// Reads options wherever they stand, as getopt(3) of GNU does; gives the other words too.
+    fn parse_permuted<'a>(&self, mut words: &'a [String]) -> Option<(Parsed<'a>, Vec<&'a String>)> {
+        let (mut options, mut operands) = (Vec::new(), Vec::new());
+        loop {
+            let parsed = self.parse(words)?;
+            options.extend(parsed.options);
+            if parsed.ended {
+                operands.extend(parsed.rest);
+            } else if let Some((operand, rest)) = parsed.rest.split_first() {
+                operands.push(operand);
+                words = rest;
+                continue;
+            }
+            let all = Parsed {
+                options,
+                rest: &[],
+                ended: true,
+            };
+            return Some((all, operands));
+        }
+    }
+}
+
+/// The name by which a program decides what it is.
+fn base_name(program: &str) -> &str {
+    let program = program.trim_ascii();
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// Whether a program can run others that its arguments name.
+pub(super) fn runs_others(program: &str) -> bool {
+    let word = Argv {
+        words: vec![program.to_owned()],
+        rest: Rest::Words,
+    };
+    inner(&word) != Inner::Nothing
+}
+
+/// What a command runs besides itself. It has one word at least.
+pub(super) fn inner(argv: &Argv) -> Inner {
+    let Some((program, arguments)) = argv.words.split_first() else {
+        return Inner::Unknown;
+    };
+    let name = base_name(program);
+    // Distributions add to the name: busybox.static, busybox-extras.
+    let name = if name.starts_with("busybox") {
+        "busybox"
+    } else {
+        name
+    };
+    let loads = || LOADERS.iter().any(|loader| name.starts_with(loader));
+    let inner = match name {
+        name if SHELLS.contains(&name) => shell(arguments, &argv.rest),
+        name if OPAQUE.contains(&name) || loads() => None,
+        "env" => env(arguments, &argv.rest),
+        "xargs" => xargs(arguments, &argv.rest),
+        "find" => find(arguments, &argv.rest),
+        "watch" => watch(arguments, &argv.rest),
+        "su" | "runuser" => su(arguments, &argv.rest),
+        "script" => script(arguments, &argv.rest),
+        "eval" if argv.rest == Rest::Closed => Some(Inner::Script(arguments.join(" "))),
+        "eval" => None,
+        name => match WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name)) {
+            Some(wrapper) => wrapped(wrapper, arguments, &argv.rest),
+            None => Some(Inner::Nothing),
+        },
+    };
+    inner.unwrap_or(Inner::Unknown)
+}
+
+/// The command that these words are; nothing where there is none, unless it may follow.
+fn command(words: &[String], rest: &Rest) -> Option<Inner> {
+    if words.is_empty() {
+        return (*rest == Rest::Closed).then_some(Inner::Nothing);
+    }
+    Some(Inner::Commands(vec![Argv {
+        words: words.to_vec(),
+        rest: rest.clone(),
+    }]))
+}
+
+/// The words after assignments `NAME=VALUE`.
+fn after_assignments(words: &[String]) -> &[String] {
+    let first = words.iter().position(|word| !word.contains('='));
+    &words[first.unwrap_or(words.len())..]
+}
+
+fn wrapped(wrapper: &Wrapper, arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let parsed = wrapper.options.parse(arguments)?;
+    let words = parsed.rest.get(wrapper.operands..).unwrap_or_default();
+    let words = match wrapper.names {
+        ["sudo"] => after_assignments(words),
+        _ => words,
+    };
+    command(words, rest)
+}
+
+fn env(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let parsed = ENV.parse(arguments)?;
+    let Some(split) = parsed.value(&SPLIT) else {
+        // A lone dash is `-i`.
+        let words = match parsed.rest {
+            [dash, after @ ..] if dash == "-" && !parsed.ended => after,
+            words => words,
+        };
+        return command(after_assignments(words), rest);
+    };
+    // Quotes, escapes and variables of its own language.
+    if split.contains(['"', '\'', '\\', '$', '#']) {
+        return None;
+    }
+    let split = split.split_ascii_whitespace().map(str::to_owned);
+    let words: Vec<_> = split.chain(parsed.rest.iter().cloned()).collect();
+    // The words of the text may be options again.
+    env(&words, rest)
+}
+
+/// The first word that has one of these texts in it, so that what stands there is not known.
+fn cut_at(words: &[String], text: &str, rest: &Rest) -> Option<Argv> {
+    let Some(at) = words.iter().position(|word| word.contains(text)) else {
+        return Some(Argv {
+            words: words.to_vec(),
+            rest: rest.clone(),
+        });
+    };
+    let start = words[at].split(text).next().unwrap_or_default();
+    (at > 0).then(|| Argv {
+        words: words[..at].to_vec(),
+        rest: Rest::Begun(start.to_owned()),
+    })
+}
+
+/// Standard input makes further words, or the ones that `-I` names.
+fn xargs(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let parsed = XARGS.parse(arguments)?;
+    if parsed.rest.is_empty() {
+        // `echo` runs.
+        return (*rest == Rest::Closed).then_some(Inner::Nothing);
+    }
+    let replaced = parsed
+        .value(&["I", "i", "replace"])
+        .map(|text| if text.is_empty() { "{}" } else { text });
+    let bare = parsed.has(&["replace"]).then_some("{}");
+    // A later `-n` or `-L` takes `-I` back, so that words may follow all the same.
+    let more = match rest {
+        Rest::Closed => Rest::Words,
+        other => other.clone(),
+    };
+    let argv = match replaced.or(bare) {
+        Some(text) => cut_at(parsed.rest, text, &more)?,
+        None => Argv {
+            words: parsed.rest.to_vec(),
+            rest: more,
+        },
+    };
+    Some(Inner::Commands(vec![argv]))
+}
+
+/// How many commands of one `find` are read.
+const MAX_EXECS: usize = 16;
+
+/// `-exec` and its kind, with the names of files in place of `{}`.
+fn find(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    if *rest != Rest::Closed {
+        return None;
+    }
+    let mut commands = Vec::new();
+    let mut words = arguments;
+    while let Some((word, after)) = words.split_first() {
+        words = after;
+        if !matches!(word.as_str(), "-exec" | "-execdir" | "-ok" | "-okdir") {
+            continue;
+        }
+        let ends = |at: usize| after[at] == ";" || (after[at] == "+" && at > 0 && after[at - 1] == "{}");
+        let end = (0..after.len()).find(|at| ends(*at)).unwrap_or(after.len());
+        if end == 0 {
+            return None;
+        }
+        if commands.len() == MAX_EXECS {
+            return None;
+        }
+        // What looks like one may be the value of another test, so that the next one can be among these words.
+        commands.push(cut_at(&after[..end], "{}", rest)?);
+    }
+    Some(match commands.is_empty() {
+        true => Inner::Nothing,
+        false => Inner::Commands(commands),
+    })
+}
+
+/// The words are a script, unless `-x` is given.
+fn watch(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let parsed = WATCH.parse(arguments)?;
+    if *rest != Rest::Closed {
+        return None;
+    }
+    if parsed.has(&["x", "exec"]) {
+        return command(parsed.rest, rest);
+    }
+    Some(Inner::Script(parsed.rest.join(" ")))
+}
+
+/// A user's shell with `-c`, or with the words after the user; `runuser -u` runs a command.
+fn su(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    if *rest != Rest::Closed {
+        return None;
+    }
+    if SU.parse(arguments)?.has(&["u", "user"]) {
+        return command(SU.parse(arguments)?.rest, rest);
+    }
+    let (parsed, operands) = SU.parse_permuted(arguments)?;
+    let shell_name = parsed.value(&["s", "shell"]);
+    if shell_name.is_some_and(|shell| !SHELLS.contains(&base_name(shell))) {
+        return None;
+    }
+    if let Some(text) = parsed.value(&["c", "command", "session-command"]) {
+        return Some(Inner::Script(text.to_owned()));
+    }
+    let of_shell = operands.into_iter().skip_while(|word| *word == "-").skip(1);
+    shell(&of_shell.cloned().collect::<Vec<_>>(), rest)
+}
+
+/// `-c` has a script; the words after the file make a command, for BSD and behind `--`.
+fn script(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    if *rest != Rest::Closed {
+        return None;
+    }
+    let parsed = SCRIPT.parse(arguments)?;
+    let text = parsed.value(&["c", "command"]);
+    match (text, parsed.rest) {
+        (Some(text), [] | [_]) => Some(Inner::Script(text.to_owned())),
+        (None, []) => Some(Inner::Nothing),
+        (None, [_file]) if !parsed.ended => Some(Inner::Nothing),
+        // Which of them is the file, and whose the options are, differs.
+        (None, words) if words.iter().skip(1).all(|word| !word.starts_with('-')) => Some(Inner::Commands(
+            [&words[1..], words]
+                .into_iter()
+                .filter(|words| !words.is_empty())
+                .map(|words| Argv {
+                    words: words.to_vec(),
+                    rest: Rest::Closed,
+                })
+                .collect(),
+        )),
+        _ => None,
+    }
+}
+
+/// Options of POSIX's `sh` and of bash; the first other word is the script where `-c` is given, and a file's name where not.
+fn shell(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let mut words = arguments;
+    let mut has_script = false;
+    while let Some((word, after)) = words.split_first() {
+        if word == "--" || word == "-" {
+            words = after;
+            break;
+        }
+        let long = word.strip_prefix("--");
+        let letters = word.strip_prefix(['-', '+']).filter(|_| long.is_none());
+        words = match (long, letters) {
+            (Some("init-file" | "rcfile"), _) => after.get(1..)?,
+            (
+                Some(
+                    "login" | "noediting" | "noprofile" | "norc" | "posix" | "restricted" | "verbose"
+                    | "interactive",
+                ),
+                _,
+            ) => after,
+            (Some(_), _) => return None,
+            (None, Some(letters)) => {
+                has_script |= letters.contains('c');
+                let odd = word.starts_with('+') && letters.contains('c');
+                // Whether it has its value in the same word differs between shells.
+                let value = letters.find(['o', 'O']);
+                match value {
+                    _ if odd => return None,
+                    None => after,
+                    Some(at) if at + 1 == letters.len() => after.get(1..)?,
+                    Some(_) => return None,
+                }
+            }
+            (None, None) => break,
+        };
+    }
+    match (words.first(), has_script) {
+        (Some(text), true) => Some(Inner::Script(text.clone())),
+        // A file's content, or standard input.
+        (Some(_), false) => Some(Inner::Nothing),
+        (None, _) => (*rest == Rest::Closed).then_some(Inner::Nothing),
+    }
+}
