@@ -281,12 +281,7 @@ impl PolicySet {
     /// Judges a request: built-in denies, then Deny rules, then grants, then rules that ask. The order decides only
     /// which reason is given. `inputs` holds the time and what [`PolicySet::needs`] named; a rule whose input is missing fires.
     #[must_use]
-    pub fn decide(
-        &self,
-        principal: Arc<Principal>,
-        request: CanonicalRequest,
-        inputs: Inputs,
-    ) -> Decision {
+    pub fn decide(&self, principal: Arc<Principal>, request: CanonicalRequest, inputs: Inputs) -> Decision {
         match self.evaluate(&principal, request.kube(), inputs) {
             Evaluation::Allow(allowance) => Decision::Permit(Permit {
                 request,

@@ -48,14 +48,16 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field, FiredRule, Grant, GrantHours,
-    GrantState, GrantUse, Inputs, Limit, LimitSet, Mismatch, Needs, ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts,
-    PolicySet, Rate, TraceOutcome, TracePart, TraceStep, builtin, narrow, uses,
+    Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field,
+    FiredRule, Grant, GrantHours, GrantState, GrantUse, Inputs, Limit, LimitSet, Mismatch, Needs,
+    ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome, TracePart,
+    TraceStep, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use person::{Person, PersonError};
 pub use request::{
-    BODY_LIMIT, BodyInput, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, RequestObject, Target, Verb,
+    BODY_LIMIT, BodyInput, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError,
+    RequestObject, Target, Verb,
 };
 pub use spiffe::SpiffeId;
 pub use token::TokenClaims;

@@ -244,8 +244,7 @@ impl Asked<'_> {
             self.namespace
                 .is_none_or(|namespace| agents.has_agents(namespace))
         };
-        let trusts =
-            self.is("", "configmaps") && self.is_named(own) && (self.name.is_some() || in_reach());
+        let trusts = self.is("", "configmaps") && self.is_named(own) && (self.name.is_some() || in_reach());
         self.writes() && (configures || enrols || trusts)
     }
 
@@ -256,7 +255,9 @@ impl Asked<'_> {
         // Secrets of all namespaces at once would bring Picket's keys along.
         let everywhere =
             || self.namespace.is_none() && self.is("", "secrets") && self.request.verb.is_collection();
-        inside || everywhere() || (self.is("", "namespaces")
+        inside
+            || everywhere()
+            || (self.is("", "namespaces")
                 && self.writes()
                 && self.is_named(|name| name.eq_ignore_ascii_case(own_namespace)))
     }

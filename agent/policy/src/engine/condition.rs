@@ -42,9 +42,16 @@ pub(super) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Expression(error) => write!(f, "its `when` has no outcome here ({error}), which counts as true"),
-            Self::BodyTooLarge => f.write_str("its `when` needs the request's body, which is larger than 1.5 MiB; that counts as true"),
-            Self::ObjectUnknown => f.write_str("its `when` needs the request's object, which is not known; that counts as true"),
+            Self::Expression(error) => write!(
+                f,
+                "its `when` has no outcome here ({error}), which counts as true"
+            ),
+            Self::BodyTooLarge => f.write_str(
+                "its `when` needs the request's body, which is larger than 1.5 MiB; that counts as true",
+            ),
+            Self::ObjectUnknown => {
+                f.write_str("its `when` needs the request's object, which is not known; that counts as true")
+            }
         }
     }
 }
@@ -73,6 +80,11 @@ impl Condition {
             variables: Arc::clone(variables),
             on_failure,
         })
+    }
+
+    /// Its text.
+    pub(super) fn text(&self) -> &str {
+        self.expression.text()
     }
 
     /// Whether it looks into the object of the request.
@@ -116,7 +128,11 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// The facts of a request, which the API server is asked as this user if a grant allows it.
-    pub(super) fn new(principal: &'a Principal, request: &'a KubeRequest, user: Option<&'a UpstreamUser>) -> Self {
+    pub(super) fn new(
+        principal: &'a Principal,
+        request: &'a KubeRequest,
+        user: Option<&'a UpstreamUser>,
+    ) -> Self {
         Self {
             principal,
             request,
@@ -198,7 +214,11 @@ impl<'a> Facts<'a> {
             "groups": principal.groups(),
             "attestation": principal.attestation(),
         });
-        let mut set = |name: &str, of: Json| value.as_object_mut().and_then(|map| map.insert(name.to_owned(), of));
+        let mut set = |name: &str, of: Json| {
+            value
+                .as_object_mut()
+                .and_then(|map| map.insert(name.to_owned(), of))
+        };
         if let (Some(namespace), Some(pod)) = (principal.namespace(), principal.pod()) {
             set("namespace", namespace.into());
             set("pod", pod.into());
@@ -240,7 +260,12 @@ fn connect_options(request: &KubeRequest) -> Option<Json> {
     if !request.is_session() && !request.is_proxied() {
         return None;
     }
-    let Target::Resource { resource, subresource, .. } = &request.target else {
+    let Target::Resource {
+        resource,
+        subresource,
+        ..
+    } = &request.target
+    else {
         return None;
     };
     let kind = match (resource.as_str(), subresource.as_deref()?) {

@@ -193,7 +193,9 @@ impl PolicySet {
             let finding = || rule.finding(&self.rules.policies, failure);
             match (rule.action, mode, held) {
                 (Action::Deny | Action::RequireApproval, _, Held::Ignored(_))
-                | (Action::Deny | Action::RequireApproval, Mode::Audit, _) => fired.would_deny.push(finding()),
+                | (Action::Deny | Action::RequireApproval, Mode::Audit, _) => {
+                    fired.would_deny.push(finding())
+                }
                 (Action::Warn, _, Held::Ignored(_)) => {}
                 (Action::Warn, ..) => fired.warnings.push(finding()),
                 (Action::RequireApproval, Mode::Enforce, _) => fired.asks.push(finding()),
@@ -266,7 +268,7 @@ fn sooner(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp>
 
 /// What gives a request.
 pub(super) struct Given<'g> {
-    grant: &'g Arc<Grant>,
+    pub(super) grant: &'g Arc<Grant>,
     rule: Arc<str>,
     /// The first moment at which it may be given no longer.
     until: Option<Timestamp>,

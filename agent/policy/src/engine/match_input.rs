@@ -62,6 +62,10 @@ pub(super) struct MatchInput<'r> {
 }
 
 /// Resource or path.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is made once a decision and stays on the stack; a box would be an allocation"
+)]
 pub(super) enum MatchTarget<'r> {
     /// A resource.
     Resource {

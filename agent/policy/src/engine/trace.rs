@@ -7,12 +7,15 @@
 use std::sync::Arc;
 
 use super::builtin::{Builtin, implicit_grant};
+use super::condition::{Facts, Held};
+use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Cause, PolicySet};
 use crate::api::v1alpha1::{Action, Mode};
+use crate::cel::{Activation, Root};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, Target, Verb};
 
@@ -119,6 +122,8 @@ pub enum Field {
     Path,
     /// The commands of an exec.
     Command,
+    /// The streams and environment of an exec.
+    Streams,
     /// The condition.
     Condition,
     /// Another part of `match`.
@@ -144,6 +149,7 @@ impl Field {
             Self::Name => "name",
             Self::Path => "path",
             Self::Command => "command",
+            Self::Streams => "streams",
             Self::Condition => "condition",
             Self::Match => "match",
             Self::Window => "window",
@@ -168,7 +174,7 @@ fn is_about_target(outcome: &TraceOutcome) -> bool {
 impl PolicySet {
     /// What every built-in, rule and grant rule says of a request.
     #[must_use]
-    pub fn trace(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> DecisionTrace {
+    pub fn trace(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> DecisionTrace {
         let mut steps = Vec::new();
         let builtins = Builtin::ALL.map(|builtin| self.trace_builtin(builtin, principal, request, inputs));
         let stopped = builtins.iter().any(|step| step.outcome == TraceOutcome::Fired);
@@ -177,10 +183,17 @@ impl PolicySet {
             .into_iter()
             .flatten()
             .collect();
+        let own = self.grants_for(principal);
+        let given = granted(&own, request, inputs.now);
+        let user = given.and_then(|given| given.grant.user_for(principal));
+        let facts = Facts::new(principal, request, user.as_deref());
+        let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
+        let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let mut activation = Activation::new(&roots);
         let rules = self.rules.rules.iter();
         let rules: Vec<_> = rules
             .map(|rule| {
-                let step = self.trace_rule(rule, principal, &targets, inputs);
+                let step = self.trace_rule(rule, &facts, &targets, &mut activation);
                 (rule.action == Action::Deny, step)
             })
             .collect();
@@ -216,7 +229,7 @@ impl PolicySet {
         builtin: Builtin,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
     ) -> TraceStep {
         let outcome = if !builtin.fires(request, self.surroundings(principal)) {
             TraceOutcome::Silent(vec![Mismatch::new(
@@ -240,13 +253,14 @@ impl PolicySet {
         }
     }
 
-    fn trace_rule(
-        &self,
-        rule: &CompiledRule,
-        principal: &Principal,
+    fn trace_rule<'s>(
+        &'s self,
+        rule: &'s CompiledRule,
+        facts: &Facts<'_>,
         targets: &[MatchInput<'_>],
-        inputs: Inputs<'_>,
+        activation: &mut Activation<'s>,
     ) -> TraceStep {
+        let principal = facts.principal;
         let policy = self.rules.policies.get(rule.policy as usize);
         let mut why = Vec::new();
         if !policy.is_some_and(|policy| policy.is_about(principal)) {
@@ -265,8 +279,18 @@ impl PolicySet {
                     .flat_map(|target| rule.mismatches(target)),
             );
         }
-        if fits && !rule.holds(inputs) {
-            why.push(Mismatch::new(Field::Condition, "", ""));
+        if fits && let Some(condition) = &rule.condition {
+            match condition.holds(facts, activation) {
+                Held::Yes | Held::Failed(_) => {}
+                Held::No => why.push(Mismatch::new(Field::Condition, condition.text(), "false")),
+                Held::Ignored(failure) => {
+                    why.push(Mismatch::new(
+                        Field::Condition,
+                        condition.text(),
+                        failure.to_string(),
+                    ));
+                }
+            }
         }
         let audits = policy.is_some_and(|policy| policy.mode == Mode::Audit) && rule.action != Action::Warn;
         let outcome = match (why.is_empty(), audits) {
@@ -288,7 +312,7 @@ impl PolicySet {
         &self,
         principal: &Principal,
         request: &KubeRequest,
-        inputs: Inputs<'_>,
+        inputs: Inputs,
         steps: &mut Vec<TraceStep>,
     ) -> bool {
         let own = self.grants_for(principal);
@@ -339,7 +363,7 @@ fn why_not_given(
     grant: &Grant,
     rule: &GrantRule,
     (principal, request): (&Principal, &KubeRequest),
-    inputs: Inputs<'_>,
+    inputs: Inputs,
     is_own: bool,
     verbs: &[Verb],
 ) -> Vec<Mismatch> {

@@ -133,9 +133,7 @@ const SUBRESOURCES: [(&str, &[&str]); 27] = [
 
 /// Resources and subresources that Kubernetes serves, each as `pods` or `pods/exec`, whatever their groups. Rules are filed under them.
 static KNOWN: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
-    let resources = SERVED
-        .iter()
-        .flat_map(|(_, resources)| resources.iter().copied());
+    let resources = SERVED.iter().flat_map(|(_, resources)| resources.iter().copied());
     let with_subresources = SUBRESOURCES.iter().flat_map(|(resource, subs)| {
         // Once for each process.
         subs.iter()

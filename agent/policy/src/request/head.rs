@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, Uri, request};
 
 use super::KubeRequest;

@@ -40,8 +40,12 @@ impl CanonicalRequest {
             true => head.uri.clone(),
             false => as_dry_run(&head.uri)?,
         };
-        parts.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        parts
+            .headers
+            .insert(ACCEPT, HeaderValue::from_static("application/json"));
+        parts
+            .headers
+            .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut probe = Self::read(parts).ok()?;
         if !probe.kube().dry_run || probe.kube().target != self.kube().target {
             return None;
@@ -57,7 +61,10 @@ impl CanonicalRequest {
     /// Where the patch cannot be read, or takes its own version away from the object.
     pub fn bind_patch(&mut self, patch: &[u8], made: Json) -> Result<Vec<u8>, ReadError> {
         let mut value = body::read(self.media_type()?, patch)?;
-        let version = made.pointer(VERSION).and_then(Json::as_str).filter(|version| !version.is_empty());
+        let version = made
+            .pointer(VERSION)
+            .and_then(Json::as_str)
+            .filter(|version| !version.is_empty());
         if let Some(version) = version {
             bind(&mut value, version)?;
         }
@@ -89,7 +96,8 @@ fn bind(patch: &mut Json, version: &str) -> Result<(), ReadError> {
         }
         Json::Object(fields) => {
             // A directive of a strategic merge patch could drop the version that is put in.
-            let directs = |fields: &serde_json::Map<String, Json>| fields.keys().any(|key| key.starts_with('$'));
+            let directs =
+                |fields: &serde_json::Map<String, Json>| fields.keys().any(|key| key.starts_with('$'));
             let own = directs(fields);
             let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
             match metadata {

@@ -12,9 +12,10 @@ use super::kubectl::{self, CommandContext};
 use super::model::{Expectation, ExpectedDecision, TestAgent, TestCase};
 use super::read::PolicyTest;
 use crate::decision::Decision;
-use crate::engine::{BodyInput, Cause, FiredRule, Inputs, PolicySet, TraceOutcome, TracePart, TraceStep};
+use crate::engine::{Cause, FiredRule, Inputs, ObjectSource, PolicySet, TraceOutcome, TracePart, TraceStep};
 use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::person::Person;
+use crate::request::BodyInput;
 use crate::yaml::{Diagnostic, SourceLocation};
 
 /// The pod of an agent whose test names none.
@@ -289,7 +290,7 @@ fn judge(
         steps,
     };
     let refused = |rule, message: &str| explained(denied(rule, message), Vec::new(), Vec::new());
-    let request = match canonical {
+    let mut request = match canonical {
         Ok(request) => request,
         Err(error) => return Ok(refused("unreadable", &error.to_string())),
     };
@@ -300,10 +301,13 @@ fn judge(
             return Ok(refused("identity", &message));
         }
     };
-    let inputs = Inputs {
-        body: BodyInput::Whole(&planned.body),
-        ..Inputs::at(now)
-    };
+    // What a patch makes only the API server knows; a rule that looks into it fires here.
+    if set.needs(principal, request.kube()).object == Some(ObjectSource::Body)
+        && let Err(error) = request.read_object(BodyInput::Whole(&planned.body))
+    {
+        return Ok(refused("unreadable", &error.to_string()));
+    }
+    let inputs = Inputs::at(now);
     let steps = set.trace(principal, request.kube(), inputs).steps;
     let fired = steps.iter().filter(|step| {
         step.part == TracePart::Rule && matches!(step.outcome, TraceOutcome::Fired | TraceOutcome::Audited)

@@ -298,6 +298,10 @@ impl Spec for AgentPolicySpec {
                 errors.add(path.field("name"), reason);
             }
         }
-        expressions::validate((&self.variables, &path.field("variables")), (&self.rules, &rules), errors);
+        expressions::validate(
+            (&self.variables, &path.field("variables")),
+            (&self.rules, &rules),
+            errors,
+        );
     }
 }

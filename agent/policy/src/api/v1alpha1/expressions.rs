@@ -53,7 +53,10 @@ fn reason(error: &crate::cel::CelError) -> String {
     if let crate::cel::CelError::Variable { name, .. } = error
         && PLANNED.contains(&name.as_str())
     {
-        return format!("variable `{name}` is not supported by this version yet; there are: {}", ROOTS.join(", "));
+        return format!(
+            "variable `{name}` is not supported by this version yet; there are: {}",
+            ROOTS.join(", ")
+        );
     }
     error.to_string()
 }
@@ -61,7 +64,10 @@ fn reason(error: &crate::cel::CelError) -> String {
 /// Whether a name can stand after `variables.`.
 fn is_name(name: &str) -> bool {
     let starts = |first: char| first.is_ascii_alphabetic() || first == '_';
-    name.starts_with(starts) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    name.starts_with(starts)
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// Notes variables that cannot stand; else their composition.
@@ -72,13 +78,19 @@ fn validate_variables(
 ) -> Option<Composition> {
     let before = errors.len();
     if variables.len() > MAX_VARIABLES {
-        errors.add(path.clone(), format!("field `{path}` has more than {MAX_VARIABLES} variables"));
+        errors.add(
+            path.clone(),
+            format!("field `{path}` has more than {MAX_VARIABLES} variables"),
+        );
     }
     let mut names = BTreeSet::new();
     for (index, variable) in variables.iter().enumerate() {
         let at = path.index(index).field("name");
         if !is_name(&variable.name) {
-            let reason = format!("variable {:?}: a name has letters, digits and _, and no digit first", variable.name);
+            let reason = format!(
+                "variable {:?}: a name has letters, digits and _, and no digit first",
+                variable.name
+            );
             errors.add(at, reason);
         } else if !names.insert(variable.name.as_str()) {
             errors.add(at, format!("variable {:?} is there twice", variable.name));
@@ -133,7 +145,10 @@ pub(super) fn validate(
 fn validate_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
     let why = "the rule's `when` has `object`, which requests to create, update, patch and delete alone have";
     if rule.matches.non_resource_urls.is_some() {
-        errors.add(path.field("when"), "requests for nonResourceURLs have no `object`");
+        errors.add(
+            path.field("when"),
+            "requests for nonResourceURLs have no `object`",
+        );
         return;
     }
     let Some(verbs) = &rule.matches.verbs else {

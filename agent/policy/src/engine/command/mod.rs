@@ -92,6 +92,11 @@ impl<'r> Command<'r> {
 }
 
 impl Line<'_> {
+    /// The arguments as they came, joined by one space.
+    pub(in crate::engine) fn as_sent(&self) -> String {
+        self.argv.join(" ")
+    }
+
     /// Whether an exception names these very arguments. A space of the glob stands for the boundary of two arguments, so that
     /// one argument with a space is not taken for two.
     pub(in crate::engine) fn is_excepted(&self, globs: &[Glob], lists: &[Box<[String]>]) -> bool {

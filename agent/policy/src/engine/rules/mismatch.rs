@@ -5,10 +5,12 @@
 use std::fmt;
 
 use super::{CompiledRule, ResourceGlob, any, in_scope};
-use crate::engine::match_input::{Command, MatchInput, MatchTarget, Scope};
+use crate::engine::command::Command;
+use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
 use crate::engine::trace::{Field, Mismatch};
 use crate::engine::trace_words::{joined, joined_or_core, verbs_in_words};
 use crate::glob::Glob;
+use crate::request::Exec;
 
 impl CompiledRule {
     /// What of the rule's match a request does not have. A rule that fires has nothing here.
@@ -54,6 +56,7 @@ impl CompiledRule {
             namespace,
             name,
             command,
+            exec,
             ..
         } = target
         else {
@@ -93,19 +96,28 @@ impl CompiledRule {
             }
         }
         if !self.runs(command.as_ref()) {
-            let commands = match (self.commands.as_deref(), self.except_commands.as_deref()) {
-                (Some(commands), _) => joined(commands),
-                (None, Some(except)) => format!("all but {}", joined(except)),
-                (None, None) => String::new(),
-            };
             let runs = match command {
-                Some(Command::Line { joined, .. }) => joined.as_str(),
-                Some(Command::Unknown) => "an unknown command",
-                None => "none",
+                Some(Command::Line(line)) => line.as_sent(),
+                Some(Command::Unknown) => "an unknown command".to_owned(),
+                None => "none".to_owned(),
             };
-            found.push(Mismatch::new(Field::Command, commands, runs));
+            found.push(Mismatch::new(Field::Command, self.commands_in_words(), runs));
+        }
+        if !self.streams.hold(*exec) {
+            let asked = exec.map_or_else(|| "no session".to_owned(), streams_in_words);
+            found.push(Mismatch::new(Field::Streams, self.streams.to_string(), asked));
         }
     }
+}
+
+/// What an exec asks for besides its command.
+fn streams_in_words(exec: &Exec) -> String {
+    format!(
+        "stdin: {}, tty: {}, env: {}",
+        exec.stdin,
+        exec.tty,
+        !exec.env.is_empty()
+    )
 }
 
 impl fmt::Display for ResourceGlob {
@@ -126,6 +138,7 @@ fn scope_in_words<'s>(scope: &'s Scope<'_>) -> &'s str {
     match scope {
         Scope::One(text) => text,
         Scope::Proxied { written, .. } => written,
+        Scope::Begins(beginning) => beginning,
         Scope::All => "all",
         Scope::None => "none",
     }

@@ -5,6 +5,7 @@
 #[path = "mismatch.rs"]
 mod mismatch;
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{CompiledPolicy, Globs, globs};
@@ -40,7 +41,7 @@ pub(in crate::engine) struct CompiledRule {
     commands: Globs,
     /// The lines that are left alone; `None` where the rule says nothing of them.
     except: Option<ExceptedLines>,
-    streams: Streams,
+    pub(super) streams: Streams,
 }
 
 /// Command lines that a rule leaves alone.
@@ -52,15 +53,25 @@ struct ExceptedLines {
 
 /// What a rule says of an exec besides its command.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Streams {
+pub(super) struct Streams {
     stdin: Option<bool>,
     tty: Option<bool>,
     env: Option<bool>,
 }
 
+impl fmt::Display for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [("stdin", self.stdin), ("tty", self.tty), ("env", self.env)];
+        let named = named
+            .into_iter()
+            .filter_map(|(name, wanted)| Some(format!("{name}: {}", wanted?)));
+        f.write_str(&named.collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl Streams {
     /// What a rule does not name is as it likes.
-    fn hold(self, exec: Option<&Exec>) -> bool {
+    pub(super) fn hold(self, exec: Option<&Exec>) -> bool {
         let Some(exec) = exec else {
             return self == Self::default();
         };
@@ -216,7 +227,23 @@ impl CompiledRule {
 
     /// Whether the rule's condition looks into the object of a request.
     pub(in crate::engine) fn uses_object(&self) -> bool {
-        self.condition.as_ref().is_some_and(|condition| condition.uses_object())
+        self.condition
+            .as_ref()
+            .is_some_and(|condition| condition.uses_object())
+    }
+
+    /// The commands that the rule is about, in words.
+    pub(super) fn commands_in_words(&self) -> String {
+        let words = |globs: &[Glob]| {
+            let globs: Vec<_> = globs.iter().map(|glob| format!("{glob:?}")).collect();
+            globs.join(", ")
+        };
+        match (self.commands.as_deref(), &self.except) {
+            (Some(commands), None) => words(commands),
+            (Some(commands), Some(_)) => format!("{} but for those that it excepts", words(commands)),
+            (None, Some(_)) => "all but those that it excepts".to_owned(),
+            (None, None) => String::new(),
+        }
     }
 
     /// Whether the commands match. What cannot be told counts as matching. What is refused is matched in every reading,
@@ -262,7 +289,10 @@ impl CompiledRule {
         let Some(patterns) = &self.resources else {
             return About::Everything;
         };
-        if patterns.iter().any(|pattern| matches!(pattern, ResourceGlob::All)) {
+        if patterns
+            .iter()
+            .any(|pattern| matches!(pattern, ResourceGlob::All))
+        {
             return About::Everything;
         }
         if let Some(mut keys) = patterns.iter().map(ResourceGlob::key).collect::<Option<Vec<_>>>() {
@@ -285,7 +315,11 @@ impl CompiledRule {
     }
 
     /// The rule's firing, in words, and why it fired where its condition has no outcome.
-    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy], failure: Option<Failure>) -> FiredRule {
+    pub(in crate::engine) fn finding(
+        &self,
+        policies: &[CompiledPolicy],
+        failure: Option<Failure>,
+    ) -> FiredRule {
         let policy = policies
             .get(self.policy as usize)
             .map(|policy| policy.name.to_string())

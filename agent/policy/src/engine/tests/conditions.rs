@@ -10,7 +10,9 @@ use crate::request::{BODY_LIMIT, BodyInput, RequestObject};
 fn when(matches: &str, expression: &str) -> String {
     policy(
         "p",
-        &format!("rules: [{{name: r, action: Deny, message: Not so., match: {{{matches}}}, when: {expression:?}}}]"),
+        &format!(
+            "rules: [{{name: r, action: Deny, message: Not so., match: {{{matches}}}, when: {expression:?}}}]"
+        ),
     )
 }
 
@@ -24,7 +26,10 @@ fn with_body(line: &str, body: &str) -> CanonicalRequest {
 }
 
 fn fires(set: &PolicySet, request: CanonicalRequest) -> bool {
-    matches!(set.decide(principal(set, "fixer"), request, NOW), Decision::Deny(_))
+    matches!(
+        set.decide(principal(set, "fixer"), request, NOW),
+        Decision::Deny(_)
+    )
 }
 
 const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"team": "a"}},
@@ -49,7 +54,12 @@ fn expressions_see_the_request_the_agent_and_the_object() {
         "object.spec.containers.exists(c, c.?securityContext.?privileged.orValue(false))",
         "object.spec.containers.all(c, c.image.startsWith('registry.example/'))",
     ] {
-        let rule = |expression: &str| compile(&[&grant(ALL), &when("verbs: [create], resources: [pods]", expression)]);
+        let rule = |expression: &str| {
+            compile(&[
+                &grant(ALL),
+                &when("verbs: [create], resources: [pods]", expression),
+            ])
+        };
         assert!(fires(&rule(expression), with_body(line, POD)), "{expression}");
         let not = format!("!({expression})");
         assert!(!fires(&rule(&not), with_body(line, POD)), "{not}");
@@ -61,7 +71,8 @@ fn a_rule_can_ask_for_whom_an_agent_asks() {
     let people = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: h}\nspec:\n  to: {identities: [fixer]}\n  \
                   upstream: {onBehalfOf: {issuers: ['https://i.example'], users: ['*']}}\n  rules: [{verbs: [get], apiGroups: [''], \
                   resources: [pods]}]\n";
-    let of_ann = "has(agent.onBehalfOf) && agent.onBehalfOf.username == 'ann' && 'sre' in agent.onBehalfOf.groups";
+    let of_ann =
+        "has(agent.onBehalfOf) && agent.onBehalfOf.username == 'ann' && 'sre' in agent.onBehalfOf.groups";
     let set = compile(&[&grant(ALL), people, &when("resources: [pods]", of_ann)]);
     let agent = principal(&set, "fixer");
     let line = "GET /api/v1/namespaces/n/pods/x";
@@ -84,10 +95,17 @@ fn a_rule_can_ask_for_whom_an_agent_asks() {
 fn a_session_has_its_options_for_an_object() {
     let set = compile(&[
         &grant(ALL),
-        &when("verbs: [create], resources: [pods/exec]", "object.kind == 'PodExecOptions' && object.?tty.orValue(false)"),
+        &when(
+            "verbs: [create], resources: [pods/exec]",
+            "object.kind == 'PodExecOptions' && object.?tty.orValue(false)",
+        ),
     ]);
     for method in ["GET", "POST"] {
-        let exec = |tty: &str| canonical(&format!("{method} /api/v1/namespaces/n/pods/x/exec?command=ls{tty}"));
+        let exec = |tty: &str| {
+            canonical(&format!(
+                "{method} /api/v1/namespaces/n/pods/x/exec?command=ls{tty}"
+            ))
+        };
         assert!(fires(&set, exec("&tty=true")), "{method}");
         assert!(!fires(&set, exec("")), "{method}");
     }
@@ -100,38 +118,61 @@ fn variables_are_shared_and_build_on_each_other() {
                 [create], resources: [pods]}, when: 'variables.bad'}]";
     let set = compile(&[&grant(ALL), &policy("p", text)]);
     assert!(fires(&set, with_body(PODS, POD)));
-    assert!(!fires(&set, with_body(PODS, &POD.replace("registry.example", "elsewhere.example"))));
+    assert!(!fires(
+        &set,
+        with_body(PODS, &POD.replace("registry.example", "elsewhere.example"))
+    ));
 }
 
 #[test]
 fn an_expression_without_an_outcome_counts_as_the_policy_says() {
     let line = with_body(PODS, "{\"kind\": \"Pod\"}");
-    let set = compile(&[&grant(ALL), &when("verbs: [create], resources: [pods]", "object.spec.hostNetwork")]);
+    let set = compile(&[
+        &grant(ALL),
+        &when("verbs: [create], resources: [pods]", "object.spec.hostNetwork"),
+    ]);
     let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), line, NOW) else {
         panic!("let through")
     };
     assert!(
-        denial.message().contains("(policy p, rule r): Not so. (its `when` has no outcome here"),
+        denial
+            .message()
+            .contains("(policy p, rule r): Not so. (its `when` has no outcome here"),
         "{}",
         denial.message()
     );
     let ignore = "failurePolicy: Ignore\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [pods]}, when: \
                   'object.spec.hostNetwork'}]";
     let set = compile(&[&grant(ALL), &policy("p", ignore)]);
-    let decision = set.decide(principal(&set, "fixer"), with_body(PODS, "{\"kind\": \"Pod\"}"), NOW);
+    let decision = set.decide(
+        principal(&set, "fixer"),
+        with_body(PODS, "{\"kind\": \"Pod\"}"),
+        NOW,
+    );
     let Decision::Permit(permit) = decision else {
         panic!("{decision:?}")
     };
-    let [noted] = permit.would_deny() else { panic!("{permit:?}") };
+    let [noted] = permit.would_deny() else {
+        panic!("{permit:?}")
+    };
     assert!(noted.message.contains("has no outcome here"), "{noted:?}");
     // Where it has one, the policy refuses as others do.
-    assert!(fires(&set, with_body(PODS, "{\"spec\": {\"hostNetwork\": true}}")));
-    assert!(!fires(&set, with_body(PODS, "{\"spec\": {\"hostNetwork\": false}}")));
+    assert!(fires(
+        &set,
+        with_body(PODS, "{\"spec\": {\"hostNetwork\": true}}")
+    ));
+    assert!(!fires(
+        &set,
+        with_body(PODS, "{\"spec\": {\"hostNetwork\": false}}")
+    ));
 }
 
 #[test]
 fn a_rule_whose_object_cannot_be_seen_fires() {
-    let set = compile(&[&grant(ALL), &when("verbs: [create, update], resources: [pods]", "object == null")]);
+    let set = compile(&[
+        &grant(ALL),
+        &when("verbs: [create, update], resources: [pods]", "object == null"),
+    ]);
     let with = |object: RequestObject| {
         let mut request = canonical("PUT /api/v1/namespaces/n/pods/x");
         request.set_object(object);
@@ -140,7 +181,10 @@ fn a_rule_whose_object_cannot_be_seen_fires() {
     assert!(fires(&set, with(RequestObject::Unread)));
     assert!(fires(&set, with(RequestObject::TooLarge)));
     assert!(fires(&set, with(RequestObject::Absent)));
-    assert!(!fires(&set, with(RequestObject::Read(Arc::new(serde_json::json!({}))))));
+    assert!(!fires(
+        &set,
+        with(RequestObject::Read(Arc::new(serde_json::json!({}))))
+    ));
     let mut request = canonical(PODS);
     assert_eq!(request.read_object(BodyInput::TooLarge), Ok(None));
     assert_eq!(request.kube().object, RequestObject::TooLarge);
@@ -148,13 +192,19 @@ fn a_rule_whose_object_cannot_be_seen_fires() {
 
 #[test]
 fn the_object_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
-    let look = when("verbs: [create, update], resources: [configmaps]", "object.data.size() > 1");
+    let look = when(
+        "verbs: [create, update], resources: [configmaps]",
+        "object.data.size() > 1",
+    );
     let set = compile(&[&grant(ALL), &look]);
     let needs = |set: &PolicySet, name, line| set.needs(&principal(set, name), &request(line)).object;
     for (line, source) in [
         ("POST /api/v1/namespaces/n/configmaps", Some(ObjectSource::Body)),
         ("PUT /api/v1/namespaces/n/configmaps/c", Some(ObjectSource::Body)),
-        ("PATCH /api/v1/namespaces/n/configmaps/c", Some(ObjectSource::Probe)),
+        (
+            "PATCH /api/v1/namespaces/n/configmaps/c",
+            Some(ObjectSource::Probe),
+        ),
         ("DELETE /api/v1/namespaces/n/configmaps/c", None),
         ("GET /api/v1/namespaces/n/configmaps/c", None),
         ("POST /api/v1/namespaces/n/pods", None),
@@ -164,7 +214,10 @@ fn the_object_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
         assert_eq!(needs(&set, "fixer", line), source, "{line}");
     }
     let line = "POST /api/v1/namespaces/n/configmaps";
-    let head = compile(&[&grant(ALL), &when("resources: [configmaps]", "request.name == 'x'")]);
+    let head = compile(&[
+        &grant(ALL),
+        &when("resources: [configmaps]", "request.name == 'x'"),
+    ]);
     assert_eq!(needs(&head, "fixer", line), None);
     let about = "subjects: {identities: [other]}\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [configmaps]}, when: \
                  'object.data.size() > 1'}]";
@@ -174,23 +227,36 @@ fn the_object_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
     // By a variable too.
     let shared = "variables: [{name: v, expression: object.data}]\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: \
                   [configmaps]}, when: 'variables.v.size() > 1'}]";
-    assert_eq!(needs(&compile(&[&policy("p", shared)]), "fixer", line), Some(ObjectSource::Body));
+    assert_eq!(
+        needs(&compile(&[&policy("p", shared)]), "fixer", line),
+        Some(ObjectSource::Body)
+    );
 }
 
 #[test]
 fn what_is_judged_is_what_is_sent() {
-    let mut request = canonical("POST /api/v1/namespaces/n/pods content-type:application/json;charset=utf-8 content-length:30");
-    let sent = request.read_object(BodyInput::Whole(b" {\"b\": 1.0,\t\"a\": \"\\u0041\"}")).expect("read");
+    let mut request = canonical(
+        "POST /api/v1/namespaces/n/pods content-type:application/json;charset=utf-8 content-length:30",
+    );
+    let sent = request
+        .read_object(BodyInput::Whole(b" {\"b\": 1.0,\t\"a\": \"\\u0041\"}"))
+        .expect("read");
     let sent = sent.expect("a body");
     let value: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
     assert_eq!(request.kube().object, RequestObject::Read(Arc::new(value)));
     let headers = &request.head().headers;
     assert_eq!(headers["content-type"], "application/json");
     assert_eq!(headers["content-length"], sent.len().to_string());
-    let mut twice = canonical("POST /api/v1/namespaces/n/pods content-type:application/json content-type:application/yaml");
+    let mut twice = canonical(
+        "POST /api/v1/namespaces/n/pods content-type:application/json content-type:application/yaml",
+    );
     assert!(twice.read_object(BodyInput::Whole(b"{}")).is_err());
     let mut doubled = canonical(PODS);
-    assert!(doubled.read_object(BodyInput::Whole(b"{\"a\": 1, \"a\": 2}")).is_err());
+    assert!(
+        doubled
+            .read_object(BodyInput::Whole(b"{\"a\": 1, \"a\": 2}"))
+            .is_err()
+    );
     assert_eq!(BODY_LIMIT, 1_572_864);
 }
 
@@ -201,10 +267,16 @@ const PATCH: &str = "PATCH /api/v1/namespaces/n/pods/web?fieldManager=m content-
 fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
     let set = compile(&[
         &grant(ALL),
-        &when("verbs: [update], resources: [pods]", "object.metadata.labels.team == 'b'"),
+        &when(
+            "verbs: [update], resources: [pods]",
+            "object.metadata.labels.team == 'b'",
+        ),
     ]);
     let mut patch = canonical(PATCH);
-    assert!(fires(&set, canonical(PATCH)), "an unknown object counts as matching");
+    assert!(
+        fires(&set, canonical(PATCH)),
+        "an unknown object counts as matching"
+    );
     let probe = patch.as_probe().expect("a probe");
     assert_eq!(
         probe.head().uri.to_string(),
@@ -212,11 +284,15 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
     );
     assert_eq!(probe.head().headers["accept"], "application/json");
     assert!(probe.kube().dry_run);
-    let permit = set.decide_probe(principal(&set, "fixer"), probe, NOW).expect("a permit");
+    let permit = set
+        .decide_probe(principal(&set, "fixer"), probe, NOW)
+        .expect("a permit");
     assert!(permit.request().dry_run);
 
     let made = serde_json::json!({"metadata": {"resourceVersion": "7", "labels": {"team": "a"}}});
-    let sent = patch.bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"a\"}}}", made).expect("bound");
+    let sent = patch
+        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"a\"}}}", made)
+        .expect("bound");
     let sent: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
     assert_eq!(
         sent,
@@ -225,13 +301,18 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
     assert!(!fires(&set, patch));
     let mut other = canonical(PATCH);
     let made = serde_json::json!({"metadata": {"resourceVersion": "7", "labels": {"team": "b"}}});
-    other.bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"b\"}}}", made).expect("bound");
+    other
+        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"b\"}}}", made)
+        .expect("bound");
     assert!(fires(&set, other));
 }
 
 #[test]
 fn nothing_but_a_probe_is_let_through_as_one() {
-    let set = compile(&[&grant(ALL), &when("verbs: [update], resources: [pods]", "object.x")]);
+    let set = compile(&[
+        &grant(ALL),
+        &when("verbs: [update], resources: [pods]", "object.x"),
+    ]);
     let decide = |request| set.decide_probe(principal(&set, "fixer"), request, NOW);
     assert!(matches!(decide(canonical(PATCH)), Err(None)));
     let mut claims = canonical(PATCH);
@@ -255,16 +336,33 @@ fn nothing_but_a_probe_is_let_through_as_one() {
 #[test]
 fn a_patch_is_bound_to_the_version_it_was_judged_on() {
     let bound = |media: &str, patch: &str, version: &str| {
-        let mut request = canonical(&format!("PATCH /api/v1/namespaces/n/pods/web content-type:{media}"));
+        let mut request = canonical(&format!(
+            "PATCH /api/v1/namespaces/n/pods/web content-type:{media}"
+        ));
         let made = serde_json::json!({"metadata": {"resourceVersion": version}});
         let sent = request.bind_patch(patch.as_bytes(), made);
         sent.map(|sent| String::from_utf8(sent).expect("text"))
     };
     let merge = "application/merge-patch+json";
     for (media, patch, version, sent) in [
-        (merge, r#"{"a":1}"#, "7", r#"{"a":1,"metadata":{"resourceVersion":"7"}}"#),
-        (merge, r#"{"metadata":{"resourceVersion":"5"}}"#, "7", r#"{"metadata":{"resourceVersion":"5"}}"#),
-        (merge, r#"{"metadata":{"resourceVersion":""}}"#, "7", r#"{"metadata":{"resourceVersion":"7"}}"#),
+        (
+            merge,
+            r#"{"a":1}"#,
+            "7",
+            r#"{"a":1,"metadata":{"resourceVersion":"7"}}"#,
+        ),
+        (
+            merge,
+            r#"{"metadata":{"resourceVersion":"5"}}"#,
+            "7",
+            r#"{"metadata":{"resourceVersion":"5"}}"#,
+        ),
+        (
+            merge,
+            r#"{"metadata":{"resourceVersion":""}}"#,
+            "7",
+            r#"{"metadata":{"resourceVersion":"7"}}"#,
+        ),
         // A new object has no version yet.
         (merge, r#"{"a":1}"#, "", r#"{"a":1}"#),
         (
@@ -298,14 +396,26 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
 #[test]
 fn expressions_that_cannot_stand_are_told_with_their_place() {
     for (spec, place, fault) in [
-        ("rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'request.verb =='}]", "when", "not valid CEL"),
-        ("rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'who == 1'}]", "when", "variable `who` is not known"),
+        (
+            "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'request.verb =='}]",
+            "when",
+            "not valid CEL",
+        ),
+        (
+            "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'who == 1'}]",
+            "when",
+            "variable `who` is not known",
+        ),
         (
             "rules: [{name: r, action: Deny, match: {verbs: [update], resources: [pods]}, when: 'oldObject == null'}]",
             "when",
             "variable `oldObject` is not supported by this version yet",
         ),
-        ("rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'object.a'}]", "match", "list them"),
+        (
+            "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'object.a'}]",
+            "match",
+            "list them",
+        ),
         (
             "rules: [{name: r, action: Deny, match: {verbs: [get, create], resources: [pods]}, when: 'object.a'}]",
             "get",
@@ -343,7 +453,10 @@ fn expressions_that_cannot_stand_are_told_with_their_place() {
 
 #[test]
 fn a_rule_with_names_knows_the_name_of_a_new_object() {
-    let set = compile(&[&grant(ALL), &deny("resources: [configmaps], names: ['prod-*', settings]")]);
+    let set = compile(&[
+        &grant(ALL),
+        &deny("resources: [configmaps], names: ['prod-*', settings]"),
+    ]);
     let maps = "/api/v1/namespaces/n/configmaps";
     let needs = |line: &str| set.needs(&principal(&set, "fixer"), &request(line)).object;
     assert_eq!(needs(&format!("POST {maps}")), Some(ObjectSource::Body));
@@ -364,7 +477,10 @@ fn a_rule_with_names_knows_the_name_of_a_new_object() {
         let request = with_body(&format!("POST {maps}"), &format!("{{\"metadata\": {metadata}}}"));
         assert_eq!(fires(&set, request), is_denied, "{metadata}");
     }
-    assert!(fires(&set, canonical(&format!("POST {maps}"))), "a name that was not read counts as matching");
+    assert!(
+        fires(&set, canonical(&format!("POST {maps}"))),
+        "a name that was not read counts as matching"
+    );
     let mut large = canonical(&format!("POST {maps}"));
     large.set_object(RequestObject::TooLarge);
     assert!(fires(&set, large));
@@ -377,10 +493,26 @@ fn built_ins_know_the_name_of_a_new_object() {
         ("POST /api/v1/namespaces", "picket-system", "shop"),
         ("POST /api/v1/namespaces", "ns", "nsx"),
         ("POST /api/v1/namespaces/ns/configmaps", "picket-ca.crt", "web"),
-        ("POST /apis/rbac.authorization.k8s.io/v1/clusterroles", "picket-node", "reader"),
-        ("POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions", "agentgrants.picket.dev", "crons.example.com"),
-        ("POST /apis/apiregistration.k8s.io/v1/apiservices", "v1.picket.dev", "v1.example.com"),
-        ("POST /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", "picket", "other"),
+        (
+            "POST /apis/rbac.authorization.k8s.io/v1/clusterroles",
+            "picket-node",
+            "reader",
+        ),
+        (
+            "POST /apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            "agentgrants.picket.dev",
+            "crons.example.com",
+        ),
+        (
+            "POST /apis/apiregistration.k8s.io/v1/apiservices",
+            "v1.picket.dev",
+            "v1.example.com",
+        ),
+        (
+            "POST /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
+            "picket",
+            "other",
+        ),
         (
             "POST /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies",
             "picket-enrolment",
@@ -396,15 +528,28 @@ fn built_ins_know_the_name_of_a_new_object() {
             let request = with_body(line, &format!("{{\"metadata\": {{\"name\": {name:?}}}}}"));
             assert_eq!(fires(&set, request), is_denied, "{line} {name}");
         }
-        assert!(fires(&set, canonical(line)), "{line}: a name that was not read counts as Picket's");
+        assert!(
+            fires(&set, canonical(line)),
+            "{line}: a name that was not read counts as Picket's"
+        );
     }
     let generated = |beginning: &str| {
         let body = format!("{{\"metadata\": {{\"generateName\": {beginning:?}}}}}");
-        fires(&set, with_body("POST /apis/rbac.authorization.k8s.io/v1/clusterroles", &body))
+        fires(
+            &set,
+            with_body("POST /apis/rbac.authorization.k8s.io/v1/clusterroles", &body),
+        )
     };
     assert!(generated("picket-") && !generated("picket") && !generated("web-"));
     // Elsewhere nothing is read in vain.
-    for line in ["POST /api/v1/namespaces/shop/configmaps", "POST /apis/apps/v1/namespaces/shop/deployments"] {
-        assert_eq!(set.needs(&principal(&set, "fixer"), &request(line)).object, None, "{line}");
+    for line in [
+        "POST /api/v1/namespaces/shop/configmaps",
+        "POST /apis/apps/v1/namespaces/shop/deployments",
+    ] {
+        assert_eq!(
+            set.needs(&principal(&set, "fixer"), &request(line)).object,
+            None,
+            "{line}"
+        );
     }
 }

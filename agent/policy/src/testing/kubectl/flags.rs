@@ -202,8 +202,8 @@ fn long_flag(long: &str) -> Result<Flag, InputError> {
 
 fn short_flags(command: &str, letters: &str) -> Result<Vec<Flag>, InputError> {
     let mut flags = Vec::new();
-    let mut chars = letters.char_indices();
-    while let Some((at, letter)) = chars.next() {
+    let chars = letters.char_indices();
+    for (at, letter) in chars {
         let name = short(command, letter).ok_or_else(|| unknown(&format!("-{letter}")))?;
         let (name, takes_value) = known(name).ok_or_else(|| unknown(&format!("-{letter}")))?;
         if !takes_value {
