@@ -111,6 +111,9 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
+/// Whom a policy of this number is about.
+type Subjects = dyn Fn(usize) -> String;
+
 /// The limits of an agent, which are looked up for each request: by its name among those of many others, and by its group.
 fn limits(criterion: &mut Criterion) {
     // One of them is about the agent.
@@ -119,7 +122,7 @@ fn limits(criterion: &mut Criterion) {
         _ => format!("identities: [agent{number}]"),
     };
     let by_group = |_: usize| "groups: [agents]".to_owned();
-    let layouts: [(&str, usize, &dyn Fn(usize) -> String); 2] = [
+    let layouts: [(&str, usize, &Subjects); 2] = [
         ("limits among 1000 policies by name", AGENTS, &by_name),
         ("limits of 10 policies by group", 10, &by_group),
     ];

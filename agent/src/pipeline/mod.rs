@@ -111,13 +111,15 @@ enum Handled {
     Upgraded(Response<Full<Bytes>>, Upgraded),
 }
 
-/// What says who a caller is, and what the caller may do.
+/// What says who a caller is, what the caller may do, and how much of it.
 #[derive(Debug)]
 pub struct IdentitySources {
     /// Identities, grants and policies.
     pub store: Arc<Store>,
     /// The issuers of tokens.
     pub issuers: Issuers,
+    /// What agents have asked for so far.
+    pub limits: RequestLimits,
 }
 
 impl Pipeline {
@@ -127,13 +129,16 @@ impl Pipeline {
     /// When rustls refuses its configuration.
     pub fn new(
         certificates: &Arc<Certificates>,
-        IdentitySources { store, issuers }: IdentitySources,
+        IdentitySources {
+            store,
+            issuers,
+            limits,
+        }: IdentitySources,
         upstream: Upstream,
         audit: AuditLog,
         drain: Drain,
         sessions: Registry,
         kube_events: EventQueue,
-        limits: RequestLimits,
     ) -> Result<Arc<Pipeline>, PkiError> {
         let tls = certificates.server_config()?;
         Ok(Arc::new(Pipeline {

@@ -149,13 +149,13 @@ pub(in crate::app) fn connections(
         IdentitySources {
             store: Arc::clone(&handles.store),
             issuers: handles.files.issuers.clone(),
+            limits: RequestLimits::new(handles.metrics.limits.clone()),
         },
         handles.files.upstream.clone(),
         handles.audit.clone(),
         shutdown.drain.clone(),
         handles.sessions.clone(),
         handles.kube_events.clone(),
-        RequestLimits::new(handles.metrics.limits.clone()),
     )?;
     tasks.spawn("data path", handles.workers.clone().ended());
     tasks.spawn(

@@ -231,13 +231,13 @@ impl World {
             IdentitySources {
                 store: Arc::clone(&store),
                 issuers,
+                limits: RequestLimits::new(LimitMetrics::register(&MetricsRegistry::default())),
             },
             upstream.clone(),
             audit.clone(),
             drain.clone(),
             sessions.clone(),
             kube_events,
-            RequestLimits::new(LimitMetrics::register(&MetricsRegistry::default())),
         );
         let pod = Pod {
             service_account: "fixer".to_owned(),
