@@ -59,6 +59,9 @@ const LAST_REDIRECTS: Duration = Duration::from_millis(500);
 /// How long a successor waits for the API server to list the cluster's objects. The predecessor serves meanwhile.
 const LIST_LIMIT: Duration = Duration::from_secs(20);
 
+/// What the last line of a successor's log begins with, whatever it failed by.
+const UPGRADE_FAILED: &str = "upgrade failed";
+
 /// How long audit sinks may take at the end. What they do not deliver stays in the spool for the next agent.
 const LAST_DELIVERIES: Duration = Duration::from_secs(2);
 
@@ -107,7 +110,11 @@ impl App {
         let objects_ready = readiness.register("objects");
         tasks.spawn("first set", wiring::first_set(Arc::clone(&store), objects_ready));
         let threads = workers::count();
-        let files = FileParts::open(&config, &metrics, threads)?;
+        let files = FileParts::open(&config, &metrics, threads);
+        let files = match alone {
+            Some(_) => files?,
+            None => files.context(UPGRADE_FAILED)?,
+        };
         let (beginning, upgrade) = match alone {
             Some(beginning) => (beginning, None),
             None => begin_beside(&config, &checkpoint, &readiness, &store, &files, &metrics).await?,
@@ -304,10 +311,14 @@ async fn begin_beside(
         let beginning = boot::begin_first(config, checkpoint, readiness).await?;
         return Ok((beginning, None));
     };
-    let socket = Ok(admin::open_own_socket(&config.admin.socket, false).await?);
-    let audit = AuditLog::join(&config.audit, Some(wiring::observer(metrics, store)))?;
-    let node = ProgrammedNode::start(config, checkpoint, readiness, Some(&successor)).await?;
-    Ok((Beginning { socket, node }, Some((successor, audit))))
+    let begun = async {
+        let socket = Ok(admin::open_own_socket(&config.admin.socket, false).await?);
+        let audit = AuditLog::join(&config.audit, Some(wiring::observer(metrics, store)))?;
+        let node = ProgrammedNode::start(config, checkpoint, readiness, Some(&successor)).await?;
+        anyhow::Ok((Beginning { socket, node }, audit))
+    };
+    let (beginning, audit) = begun.await.context(UPGRADE_FAILED)?;
+    Ok((beginning, Some((successor, audit))))
 }
 
 /// Begins an upgrade; `None` where the other agent has ended.

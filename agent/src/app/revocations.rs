@@ -17,9 +17,8 @@ pub(super) async fn watch(store: Arc<Store>, metrics: StoreMetrics, audit: Audit
     loop {
         changes.mark_unchanged();
         let reversed = store.take_reversed();
-        // Counted first: a full log holds the alarms.
-        reversed.iter().for_each(|_| metrics.revocation_reversed());
         for identity in reversed {
+            metrics.revocation_reversed();
             let message =
                 format!("agent {identity} was revoked, and may act again as its AgentIdentity says now");
             let alarm = Alarm {
@@ -27,7 +26,7 @@ pub(super) async fn watch(store: Arc<Store>, metrics: StoreMetrics, audit: Audit
                 reason: REASON,
                 message,
             };
-            if let Err(error) = audit.alarm(alarm).await {
+            if let Err(error) = audit.alarm(alarm) {
                 tracing::error!(%error, "the agent cannot write the audit record of a revocation that was taken back");
             }
         }

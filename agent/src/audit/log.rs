@@ -177,15 +177,17 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes down what calls for a person, marked as critical.
+    /// Writes down what calls for a person, marked as critical and as of now. It waits for nothing: a line that the disk does not take yet
+    /// is written once it does, and whoever raises alarms goes on.
     ///
     /// # Errors
-    /// [`AuditError::Closed`] when the log has ended.
-    pub async fn alarm(&self, alarm: Alarm) -> Result<(), AuditError> {
-        let permit = Arc::clone(&self.inner.stats.connections)
-            .acquire_owned()
-            .await
-            .map_err(|_| AuditError::Closed)?;
+    /// [`AuditError::Full`] where the log has taken none for long; that is counted.
+    pub fn alarm(&self, alarm: Alarm) -> Result<(), AuditError> {
+        let room = Arc::clone(&self.inner.stats.alarms).try_acquire_owned();
+        let permit = room.map_err(|_| {
+            self.inner.stats.dropped_alarms.fetch_add(1, Relaxed);
+            AuditError::Full
+        })?;
         let mut event = Event::new("alarm".into(), String::new());
         match alarm.subject {
             AlarmSubject::KernelProgram(hook) => {

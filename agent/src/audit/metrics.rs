@@ -30,7 +30,7 @@ enum OfSink {
     Gauge(fn(&SinkStats, &[Segment]) -> u64),
 }
 
-const LOG: [(&str, OfLog, &str); 11] = [
+const LOG: [(&str, OfLog, &str); 12] = [
     (
         "audit_lines",
         OfLog::Counter(Stats::lines),
@@ -55,6 +55,11 @@ const LOG: [(&str, OfLog, &str); 11] = [
         "audit_refused_requests",
         OfLog::Counter(Stats::refused),
         "Requests that were answered with 503 because the audit log is full, fails or is too slow: each is one that must not go unrecorded",
+    ),
+    (
+        "audit_dropped_alarms",
+        OfLog::Counter(Stats::dropped_alarms),
+        "Alarms that have no audit record, because the log took none for long; the agent's log has them",
     ),
     (
         "audit_rotations",

@@ -23,11 +23,17 @@ pub(super) const WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// a loop cannot take the room of other pods' requests.
 const CONNECTION_SLOTS: usize = 1_024;
 
+/// Alarms waiting to be written. They have their own room too: a log that is full of other records must not keep an alarm out, and
+/// whoever raises one must not wait. Each tells of a detached kernel program or a revocation taken back, so more in a row are rare.
+const ALARM_SLOTS: usize = 64;
+
 /// Counters of the log, for metrics and readiness.
 #[derive(Debug)]
 pub struct Stats {
     pub(super) requests: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
+    pub(super) alarms: Arc<Semaphore>,
+    pub(super) dropped_alarms: AtomicU64,
     /// Bytes of lines that wait for the file.
     pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(super) lines: AtomicU64,
@@ -51,12 +57,17 @@ impl Stats {
         }
     }
 
-    /// Takes all room for connection records, as a log does that takes nothing.
+    /// Takes all room for connection records, and for all alarms but one, as a log does that takes nothing.
     #[cfg(test)]
-    pub(crate) fn hold_connection_records(&self) -> tokio::sync::OwnedSemaphorePermit {
-        let all = u32::try_from(CONNECTION_SLOTS).expect("few");
-        let held = Arc::clone(&self.connections).try_acquire_many_owned(all);
-        held.expect("nothing waits yet")
+    pub(crate) fn hold_all_but_one_alarm(&self) -> [tokio::sync::OwnedSemaphorePermit; 2] {
+        [
+            (&self.connections, CONNECTION_SLOTS),
+            (&self.alarms, ALARM_SLOTS - 1),
+        ]
+        .map(|(slots, count)| {
+            let held = Arc::clone(slots).try_acquire_many_owned(u32::try_from(count).expect("few"));
+            held.expect("nothing waits yet")
+        })
     }
 
     /// What the spool holds.
@@ -77,6 +88,8 @@ impl Default for Stats {
             sinks: Vec::new(),
             requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
             connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
+            alarms: Arc::new(Semaphore::new(ALARM_SLOTS)),
+            dropped_alarms: AtomicU64::new(0),
             waiting_bytes: Arc::default(),
             lines: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -95,6 +108,12 @@ impl Stats {
     pub fn in_flight(&self) -> usize {
         REQUEST_SLOTS.saturating_sub(self.requests.available_permits())
             + CONNECTION_SLOTS.saturating_sub(self.connections.available_permits())
+            + ALARM_SLOTS.saturating_sub(self.alarms.available_permits())
+    }
+
+    /// Alarms that there was no room for.
+    pub fn dropped_alarms(&self) -> u64 {
+        self.dropped_alarms.load(Relaxed)
     }
 
     /// Lines written.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{MAX_NODE_NAMES, Mode, ObjectCondition, State};
+use picket_policy::api::v1alpha1::{
+    AgentIdentitySpec, MAX_NODE_NAMES, Mode, ObjectCondition, Spec as _, State,
+};
 use picket_policy::{Document, ObjectVerdict};
 
 use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
@@ -48,6 +50,14 @@ impl Judged {
             verdict: self.verdicts.get(place)?,
             versions: &self.snapshot.objects.get(place)?.versions,
         })
+    }
+
+    /// Whether an identity of this name is in force by the cluster.
+    pub(super) fn has_identity(&self, name: &str) -> bool {
+        let of_name = |object: &JudgedObject<'_>| object.entry.name == name;
+        self.objects()
+            .filter(of_name)
+            .any(|object| object.kind() == AgentIdentitySpec::KIND && object.in_force().is_some())
     }
 
     /// Each object.

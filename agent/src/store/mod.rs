@@ -15,6 +15,7 @@ mod metrics;
 mod nodes;
 mod parsed;
 mod report;
+mod reversed;
 mod reviews;
 mod shut_out;
 mod source;
@@ -35,8 +36,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use picket_policy::api::FileReading;
-use picket_policy::api::v1alpha1::State;
-use picket_policy::{Absence, Diagnostic, Document, Identity, PolicySet, builtin};
+use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,7 @@ use crate::runtime::epoch::Epoch;
 use exclusive::Exclusive;
 use judged::Judged;
 use parsed::ParsedFiles;
+use reversed::Reversals;
 use shut_out::{ShutOut, ShutOutBy};
 use status::StatusBoard;
 
@@ -160,6 +161,8 @@ pub struct Store {
     file_reads: FileReads,
     /// Identities that were revoked and are not any more, until [`Store::take_reversed`].
     reversed: Mutex<Vec<String>>,
+    /// Which identities of files were revoked when their files went.
+    reversals: Mutex<Reversals>,
 }
 
 /// How often the files were read since the start because they changed.
@@ -212,6 +215,7 @@ impl Store {
             exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
             reversed: Mutex::default(),
+            reversals: Mutex::default(),
         }
     }
 
@@ -294,6 +298,7 @@ impl Store {
             exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
             reversed: Mutex::default(),
+            reversals: Mutex::default(),
         }
     }
 
@@ -517,9 +522,12 @@ impl Store {
     ) {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
-        let mut reversed = reversed(&self.current.load(), &set);
-        // Nobody revoked the one whose file is back.
-        reversed.retain(|identity| shut_out.get(identity) != Some(&ShutOutBy::Removal));
+        let reversed = self.reversals.lock().update(
+            &self.current.load(),
+            &set,
+            |name| shut_out.get(name) == Some(&ShutOutBy::Removal),
+            |name| self.judged.lock().has_identity(name),
+        );
         let before = self.current.swap(Arc::new(set)).summary();
         // At once: a request that was judged by the set before, and is not sent yet, is judged again.
         self.epoch.raise();
@@ -600,18 +608,6 @@ impl Store {
     pub fn watch(self: Arc<Self>, cancel: CancellationToken) -> impl Future<Output = ()> + Send {
         watch::run(self, cancel)
     }
-}
-
-/// The identities that were revoked and are not any more: with files, a revocation lasts as long as the file says so.
-fn reversed(before: &PolicySet, after: &PolicySet) -> Vec<String> {
-    let is_revoked = |identity: &&Arc<Identity>| identity.state == State::Revoked;
-    let revoked = before.identities().iter().filter(is_revoked);
-    let revoked: BTreeSet<_> = revoked.map(|identity| identity.name.as_str()).collect();
-    let now = after
-        .identities()
-        .iter()
-        .filter(|identity| identity.state != State::Revoked && revoked.contains(identity.name.as_str()));
-    now.map(|identity| identity.name.clone()).collect()
 }
 
 fn read(sources: &[Box<dyn Source>]) -> Result<Vec<Manifest>, StoreError> {

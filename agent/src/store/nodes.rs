@@ -10,8 +10,10 @@
 //! A status has room for [`MAX_NODES`](picket_policy::api::v1alpha1::MAX_NODES) entries, and nobody removes that of a node that is gone. A
 //! node without room takes the place of the entry that was longest without use, where that node has no pod of the identity, or is no
 //! Node of the cluster any more. Only a later use takes a place, by [`COARSE`] or more: two nodes never take turns.
+//!
+//! Where several workloads claim an exclusive identity, a node that has an entry takes out that of a claimant whose node is gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +50,9 @@ const PACE: Duration = Duration::from_secs(5);
 
 /// How long an entry that could not be replaced is left alone: its node has pods and is there, or somebody else wrote it.
 const LEFT_ALONE: Duration = Duration::from_secs(3600);
+
+/// How long the node of another claimant counts as there once it was seen: a lost node's object goes some minutes after it.
+const CLAIMANT_SEEN: Duration = Duration::from_secs(300);
 
 /// The place of identities among the kinds.
 const IDENTITIES: usize = 0;
@@ -159,10 +164,15 @@ impl NodeReporter {
                 name,
                 uid,
                 ShownNodes {
-                    own: shown, others, ..
+                    own: shown,
+                    others,
+                    workloads: claimed,
                 },
             ) in self.cluster.shown_nodes()
             {
+                if shown.is_some() && claimed.len() > 1 {
+                    self.remove_gone(&name, &uid, &claimed).await;
+                }
                 if self.next.contains_key(&uid) {
                     continue;
                 }
@@ -248,6 +258,28 @@ impl NodeReporter {
             .await
         {
             self.write(name, uid, entry).await;
+        }
+    }
+
+    /// Takes out the entries of claimants whose nodes are gone: their workloads would look like a conflict for ever.
+    async fn remove_gone(&mut self, name: &str, uid: &str, claimed: &BTreeMap<String, String>) {
+        let others: BTreeSet<_> = claimed.values().filter(|node| **node != self.node).collect();
+        for node in others {
+            let of_node = (uid.to_owned(), node.clone());
+            if self.left_alone.contains_key(&of_node) {
+                continue;
+            }
+            self.left_alone.insert(of_node, Instant::now() + CLAIMANT_SEEN);
+            if self.is_gone(node).await {
+                tracing::info!(
+                    identity = name,
+                    node,
+                    "the entry of a node that is gone is taken out of the exclusive identity's status"
+                );
+                let target = (IDENTITIES, name, uid);
+                self.writer.write(target, &manager(node), json!({})).await;
+            }
+            tokio::time::sleep(PACE).await;
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::cluster::KINDS;
 use super::*;
-use crate::cluster::testing::answering;
+use crate::cluster::testing::{Folder, answering};
 use crate::metrics::MetricsRegistry;
 
 fn set(identities: &[(&str, &str)]) -> PolicySet {
@@ -156,9 +156,8 @@ fn a_full_list_gives_the_place_of_the_entry_that_was_longest_without_use() {
     assert_eq!(found(&[], &with_pods, &[]), None);
 }
 
-/// What a reporter sends that replaces an entry with so many pods, of a node that is there or not, to an API server that refuses all
-/// requests of one method.
-async fn sent(pods: u32, is_there: bool, refused: &'static str) -> (Vec<String>, NodeReporter) {
+/// A reporter at an API server that has a node or not and refuses all requests of one method, and what it sends there.
+async fn reporter(is_there: bool, refused: &'static str) -> (Arc<Mutex<Vec<String>>>, NodeReporter, Folder) {
     let sent: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&sent);
     let server = answering(move |request| {
@@ -176,12 +175,18 @@ async fn sent(pods: u32, is_there: bool, refused: &'static str) -> (Vec<String>,
         (200, object)
     })
     .await;
-    let (_folder, connector) = Connector::for_tests(&server);
+    let (folder, connector) = Connector::for_tests(&server);
     let store = Arc::new(Store::open_or_deny_all(&[], true));
     let cluster = store.cluster.clone().expect("a cluster");
     let metrics = StoreMetrics::register(&MetricsRegistry::default());
     let writer = StatusWriter::new(connector, metrics, "an entry");
-    let mut reporter = NodeReporter::new(store, cluster, "n1".to_owned(), writer, Arc::new(Vec::new));
+    let reporter = NodeReporter::new(store, cluster, "n1".to_owned(), writer, Arc::new(Vec::new));
+    (sent, reporter, folder)
+}
+
+/// What a reporter sends that replaces an entry with so many pods.
+async fn sent(pods: u32, is_there: bool, refused: &'static str) -> (Vec<String>, NodeReporter) {
+    let (sent, mut reporter, _folder) = reporter(is_there, refused).await;
     let other = entry("other", pods, Some(1));
     reporter
         .replace("a", "uid-a", &other, &entry("n1", 1, None))
@@ -208,6 +213,29 @@ async fn an_entry_goes_by_its_own_manager_and_one_with_pods_only_with_its_node()
     // Whatever came of it, another one is next.
     let of_other = ("uid-a".to_owned(), "other".to_owned());
     assert!(reporter.left_alone.contains_key(&of_other));
+}
+
+#[tokio::test]
+async fn of_an_exclusive_identity_the_entry_of_a_claimant_whose_node_is_gone_goes() {
+    let claimed = BTreeMap::from([
+        ("Job/here".to_owned(), "n1".to_owned()),
+        ("Job/there".to_owned(), "other".to_owned()),
+    ]);
+    for (is_there, refused, removed) in [(false, "", true), (true, "", false), (false, "GET", false)] {
+        let (sent, mut reporter, _folder) = reporter(is_there, refused).await;
+        for _ in 0..2 {
+            reporter.remove_gone("a", "uid-a", &claimed).await;
+        }
+        let mut wanted = vec!["GET /api/v1/nodes?&fieldSelector=metadata.name%3Dother".to_owned()];
+        if removed {
+            wanted.push(
+                "PATCH /apis/picket.dev/v1alpha1/agentidentities/a/status?&force=true&fieldManager=picket-node-other"
+                    .to_owned(),
+            );
+        }
+        // Once: nobody asks for a node again and again.
+        assert_eq!(*sent.lock(), wanted, "{is_there} {refused}");
+    }
 }
 
 #[test]

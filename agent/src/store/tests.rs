@@ -738,61 +738,20 @@ fn an_emptied_folder_leaves_the_last_objects_in_force_and_says_nothing_else() {
     );
 }
 
+/// Files are read before the node is closed.
 #[test]
-fn a_revoked_agent_that_may_act_again_is_told_of() {
-    let set = |state: &str| {
-        let text = identity("a").replace("owner: team", &format!("owner: team\n  state: {state}"));
-        let documents = picket_policy::read_documents("a.yaml", &text).expect("readable");
-        PolicySet::compile(documents).expect("valid")
-    };
-    assert_eq!(reversed(&set("Revoked"), &set("Active")), ["a"]);
-    assert_eq!(reversed(&set("Revoked"), &set("Suspended")), ["a"]);
-    for (before, after) in [
-        ("Revoked", "Revoked"),
-        ("Suspended", "Active"),
-        ("Active", "Revoked"),
-    ] {
-        assert!(reversed(&set(before), &set(after)).is_empty(), "{before} {after}");
-    }
-}
-
-#[test]
-fn a_revocation_that_a_file_takes_back_is_told_of_and_a_file_that_is_back_is_not() {
+fn a_pipe_among_the_files_is_a_fault_and_holds_up_nobody() {
     let folder = Folder::new();
-    let revoked = |name: &str| identity(name).replace("owner: team", "owner: team\n  state: Revoked");
-    folder.write("a.yaml", &revoked("a"));
-    folder.write("b.yaml", &identity("b"));
-    folder.write("c.yaml", &identity("c"));
-    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     folder.write("a.yaml", &identity("a"));
-    store.reload();
-    assert_eq!(store.take_reversed(), ["a"]);
-    assert!(store.take_reversed().is_empty(), "it is told twice");
-    // Beside a faulty one, b is shut out since its file is gone; nobody revoked it.
-    folder.write("c.yaml", &identity("c").replace("owner", "colour"));
-    fs::remove_file(folder.path().join("b.yaml")).expect("removed");
-    store.reload();
-    let of = |state: State| ("b".to_owned(), state);
-    assert!(states(&store).contains(&of(State::Revoked)));
-    folder.write("b.yaml", &identity("b"));
-    store.reload();
-    assert!(states(&store).contains(&of(State::Active)));
-    assert!(store.take_reversed().is_empty());
-    // Nor where the rest is good again at once.
-    fs::remove_file(folder.path().join("b.yaml")).expect("removed");
-    store.reload();
-    folder.write("b.yaml", &identity("b"));
-    folder.write("c.yaml", &identity("c"));
-    store.reload();
-    assert_eq!(
-        (store.status().last_error, store.take_reversed()),
-        (None, Vec::new())
+    nix::unistd::mkfifo(&folder.path().join("b.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let paths = [folder.path().to_owned()];
+    let (done, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(Store::open(&paths).map(drop)));
+    let opened = opened.recv_timeout(Duration::from_secs(20));
+    let error = opened.expect("it waits for the pipe").expect_err("a fault");
+    let said = error.to_string();
+    assert!(
+        said.contains("b.yaml") && said.contains("not a regular file"),
+        "{said}"
     );
-    // A state that a faulty set says is a revocation.
-    folder.write("c.yaml", &identity("c").replace("owner", "colour"));
-    folder.write("b.yaml", &revoked("b"));
-    store.reload();
-    folder.write("b.yaml", &identity("b"));
-    store.reload();
-    assert_eq!(store.take_reversed(), ["b"]);
 }

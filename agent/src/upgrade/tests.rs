@@ -319,7 +319,7 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its
                 reason: "link_replaced",
                 message: String::new(),
             };
-            log.alarm(alarm).await.unwrap();
+            log.alarm(alarm).unwrap();
             log.flush().await.unwrap();
             assert_eq!(log.stats().failure(), None);
         }

@@ -623,6 +623,22 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
     }
 
     #[test]
+    fn an_alarm_about_an_agent_is_no_act_of_it() {
+        let alarm = record("a", 3, "error").replace("\"verb\":\"get\"", "\"verb\":\"alarm\"");
+        // A line that was changed is none of the agent's: the alarm's hash is made anew.
+        let alarm = alarm.split(",\"integrity\"").next().expect("a record").to_owned() + "}";
+        let alarm = stored(&alarm, 1) + "\n";
+        let records = record("a", 1, "allow") + &alarm;
+        let log = described("a", &records).log.expect("a log");
+        let uris: Vec<_> = log
+            .last
+            .iter()
+            .map(|record| record["requestURI"].clone())
+            .collect();
+        assert_eq!(uris, ["/x/1"]);
+    }
+
+    #[test]
     fn an_exclusive_identity_says_who_claims_it() {
         let of = |workloads: &[&str]| {
             let workloads: Vec<_> = workloads.iter().map(|name| (*name).to_owned()).collect();
