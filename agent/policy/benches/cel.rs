@@ -105,7 +105,7 @@ fn benches(criterion: &mut Criterion) {
             bencher.iter(|| judge(&expression, composition, black_box(object)));
         });
     }
-    let slow = json!({"list": (0..290).collect::<Vec<_>>()});
+    let slow = json!({"list": (0..75).collect::<Vec<_>>()});
     let text = "object.list.exists(a, object.list.exists(b, a + b < 0))";
     let expression = Expression::compile_rule(text, &["object"], &none).expect(text);
     criterion.bench_function("nearly as many steps as one decision has", |bencher| {
