@@ -8,6 +8,15 @@
 //! At most one item, of [`ITEM_LIMIT`] bytes, and the piece that it was given. A larger item ends the response with an
 //! error: it can be neither judged nor silently left out.
 //!
+//! # What the caller does
+//!
+//! * It sends [`media::narrowed_accept`] as Accept, and `Accept-Encoding: identity`.
+//! * It refuses a watch over WebSocket: no filter reads its frames.
+//! * It removes Content-Length from the response, since a list in JSON gets shorter.
+//! * It filters what answers a failed watch as a list: of that, a Status passes and nothing else.
+//! * After an error it breaks the response off, so that the client does not take it for complete.
+//! * It decides on the request for a single object itself. Of the resource `namespaces`, an object's name is its namespace.
+//!
 //! # What a filter does not hide
 //!
 //! * `continue` stays as it is. It names the last object of a page, even if that one is hidden.

@@ -257,6 +257,15 @@ fn what_cannot_be_judged_ends_the_response() {
             envelope("v1", "PodList", &field(1, field(9, MARKER))),
             "not_a_list",
         ),
+        // An item whose tag is that of metadata would pass as metadata.
+        (
+            envelope(
+                "v1",
+                "PodList",
+                &[field(1, ""), field(1, field(3, MARKER))].concat(),
+            ),
+            "not_a_list",
+        ),
         (envelope("v1", "PodList", &item[..item.len() - 1]), "protobuf"),
         (
             [b"k8s\0".to_vec(), field(2, &item), types.clone()].concat(),

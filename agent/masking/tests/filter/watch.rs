@@ -131,4 +131,7 @@ fn what_is_no_event_ends_the_watch() {
     let body = format!(r#"{{"type":"BOOKMARK","object":{object}}}"#);
     let (out, counts) = run(watch(), body.as_bytes(), &mut Random::new(1));
     assert_eq!((out.len(), counts.map(|counts| counts.hidden)), (0, Ok(1)));
+    let nameless = body.replace(r#""name":"a","#, "");
+    let (out, counts) = run(watch(), nameless.as_bytes(), &mut Random::new(1));
+    assert_eq!((out.len(), counts.map(|counts| counts.hidden)), (0, Ok(1)));
 }
