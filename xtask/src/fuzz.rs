@@ -41,7 +41,7 @@ const MEMORY_LIMIT: u32 = 1024;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  cargo xtask fuzz                          every target for a minute, three at a time on two cores
+  cargo xtask fuzz                          every target for a minute, four at a time on two cores
   cargo xtask fuzz path query --seconds 600 two targets for ten minutes
   cargo xtask fuzz path --input FILE        one input again, such as one that broke the target
   cargo xtask fuzz --list                   the targets and what each holds")]
@@ -88,7 +88,7 @@ pub(crate) fn stage() -> Result<()> {
     every(&targets()?, 60)
 }
 
-/// Builds the targets and runs them, one more at a time than there are cores; all run, whichever fails.
+/// Builds the targets and runs them, two for each core at a time; all run, whichever fails.
 fn every(targets: &[String], seconds: u32) -> Result<()> {
     let programs = sh::timed("fuzz targets", build)?;
     let what = format!("{} fuzz targets, {seconds} s each", targets.len());
@@ -98,8 +98,8 @@ fn every(targets: &[String], seconds: u32) -> Result<()> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         // The lock is let go before the target runs, or one would wait for the other.
         let next = || locked(&queue).pop_front();
-        // A target is over after its time, with a core of its own or without: CI waits a third less.
-        let workers = (cores + 1).min(targets.len());
+        // Each has half a core, so that CI waits for half the time.
+        let workers = (2 * cores).min(targets.len());
         thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
