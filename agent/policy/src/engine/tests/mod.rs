@@ -9,6 +9,7 @@ mod exec;
 mod grants;
 mod limits;
 mod on_behalf_of;
+mod properties;
 mod rules;
 mod windows;
 
