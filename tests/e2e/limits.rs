@@ -151,7 +151,7 @@ fn a_loop_is_told_once_and_ends_within_the_minute(world: &mut World) -> Result<(
 
         // kubectl waits for the end of the minute, and is told the reason then.
         world
-            .worker(&format!("kubectl delete --raw {LAB}"))?
+            .worker("kubectl delete namespace lab --wait=false")?
             .refused(&["Forbidden", "keep-namespaces"])?;
         let is_loop = |record: &Value| record["decision"]["reason"] == "loop";
         let last = log.wait_within(Duration::from_secs(30), "the loop's end", |record| {

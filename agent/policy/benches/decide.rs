@@ -132,6 +132,11 @@ fn limits(criterion: &mut Criterion) {
             let subjects = subjects(number);
             let _ = write!(
                 text,
+                "---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: agent{number}}}\nspec: {{owner: team, \
+                 attest: {{pod: {{namespace: n, serviceAccount: s{number}}}}}}}\n"
+            );
+            let _ = write!(
+                text,
                 "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{number}}}\nspec:\n  subjects: \
                  {{{subjects}}}\n  limits: {{requestsPerSecond: 50, concurrentRequests: 20, repeatedDenialsPerMinute: 5}}\n"
             );
