@@ -166,11 +166,14 @@ pub fn check_claims(
     Ok(())
 }
 
-/// Whether an `Authorization` of a pod's request may be a person's: its bearer token is of no service account. Tokens of service accounts
-/// are no people's, whatever a grant says.
-pub(super) fn may_be_person_token(value: &[u8], pod: &Pod, own: &OwnToken) -> bool {
+/// Whether an `Authorization` may be a person's: its bearer token is of no service account. Tokens of service accounts are no people's,
+/// whatever a grant says. Without a pod, which is at the gateway, no token is the client's own.
+pub(super) fn may_be_person_token(value: &[u8], pod: Option<&Pod>, own: &OwnToken) -> bool {
     let value = value.trim_ascii();
-    !own.is(value) && judge_authorization(value, Some(pod)) == Err(ForeignCredential::Token)
+    match pod {
+        Some(_) => !own.is(value) && judge_authorization(value, pod) == Err(ForeignCredential::Token),
+        None => matches!(bearer_token(value), Ok(Some(token)) if TokenClaims::read(token).is_none()),
+    }
 }
 
 /// The field as people know it. Only names that are known are said, as a client can make up others of any length.
@@ -186,6 +189,15 @@ fn family(name: &HeaderName) -> &'static str {
 }
 
 fn judge_authorization(value: &[u8], pod: Option<&Pod>) -> Result<(), ForeignCredential> {
+    match bearer_token(value)? {
+        Some(token) => judge_token(TokenClaims::read(token), pod),
+        // Nobody is named: the API server takes it for a request without a token.
+        None => Ok(()),
+    }
+}
+
+/// The bearer token of an `Authorization`, where there is one.
+fn bearer_token(value: &[u8]) -> Result<Option<&[u8]>, ForeignCredential> {
     let end = value
         .iter()
         .position(u8::is_ascii_whitespace)
@@ -193,11 +205,9 @@ fn judge_authorization(value: &[u8], pod: Option<&Pod>) -> Result<(), ForeignCre
     let (scheme, token) = value.split_at(end);
     let token = token.trim_ascii();
     match scheme {
-        // Nobody is named: the API server takes both for a request without a token.
-        b"" => Ok(()),
+        b"" => Ok(None),
         _ if !scheme.eq_ignore_ascii_case(b"bearer") => Err(ForeignCredential::Scheme),
-        _ if token.is_empty() => Ok(()),
-        _ => judge_token(TokenClaims::read(token), pod),
+        _ => Ok(Some(token).filter(|token| !token.is_empty())),
     }
 }
 

@@ -244,7 +244,7 @@ fn a_second_credential_at_the_gateway_is_refused_in_words_for_callers_without_a_
 #[test]
 fn a_persons_token_is_of_no_service_account_and_not_the_pods_own() {
     let (pod, kept) = (pod(), OwnToken::default());
-    let may = |value: &str| may_be_person_token(value.as_bytes(), &pod, &kept);
+    let may = |value: &str| may_be_person_token(value.as_bytes(), Some(&pod), &kept);
     let (_, ann) = bearer(&json!({"iss": "https://i.example", "sub": "ann", "aud": "picket", "exp": 1}));
     assert!(may(&ann));
     let mut other = own(&pod);
@@ -254,6 +254,12 @@ fn a_persons_token_is_of_no_service_account_and_not_the_pods_own() {
     }
     for nobody in ["", "Bearer ", "Basic YTpi"] {
         assert!(!may(nobody), "{nobody:?}");
+    }
+    // Without a pod no token is the client's own.
+    let at_gateway = |value: &str| may_be_person_token(value.as_bytes(), None, &kept);
+    assert!(at_gateway(&ann));
+    for other in [&*bearer(&own(&pod)).1, "", "Bearer ", "Basic YTpi"] {
+        assert!(!at_gateway(other), "{other:?}");
     }
     kept.keep(ann.as_bytes());
     assert!(!may(&ann));

@@ -1,5 +1,5 @@
-//! For whom an agent asks: a bearer token beside the kernel's word on the pod, which is neither the pod's own nor evidence of who the
-//! agent is.
+//! For whom an agent asks: a bearer token beside the kernel's word on the pod, or beside a client certificate at the gateway, which is
+//! neither the agent's own nor evidence of who it is. Or a token that its issuer gave to the agent for a person: that proves both.
 //!
 //! In: a request's `Authorization`, the agent behind the connection, the policies, then the verified token. Out: whether the token is
 //! to be verified, and the principal that asks for its person, or an [`IdentityError`].
@@ -16,16 +16,17 @@ use super::claim::{OwnToken, may_be_person_token};
 use super::{IdentityError, ResolvedPrincipal};
 use crate::workload::Pod;
 
-/// Whether a request's bearer token is to be verified as one of a person for whom the agent asks.
+/// Whether a request's bearer token, beside what proves the agent, is to be verified as one of a person for whom the agent asks. `pod` is
+/// `None` at the gateway.
 #[must_use]
 pub fn carries_person_token(
     policies: &PolicySet,
     agent: &ResolvedPrincipal,
-    pod: &Pod,
+    pod: Option<&Pod>,
     own: &OwnToken,
     authorization: &HeaderValue,
 ) -> bool {
-    // An agent that is known by its token has no place for another one.
+    // An agent that is known by its token has no place for another one: `is_actor` says whether that one is a person's.
     agent.token.is_none()
         && policies.acts_for_people(&agent.name)
         && may_be_person_token(authorization.as_bytes(), pod, own)

@@ -44,6 +44,16 @@ impl ResolvedPrincipal {
         }
     }
 
+    /// Whether the agent is the actor of its token, and so asks for the token's subject and never for itself.
+    #[must_use]
+    pub fn is_actor(&self) -> bool {
+        let jwt = self.principal.identity().attest.jwt.as_ref();
+        match (jwt, &self.token) {
+            (Some(jwt), Some(token)) => token.subject() != jwt.subject,
+            _ => false,
+        }
+    }
+
     /// The same agent, which asks for the person of this token.
     pub(super) fn on_behalf_of(&self, person: Person, token: &Arc<VerifiedToken>) -> Self {
         Self {

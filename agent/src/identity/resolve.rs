@@ -159,10 +159,10 @@ pub enum IdentityError {
         /// The identity's name.
         identity: String,
     },
-    /// The pod sends a verified token of a user for whom nobody may ask.
+    /// The agent sends a verified token of a user for whom nobody may ask.
     #[error(
         "agent {identity} cannot ask on behalf of the token's user: {error}. Allowed instead: the same request with a token of a \
-         person, or with the pod's own"
+         person, or with the agent's own credential alone"
     )]
     UnfitPerson {
         /// The identity's name.
@@ -170,10 +170,10 @@ pub enum IdentityError {
         /// What is wrong with the user.
         error: PersonError,
     },
-    /// The pod sends a verified token of a person for whom its agent may not ask.
+    /// The agent sends a verified token of a person for whom it may not ask.
     #[error(
         "agent {identity} may not ask on behalf of {username} of issuer {issuer}: no AgentGrant of the agent has such a person under \
-         upstream.onBehalfOf. Allowed instead: the same request with the pod's own token. A cluster operator can add a grant"
+         upstream.onBehalfOf. Allowed instead: the same request with the agent's own credential alone. A cluster operator can add a grant"
     )]
     NotOnBehalfOf {
         /// The identity's name.
@@ -342,7 +342,7 @@ pub fn resolve(
             Attestation::Authenticated(identities) => shown.push(Shown { scheme, identities }),
         }
     }
-    let identity = one_identity(&shown, evidence, now)?;
+    let identity = one_identity(policies, &shown, evidence, now)?;
     let (name, owner) = (identity.name.clone(), identity.owner.clone());
     let attestation = attestation_of(&identity.attest);
     Principal::new(identity, evidence.origin(), attestation, now).map_err(|standing| match standing {
@@ -382,6 +382,7 @@ fn missing(identity: &Identity, shown: &[Shown]) -> Option<&'static str> {
 
 /// The one identity that the caller is by all that it shows.
 fn one_identity(
+    policies: &PolicySet,
     shown: &[Shown],
     evidence: &Evidence<'_>,
     now: Timestamp,
@@ -405,9 +406,17 @@ fn one_identity(
     let caller = evidence.caller();
     match whole[..] {
         [identity] => {
-            let foreign = shown
+            // At the gateway a token that names no agent may be a person's. Where it is none, the claims are refused later.
+            let may_be_persons = |shown: &&Shown| {
+                evidence.pod.is_none()
+                    && shown.scheme.may_be_persons
+                    && shown.identities.is_empty()
+                    && policies.acts_for_people(&identity.name)
+            };
+            let mut unasked = shown
                 .iter()
-                .find(|shown| shown.scheme.is_credential && !(shown.scheme.asked_by)(&identity.attest));
+                .filter(|shown| shown.scheme.is_credential && !(shown.scheme.asked_by)(&identity.attest));
+            let foreign = unasked.find(|shown| !may_be_persons(shown));
             match foreign {
                 None => Ok(Arc::clone(identity)),
                 Some(shown) => Err(IdentityError::ForeignCredential {

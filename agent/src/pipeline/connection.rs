@@ -316,7 +316,8 @@ impl Connection {
             .map_err(Rejection::Identity)
     }
 
-    /// The bearer token of a request whose agent may ask for people, where the token is not the pod's own: verified, or refused.
+    /// The bearer token of a request whose agent asks for its person: verified, or refused. The token stands beside what proves the agent, or
+    /// it proves both.
     pub(super) async fn person_token(
         &self,
         issuers: &Issuers,
@@ -324,9 +325,12 @@ impl Connection {
         agent: &ResolvedPrincipal,
         authorization: Option<&HeaderValue>,
     ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
+        if agent.is_actor() {
+            return agent.token.clone().map(Ok);
+        }
         let authorization = authorization?;
-        let pod = self.pod()?;
-        if !carries_person_token(policies, agent, &pod, &self.own_token, authorization) {
+        let pod = self.pod();
+        if !carries_person_token(policies, agent, pod.as_deref(), &self.own_token, authorization) {
             return None;
         }
         self.verified(issuers, authorization).await

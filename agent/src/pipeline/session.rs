@@ -73,7 +73,12 @@ impl InForce {
             taken.map_err(|error| Rejection::Identity(error.into()))?;
         }
         let agent = self.agent(policies, connection, shown.agent.as_ref().map(Ok), now)?;
-        match &shown.person {
+        // Of a token that is a person's the agent is no more than the actor.
+        let person = shown
+            .person
+            .as_ref()
+            .or_else(|| agent.token.as_ref().filter(|_| agent.is_actor()));
+        match person {
             None => Ok(agent),
             Some(token) => {
                 let for_person = connection.on_behalf_of(policies, &agent, token);

@@ -294,6 +294,26 @@ impl PolicySet {
         identities.filter(names).cloned().collect()
     }
 
+    /// The identities to which this token was given for somebody else, as its claim `act` says, and that ask for people by a grant. A token
+    /// that names an identity by its subject is that agent's own, whoever else stands in it.
+    #[must_use]
+    pub fn identities_of_actor(&self, token: &VerifiedToken) -> Vec<Arc<Identity>> {
+        let Some(actor) = tokens::actor(token) else {
+            return Vec::new();
+        };
+        let places = self
+            .by_subject
+            .get(&(token.issuer().to_owned(), actor.to_owned()));
+        let identities = places.into_iter().flatten();
+        let identities = identities.filter_map(|place| self.identities.get(*place));
+        let acts = |identity: &&Arc<Identity>| {
+            let jwt = identity.attest.jwt.as_ref();
+            jwt.is_some_and(|jwt| tokens::satisfies_as_actor(token, jwt))
+                && self.acts_for_people(&identity.name)
+        };
+        identities.filter(acts).cloned().collect()
+    }
+
     /// Whether a pod's token matters: the pod's identity asks for one, or the pod has no identity but by its token.
     #[must_use]
     pub fn reads_token_of_pod(

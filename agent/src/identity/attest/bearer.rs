@@ -4,6 +4,9 @@
 //! [`Attestation`]: the identities that name the token, or why it does not count. Whether a pod's token matters at all is
 //! [`PolicySet::reads_token_of_pod`]'s to say: most pods send a token that nobody asks for.
 //!
+//! A token that its issuer gave to an agent for a person (the claim `act`, RFC 8693) proves both: the agent is then the one that the
+//! actor names, and asks for the token's subject ([`ResolvedPrincipal::is_actor`](crate::identity::ResolvedPrincipal::is_actor)).
+//!
 //! The token was checked before: its signature and keys by identity/jwt, its times, audience and claims by jwt/judge.rs of picket-policy.
 
 use jiff::Timestamp;
@@ -24,7 +27,10 @@ pub fn attest(policies: &PolicySet, evidence: &Evidence<'_>, _: Timestamp) -> At
         Some(Err(error)) => return refused(policies, evidence, error),
         Some(Ok(token)) => token,
     };
-    let identities = policies.identities_of_token(token);
+    let mut identities = policies.identities_of_token(token);
+    if identities.is_empty() {
+        identities = policies.identities_of_actor(token);
+    }
     let Some(pod) = evidence.pod else {
         return Attestation::Authenticated(identities);
     };

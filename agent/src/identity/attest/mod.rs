@@ -79,6 +79,8 @@ pub struct Scheme {
     pub asked_by: fn(&Attest) -> bool,
     /// Whether the caller chooses to show it: one whose identity does not ask for it claims to be somebody else.
     pub is_credential: bool,
+    /// Whether what is shown may be a person's, for whom the agent asks: where it names no agent, and the agent is known by something else.
+    pub may_be_persons: bool,
     /// Tries it.
     pub attest: fn(&PolicySet, &Evidence<'_>, Timestamp) -> Attestation,
 }
@@ -89,18 +91,21 @@ pub const SCHEMES: [Scheme; 3] = [
         shows: "its pod",
         asked_by: |attest| attest.pod.is_some(),
         is_credential: false,
+        may_be_persons: false,
         attest: pod::attest,
     },
     Scheme {
         shows: "a token",
         asked_by: |attest| attest.jwt.is_some(),
         is_credential: true,
+        may_be_persons: true,
         attest: bearer::attest,
     },
     Scheme {
         shows: "a client certificate",
         asked_by: |attest| attest.spiffe.is_some(),
         is_credential: true,
+        may_be_persons: false,
         attest: x509::attest,
     },
 ];

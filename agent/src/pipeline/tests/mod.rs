@@ -11,6 +11,7 @@ mod heads;
 mod issuer;
 mod limits;
 mod on_behalf_of;
+mod on_behalf_of_elsewhere;
 mod sessions;
 mod shares;
 mod strangers;

@@ -1,5 +1,6 @@
 //! A person's token from a pod: whom the API server is asked as, what is refused, and what the record holds.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode, header};
@@ -10,8 +11,9 @@ use serde_json::{Value, json};
 use super::sessions::{end, ends, rejudging, watch};
 use super::world::{Answer, World, ask_over, policies, target};
 use crate::identity::jwt::testing::{IssuerBehaviour, TestIssuer, TestIssuers, TestKey};
+use crate::pki::TrustBundles;
 
-const POD: &str = "/api/v1/namespaces/n/pods/x";
+pub(super) const POD: &str = "/api/v1/namespaces/n/pods/x";
 const CONFIGMAP: &str = "/api/v1/namespaces/n/configmaps/x";
 
 /// The agent's own grant, and one that gives pods on behalf of these people.
@@ -24,15 +26,20 @@ fn objects(issuer: &str, people: &str) -> PolicySet {
     policies("---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy", &grant)
 }
 
-struct Bed {
-    world: World,
-    issuer: TestIssuer,
-    key: TestKey,
+pub(super) struct Bed {
+    pub(super) world: World,
+    pub(super) issuer: TestIssuer,
+    pub(super) key: TestKey,
     issuers: TestIssuers,
 }
 
 impl Bed {
     async fn new() -> Self {
+        Self::with_clients(Arc::default()).await
+    }
+
+    /// Likewise, where these certificates of clients count.
+    pub(super) async fn with_clients(clients: Arc<TrustBundles>) -> Self {
         let key = TestKey::new("RS256");
         let issuer = TestIssuer::start(vec![key.published("k")]).await;
         let issuers = TestIssuers::of(&issuer);
@@ -40,7 +47,7 @@ impl Bed {
             .rewrite(|text| text.replace("prefix: ''}", "prefix: ''}, groups: {claim: groups, prefix: ''}"));
         // Read once more, by an agent of its own, so that the mapping of groups is there from the beginning.
         let issuers = issuers.again();
-        let world = World::with_issuers(issuers.issuers.clone()).await;
+        let world = World::with_clients(issuers.issuers.clone(), clients).await;
         let bed = Self {
             world,
             issuer,
@@ -57,7 +64,7 @@ impl Bed {
             .replace_for_tests(objects(&self.issuer.url(), people));
     }
 
-    fn claims(&self, subject: &str) -> Value {
+    pub(super) fn claims(&self, subject: &str) -> Value {
         json!({"iss": self.issuer.url(), "sub": subject, "aud": "picket", "exp": Timestamp::now().as_second() + 600})
     }
 
@@ -67,7 +74,7 @@ impl Bed {
         self.key.token("k", &claims)
     }
 
-    async fn ask(&self, path: &'static str, token: &str) -> Answer {
+    pub(super) async fn ask(&self, path: &'static str, token: &str) -> Answer {
         let request = Request::get(target(path)).header(header::AUTHORIZATION, format!("Bearer {token}"));
         self.world.ask(request, "").await
     }

@@ -40,7 +40,7 @@ use crate::limits::{LimitMetrics, RequestLimits};
 use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
 use crate::metrics::MetricsRegistry;
 use crate::notify::{EventQueue, KubeEvent, NotifyMetrics};
-use crate::pki::{self, CaFiles};
+use crate::pki::{self, CaFiles, TrustBundles};
 use crate::runtime::drain::Drain;
 use crate::session::{Registry, SessionMetrics};
 use crate::store::Store;
@@ -152,14 +152,22 @@ impl World {
     pub(super) async fn new() -> World {
         let folder = Folder::new();
         let token = folder.write("token", "node-token");
-        World::with(folder, NodeCredential::TokenFile(token), Issuers::none()).await
+        let clients = Arc::default();
+        World::with(folder, NodeCredential::TokenFile(token), Issuers::none(), clients).await
     }
 
     /// Likewise, with issuers of tokens.
     pub(super) async fn with_issuers(issuers: Issuers) -> World {
         let folder = Folder::new();
         let token = folder.write("token", "node-token");
-        World::with(folder, NodeCredential::TokenFile(token), issuers).await
+        World::with(folder, NodeCredential::TokenFile(token), issuers, Arc::default()).await
+    }
+
+    /// Likewise, with certificates of clients.
+    pub(super) async fn with_clients(issuers: Issuers, clients: Arc<TrustBundles>) -> World {
+        let folder = Folder::new();
+        let token = folder.write("token", "node-token");
+        World::with(folder, NodeCredential::TokenFile(token), issuers, clients).await
     }
 
     /// Name and UID of the pod of the next connection.
@@ -176,7 +184,8 @@ impl World {
             certificate: folder.0.path().join("client.crt"),
             key: folder.0.path().join("client.key"),
         };
-        (World::with(folder, credential, Issuers::none()).await, id)
+        let world = World::with(folder, credential, Issuers::none(), Arc::default());
+        (world.await, id)
     }
 
     /// Replaces the node's certificate on disk, and names the new one.
@@ -184,7 +193,12 @@ impl World {
         write_certificate(&self.folder)
     }
 
-    async fn with(folder: Folder, credential: NodeCredential, issuers: Issuers) -> World {
+    async fn with(
+        folder: Folder,
+        credential: NodeCredential,
+        issuers: Issuers,
+        clients: Arc<TrustBundles>,
+    ) -> World {
         let ca = pki::ca::create("test").expect("a CA");
         let files = CaFiles {
             certificate: folder.write("ca.crt", &ca.certificate_pem),
@@ -192,7 +206,7 @@ impl World {
         };
         let ca_file = files.certificate.clone();
         let certificates =
-            Certificates::open(files, &["127.0.0.1".to_owned()], Arc::default()).expect("certificates");
+            Certificates::open(files, &["127.0.0.1".to_owned()], clients).expect("certificates");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let broken_off = CancellationToken::new();
         let handshakes = Arc::default();
@@ -409,22 +423,28 @@ impl World {
         protocol: &[u8],
         server: &'static str,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = self.trusting().with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let name = ServerName::try_from(server).expect("a name");
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, client)
+            .await
+    }
+
+    /// The client's side of TLS, which trusts the world's server, before it is said what the client shows.
+    pub(super) fn trusting(
+        &self,
+    ) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = rustls::RootCertStore::empty();
         let file = self.folder.write("trust.crt", &self.ca_pem);
         for (_, der) in pki::pem::certificates(&file, self.ca_pem.as_bytes()).expect("PEM") {
             roots.add(der).expect("a root");
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let name = ServerName::try_from(server).expect("a name");
-        tokio_rustls::TlsConnector::from(Arc::new(config))
-            .connect(name, client)
-            .await
     }
 
     /// One request over a connection of its own.

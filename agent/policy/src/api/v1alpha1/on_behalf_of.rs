@@ -9,7 +9,7 @@ use crate::api::field::FieldErrors;
 use crate::glob::Glob;
 use crate::yaml::FieldPath;
 
-/// The people for whom an agent may ask. The agent's pod sends a person's token in place of its own; the API server is asked as
+/// The people for whom an agent may ask. The agent sends a person's token in place of its own; the API server is asked as
 /// that person, with the user name and the groups that the issuer's claim mappings make of the token.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
