@@ -262,3 +262,22 @@ async fn such_a_watch_ends_with_the_grant_and_never_goes_on_as_the_agent() {
     let [.., cause] = ends(&bed.world).await.remove(0);
     assert_eq!(cause, "identity_incomplete");
 }
+
+/// By other objects the same token is one that was given to the agent for somebody else.
+#[tokio::test]
+async fn a_watch_of_the_agents_own_ends_where_its_token_becomes_a_persons() {
+    let bed = Bed::with_clients(Arc::default()).await;
+    attested(
+        &bed,
+        &by_token(&bed, "").replace("subject: bot", "subject: ann"),
+        true,
+    );
+    let pods = rejudging(&bed.world);
+    pods.raise(bed.world.store.epoch());
+    let mut claims = bed.claims("ann");
+    claims["act"] = json!({"sub": "bot"});
+    let own = watch(&bed.world, &bed.key.token("k", &claims)).await;
+    assert_eq!(bed.world.seen()[0].headers["impersonate-user"], "agent:fixer");
+    attested(&bed, &by_token(&bed, ""), true);
+    end(own, Instant::now(), "identity").await;
+}
