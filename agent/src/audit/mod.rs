@@ -47,7 +47,7 @@ pub use event::{
 };
 pub use log::{AuditLog, Observer};
 pub(crate) use metrics::register as register_metrics;
-pub use record::{Counted, Record};
+pub use record::{Record, RequestCount};
 pub use redact::Redactor;
 pub use sinks::{SinkConfig, SinkTarget};
 pub use stats::Stats;

@@ -70,7 +70,7 @@ const UNANSWERED: (Outcome, &str, &str) = (
 );
 
 /// What counts a request for as long as its record is there.
-pub trait Counted: Send + Sync {
+pub trait RequestCount: Send + Sync {
     /// The request has ended.
     fn ended(&self);
 }
@@ -88,7 +88,7 @@ pub struct Record {
     /// The request's places among its pod's.
     places: [Option<OwnedSemaphorePermit>; 2],
     /// What counts the request among its agent's.
-    counted: Option<Arc<dyn Counted>>,
+    counted: Option<Arc<dyn RequestCount>>,
     /// Limits in audit mode that would have refused it, beside the rules that are told later.
     over_limits: Vec<Finding>,
 }
@@ -148,7 +148,7 @@ impl Record {
     }
 
     /// The request is counted until the record ends.
-    pub fn counted_by(&mut self, counts: Arc<dyn Counted>) {
+    pub fn counted_by(&mut self, counts: Arc<dyn RequestCount>) {
         self.counted = Some(counts);
     }
 

@@ -28,7 +28,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use picket_policy::{EffectiveLimits, FiredRule, KubeRequest, Limit, PolicySet, Principal, Target};
 
-use crate::audit::{AuditId, Counted};
+use crate::audit::{AuditId, RequestCount};
 use breaker::{Breaker, Repeated, WINDOW};
 use bucket::TokenBucket;
 use exceeded::{Exceeded, Facts};
@@ -84,7 +84,7 @@ impl IdentityCounts {
     }
 }
 
-impl Counted for IdentityCounts {
+impl RequestCount for IdentityCounts {
     fn ended(&self) {
         self.under_way.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,7 @@
 //! Kubernetes' networks: `cidr`, `isCIDR` and what a network contains.
 //!
+//! In: texts, and networks. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of `k8s.io/apiserver/pkg/cel/library/cidr.go`. The bits behind the prefix may be set; `masked` takes them away.
 
 use std::fmt;

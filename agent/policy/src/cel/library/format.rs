@@ -1,5 +1,7 @@
 //! Kubernetes' named formats: `format.dns1123Label().validate(text)`, and `format.named("dns1123Label")`.
 //!
+//! In: names of formats, and texts. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of `k8s.io/apiserver/pkg/cel/library/format.go`. `validate` gives `optional.none()` for a text that fits, and else a list with one
 //! text that says which format it does not fit; the API server's texts are others.
 

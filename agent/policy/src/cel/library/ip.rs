@@ -1,5 +1,7 @@
 //! Kubernetes' addresses: `ip`, `isIP`, `ip.isCanonical` and what an address is.
 //!
+//! In: texts, and addresses. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of `k8s.io/apiserver/pkg/cel/library/ip.go`: an address has no zone, and an IPv4 address is not written as IPv6.
 
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
 //! Kubernetes' functions of lists: `isSorted`, `sum`, `min` and `max`; `indexOf` and `lastIndexOf` stand beside those of texts.
 //!
+//! In: lists. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of `k8s.io/apiserver/pkg/cel/library/lists.go`. The sum of no elements is the `int` 0, whatever the list is of.
 
 use std::cmp::Ordering;

@@ -1,4 +1,6 @@
 //! Values that only the libraries' own functions read, such as an address.
+//!
+//! In: such a value. Out: the same value, with its type and equality.
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -1,4 +1,6 @@
 //! What an instrumented tree calls: comparisons, patterns, and taking steps off the budget.
+//!
+//! In: values of expressions. Out: what a function comes to, or that it fails.
 
 use std::any::Any;
 use std::sync::Arc;

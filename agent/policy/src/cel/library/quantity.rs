@@ -1,5 +1,7 @@
 //! Kubernetes' quantities: `quantity("10Gi")`, their order and their sums.
 //!
+//! In: texts, and quantities. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of `k8s.io/apimachinery/pkg/api/resource`. A quantity is kept in billionths, which is as fine as one may be.
 //! One beyond the range is larger than every other; two such cannot be compared, nor added to.
 

@@ -1,4 +1,6 @@
 //! Kubernetes' functions of patterns: `find` and `findAll`. A pattern is written down, and is compiled with its expression.
+//!
+//! In: texts. Out: what a function comes to, or that it fails.
 
 use ::cel::common::types::{CelList, CelString, DYN_TYPE, INT_TYPE, STRING_TYPE};
 use ::cel::common::value::{CowVal, Val};

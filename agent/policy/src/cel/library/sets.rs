@@ -1,4 +1,6 @@
 //! Sets of CEL: `sets.contains`, `sets.equivalent` and `sets.intersects`, over lists.
+//!
+//! In: lists. Out: what a function comes to, or that it fails.
 
 use ::cel::common::types::LIST_TYPE;
 use ::cel::common::value::{CowVal, Val};

@@ -1,4 +1,6 @@
 //! What functions take and give, as far as it can be told before they run.
+//!
+//! In: a function's name and the types of its arguments. Out: the type of what it comes to, or why the call cannot stand.
 
 use std::ops::RangeInclusive;
 

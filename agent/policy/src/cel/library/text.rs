@@ -1,5 +1,7 @@
 //! Functions of texts whose work is not in step with what they read: they count what they will do first.
 //!
+//! In: texts. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of cel-go's `ext.Strings()`. Places are counted in letters, not in bytes.
 
 use ::cel::common::types::{CelInt, CelList, CelString, DYN_TYPE, INT_TYPE, LIST_TYPE, STRING_TYPE};

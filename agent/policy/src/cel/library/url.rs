@@ -1,5 +1,7 @@
 //! Kubernetes' URLs: `url`, `isURL` and their parts.
 //!
+//! In: texts, and URLs. Out: what a function comes to, or that it fails.
+//!
 //! Semantics as those of Go's `net/url` (`ParseRequestURI`, then `Parse`), which the API server reads them with: `http://a@b` has the host `b`, and
 //! a text that is no absolute URI and no path is none.
 

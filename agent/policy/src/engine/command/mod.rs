@@ -6,6 +6,7 @@
 //! A line that is refused is looked for behind what runs other programs too: shells (shell.rs), and programs such as `env`,
 //! `nice` or `xargs` (wrappers.rs). What cannot be told there counts as every line, so that a rule refuses.
 
+mod programs;
 mod shell;
 mod wrappers;
 
