@@ -1,11 +1,12 @@
 //! Picket beside the API server's own code: the same roles and the same requests, read and judged by both.
 //!
-//! In: Go, which builds `tests/rbac-oracle`. Out: a line per test, as cargo's own harness prints them. No cluster and no root.
+//! In: Go, which builds `tests/rbac-oracle` and `tests/protobuf-oracle`. Out: a line per test, as cargo's own harness prints them. No cluster and no root.
 
 // A test that no list names is never called.
 #![deny(dead_code)]
 
 mod judge;
+mod protobuf;
 mod random;
 mod rbac;
 mod request_info;
@@ -23,7 +24,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac, request_info };
+    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac, request_info, protobuf };
     let mut trials = Vec::new();
     for (module, tests) in modules {
         for &(name, test) in *tests {

@@ -31,6 +31,8 @@ pub enum GoProgram {
     Informers,
     /// The API server's own reading of requests and its RBAC authorizer.
     RbacOracle,
+    /// The protobuf of Kubernetes' API types, and their JSON.
+    ProtobufOracle,
     /// What a pod's sandbox runs.
     Pause,
 }
@@ -43,6 +45,7 @@ impl GoProgram {
             Self::KubectlOld => "kubectl-old",
             Self::Informers => "informers",
             Self::RbacOracle => "rbac-oracle",
+            Self::ProtobufOracle => "protobuf-oracle",
             Self::Pause => "pause",
         }
     }
@@ -52,6 +55,7 @@ impl GoProgram {
             Self::KubectlOld => "kubectl-old",
             Self::Informers => "informers",
             Self::RbacOracle => "rbac-oracle",
+            Self::ProtobufOracle => "protobuf-oracle",
             Self::Cluster | Self::Kubectl | Self::Pause => "cluster",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
@@ -59,7 +63,9 @@ impl GoProgram {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Cluster | Self::KubectlOld | Self::Informers | Self::RbacOracle => ".",
+            Self::Cluster | Self::KubectlOld | Self::Informers | Self::RbacOracle | Self::ProtobufOracle => {
+                "."
+            }
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
             Self::Pause => "./pause",
         }

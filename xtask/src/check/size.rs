@@ -16,6 +16,8 @@ use super::source::Tree;
 const FILE_LINES: usize = 800;
 /// No function below [`WIRING`] has more lines.
 const FUNCTION_LINES: usize = 120;
+/// Tables that a Go program below `tests` writes; the `oracle` suite compares them with what it writes.
+const TABLES: [&str; 1] = ["agent/policy/src/body/protobuf/messages.txt"];
 /// Where functions grow by a few lines with each feature.
 const WIRING: &str = "agent/src/app";
 
@@ -24,7 +26,8 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
     for (path, file) in &tree.files {
         let lines = file.text.lines().count();
-        if lines > FILE_LINES && !is_lock(path) && !generated::owns(path) {
+        let is_written = is_lock(path) || generated::owns(path) || TABLES.contains(&path.as_str());
+        if lines > FILE_LINES && !is_written {
             found.push(Finding {
                 file: path.clone(),
                 line: FILE_LINES + 1,
@@ -99,7 +102,12 @@ mod tests {
             found(&format!("=== a.yaml\n{}", lines(801))),
             ["a.yaml:801: a file has at most 800 lines, and this one has 801"]
         );
-        for path in ["Cargo.lock", "tests/cluster/go.sum", "deploy/schemas/a.json"] {
+        for path in [
+            "Cargo.lock",
+            "tests/cluster/go.sum",
+            "deploy/schemas/a.json",
+            super::TABLES[0],
+        ] {
             assert_eq!(found(&format!("=== {path}\n{}", lines(801))), [""; 0], "{path}");
         }
     }

@@ -48,8 +48,8 @@ impl fmt::Display for Place {
 pub enum BodyError {
     /// A media type that is not read.
     #[error(
-        "a rule looks into the request body, and bodies of the media type {0:?} are not read; send \
-         application/json"
+        "a rule looks into the request body, and bodies of the media type {0:?} are not read; send application/json, \
+         application/yaml or, for kinds of Kubernetes itself, application/vnd.kubernetes.protobuf"
     )]
     MediaType(String),
     /// There is no body.
@@ -97,6 +97,53 @@ pub enum BodyError {
         /// Its place.
         at: Place,
     },
+    /// YAML that only some readers take.
+    #[error("the request body has, at {at}, {what}; YAML readers differ in it")]
+    Yaml {
+        /// What it is, and what to write instead.
+        what: &'static str,
+        /// Its place.
+        at: Place,
+    },
+    /// Text that is no YAML.
+    #[error("the request body is not valid YAML at {at}: {what}")]
+    YamlSyntax {
+        /// What the parser says.
+        what: String,
+        /// The first place at which it shows.
+        at: Place,
+    },
+    /// A bare word that YAML readers take differently.
+    #[error(
+        "the request body has the bare word `{text}` at {at}, which YAML readers take differently; write it in quotes if it \
+         is text, else as true, false or a decimal number"
+    )]
+    BareWord {
+        /// The word.
+        text: String,
+        /// Its place.
+        at: Place,
+    },
+    /// CBOR.
+    #[error(
+        "a rule looks into the request body, and bodies in CBOR are not read; send application/json, application/yaml or, for \
+         kinds of Kubernetes itself, application/vnd.kubernetes.protobuf"
+    )]
+    Cbor,
+    /// Protobuf that is broken, or says more than its message in Kubernetes' API.
+    #[error("the request body is protobuf that is not read: {0}; send application/json")]
+    Protobuf(&'static str),
+    /// Protobuf of a kind whose message is not known.
+    #[error(
+        "the request body is protobuf of {api_version} {kind}, and only kinds of Kubernetes itself are read as protobuf; send \
+         application/json"
+    )]
+    ProtobufKind {
+        /// The apiVersion in the body.
+        api_version: String,
+        /// The kind in the body.
+        kind: String,
+    },
     /// Half a character outside of Unicode's first plane.
     #[error(
         "the request body has an escape of half a character (\\ud800 to \\udfff), at {0}; readers put different \
@@ -123,6 +170,12 @@ impl BodyError {
             Self::DuplicateKey { .. } => "duplicate_key",
             Self::FoldedKey { .. } => "folded_key",
             Self::Number { .. } => "number",
+            Self::Yaml { .. } => "yaml",
+            Self::YamlSyntax { .. } => "yaml_syntax",
+            Self::BareWord { .. } => "bare_word",
+            Self::Cbor => "cbor",
+            Self::Protobuf(_) => "protobuf",
+            Self::ProtobufKind { .. } => "protobuf_kind",
             Self::Surrogate(_) => "surrogate",
             Self::Depth(_) => "depth",
             Self::Values => "values",
@@ -132,7 +185,7 @@ impl BodyError {
     /// Whether the client should be answered 415 and not 400.
     #[must_use]
     pub fn is_media_type(&self) -> bool {
-        matches!(self, Self::MediaType(_))
+        matches!(self, Self::MediaType(_) | Self::Cbor)
     }
 
     pub(super) fn media_type(name: &str) -> Self {
@@ -142,6 +195,11 @@ impl BodyError {
     pub(super) fn duplicate_key(key: &str, at: Place) -> Self {
         let key = quoted(key);
         Self::DuplicateKey { key, at }
+    }
+
+    pub(super) fn protobuf_kind(api_version: &str, kind: &str) -> Self {
+        let (api_version, kind) = (quoted(api_version), quoted(kind));
+        Self::ProtobufKind { api_version, kind }
     }
 
     pub(super) fn number(number: &str, at: Place) -> Self {

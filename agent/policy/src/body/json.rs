@@ -42,7 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, BodyError> {
 ///
 /// The API server tells keys by their exact letters everywhere (sigs.k8s.io/json), but for one place: what finds the kind of an
 /// object uses Go's own library, which takes any case (k8s.io/apimachinery, pkg/runtime/serializer/json/meta.go, `Interpret`).
-fn refuse_folded_keys(value: &Value) -> Result<(), BodyError> {
+pub(super) fn refuse_folded_keys(value: &Value) -> Result<(), BodyError> {
     for key in value.as_object().into_iter().flat_map(Map::keys) {
         for meant in ["kind", "apiVersion"] {
             if key != meant && folded(key).eq(folded(meant)) {

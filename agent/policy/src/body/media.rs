@@ -15,15 +15,32 @@ pub enum MediaType {
     MergePatch,
     /// A merge patch that knows the keys of lists.
     StrategicMergePatch,
+    /// An object as YAML.
+    Yaml,
+    /// The fields that server-side apply sets, as YAML, which JSON is too.
+    ApplyYaml,
+    /// An object of a kind of Kubernetes itself, in protobuf.
+    Protobuf,
 }
 
 impl MediaType {
     /// Every one that is read.
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 7] = [
         Self::Json,
         Self::JsonPatch,
         Self::MergePatch,
         Self::StrategicMergePatch,
+        Self::Yaml,
+        Self::ApplyYaml,
+        Self::Protobuf,
+    ];
+
+    /// API servers take CBOR behind a feature gate that is off (`CBORServingAndStorage`, KEP-4222), so that clients which send
+    /// it fall back to JSON when they are answered 415.
+    const CBOR: [&str; 3] = [
+        "application/cbor",
+        "application/cbor-seq",
+        "application/apply-patch+cbor",
     ];
 
     /// The media type of a body.
@@ -43,6 +60,9 @@ impl MediaType {
         if name.is_empty() {
             return Ok(Self::Json);
         }
+        if Self::CBOR.iter().any(|cbor| cbor.eq_ignore_ascii_case(name)) {
+            return Err(BodyError::Cbor);
+        }
         let found = Self::ALL
             .into_iter()
             .find(|media| media.name().eq_ignore_ascii_case(name));
@@ -57,18 +77,78 @@ impl MediaType {
             Self::JsonPatch => "application/json-patch+json",
             Self::MergePatch => "application/merge-patch+json",
             Self::StrategicMergePatch => "application/strategic-merge-patch+json",
+            Self::Yaml => "application/yaml",
+            Self::ApplyYaml => "application/apply-patch+yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
         }
     }
 
     /// The Content-Type under which [`write`](super::write)'s bytes go upstream.
     #[must_use]
     pub fn written(self) -> &'static str {
-        self.name()
+        match self {
+            Self::Yaml | Self::Protobuf => Self::Json.name(),
+            other => other.name(),
+        }
     }
 
     /// Whether the body says what to change in an object, and is not the object itself.
     #[must_use]
     pub fn is_patch(self) -> bool {
-        !matches!(self, Self::Json)
+        !matches!(self, Self::Json | Self::Yaml | Self::Protobuf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_alone_decides() {
+        for (header, media) in [
+            (None, MediaType::Json),
+            (Some(""), MediaType::Json),
+            (Some("application/json"), MediaType::Json),
+            (Some("Application/JSON; charset=UTF-8"), MediaType::Json),
+            (Some(" application/yaml ;x=y"), MediaType::Yaml),
+            (Some("application/json-patch+json"), MediaType::JsonPatch),
+            (Some("application/merge-patch+json"), MediaType::MergePatch),
+            (
+                Some("application/strategic-merge-patch+json"),
+                MediaType::StrategicMergePatch,
+            ),
+            (Some("application/apply-patch+yaml"), MediaType::ApplyYaml),
+            (Some("application/vnd.kubernetes.protobuf"), MediaType::Protobuf),
+        ] {
+            assert_eq!(MediaType::of(header), Ok(media), "{header:?}");
+        }
+        for media in MediaType::ALL {
+            assert_eq!(MediaType::of(Some(media.name())), Ok(media));
+            // What goes upstream is an object where one came, and a patch of the same kind else.
+            let written = MediaType::of(Some(media.written()));
+            assert_eq!(written.map(MediaType::is_patch), Ok(media.is_patch()));
+            assert!(!media.is_patch() || media.written() == media.name());
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_refused() {
+        for header in [
+            "text/plain",
+            "application/json, text/plain",
+            "json",
+            "*/*",
+            "application/x-www-form-urlencoded",
+        ] {
+            let error = MediaType::of(Some(header)).expect_err(header);
+            assert!(error.is_media_type() && error.code() == "media_type", "{error}");
+        }
+        for header in [
+            "application/cbor",
+            "Application/CBOR;x=y",
+            "application/apply-patch+cbor",
+        ] {
+            assert_eq!(MediaType::of(Some(header)), Err(BodyError::Cbor));
+        }
     }
 }

@@ -8,7 +8,10 @@ mod error;
 mod json;
 mod media;
 mod number;
+mod protobuf;
+mod scalar;
 mod write;
+mod yaml;
 
 use serde_json::Value;
 
@@ -37,5 +40,7 @@ pub fn read(media: MediaType, bytes: &[u8]) -> Result<Value, BodyError> {
         MediaType::Json | MediaType::JsonPatch | MediaType::MergePatch | MediaType::StrategicMergePatch => {
             json::read(bytes)
         }
+        MediaType::Protobuf => protobuf::read(bytes),
+        MediaType::Yaml | MediaType::ApplyYaml => yaml::read(bytes),
     }
 }

@@ -1,0 +1,207 @@
+//! YAML that every reader takes for the same value.
+//!
+//! In: bytes. Out: the value. The parser is the kept library's own (`granit-parser` under `serde-saphyr`), used by its events,
+//! because what a bare word stands for depends on the reader, and only the events tell a bare word from a quoted one.
+//!
+//! The API server reads YAML 1.1 as sigs.k8s.io/yaml does, by go.yaml.in/yaml/v2; most other readers read YAML 1.2. What these
+//! two take differently is refused: `no`, `0777`, `1_000`, keys that are no text. Refused too is what only some take: tags,
+//! anchors, merge keys, and documents behind the first, which the API server leaves out.
+
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
+use serde_json::map::Entry;
+use serde_json::{Map, Number, Value};
+
+use super::error::quoted;
+use super::json::refuse_folded_keys;
+use super::scalar::{Scalar, resolve};
+use super::{BodyError, MAX_DEPTH, MAX_VALUES, Place};
+
+/// Line breaks of YAML 1.1 alone, and a mark that some readers skip.
+const DISPUTED_BREAKS: [char; 4] = ['\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
+
+/// The value that YAML stands for.
+pub(super) fn read(bytes: &[u8]) -> Result<Value, BodyError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| BodyError::NotUtf8(Place::of(bytes, error.valid_up_to())))?;
+    if let Some(at) = text.find(DISPUTED_BREAKS) {
+        return Err(BodyError::Yaml {
+            what: "a line break of YAML 1.1 alone, or a byte order mark; write it as an escape in double quotes",
+            at: Place::of(bytes, at),
+        });
+    }
+    let mut options = Options::default();
+    options.set_emit_comments(false);
+    options.disallow_directives = true;
+    options.flow_nesting_limit = MAX_DEPTH + 1;
+    options.block_nesting_limit = MAX_DEPTH + 1;
+    let mut reader = Reader {
+        parser: Parser::new_from_str_with_options(text, options),
+        depth: 0,
+        values: MAX_VALUES,
+        at: Place { line: 1, column: 1 },
+    };
+    reader.stream()
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, StrInput<'a>>,
+    /// How many lists and mappings are open.
+    depth: usize,
+    /// How many values still may come.
+    values: usize,
+    /// Where the last event stands.
+    at: Place,
+}
+
+impl<'a> Reader<'a> {
+    fn stream(&mut self) -> Result<Value, BodyError> {
+        let mut value = None;
+        loop {
+            match self.next()? {
+                Event::StreamStart | Event::DocumentEnd => {}
+                Event::DocumentStart(..) if value.is_some() => {
+                    return Err(self.refused("a second document; send one object a request"));
+                }
+                Event::DocumentStart(..) => {
+                    let first = self.next()?;
+                    value = Some(self.node(first)?);
+                }
+                Event::StreamEnd => {
+                    let value = value.ok_or(BodyError::Empty)?;
+                    // It goes upstream as JSON, where these count.
+                    refuse_folded_keys(&value)?;
+                    return Ok(value);
+                }
+                _ => return Err(self.refused("something outside of a document")),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Event<'a>, BodyError> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => {
+                self.at = place(&span);
+                Ok(event)
+            }
+            Some(Err(error)) => {
+                let (line, column) = (error.marker().line(), error.marker().col() + 1);
+                let what = quoted(error.info().lines().next().unwrap_or_default());
+                let at = Place { line, column };
+                Err(BodyError::YamlSyntax { what, at })
+            }
+            None => Err(self.refused("no end of the document")),
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>) -> Result<Value, BodyError> {
+        self.values = self.values.checked_sub(1).ok_or(BodyError::Values)?;
+        match event {
+            Event::Scalar(text, style, 0, None) => self.scalar(&text, style),
+            Event::SequenceStart(_, 0, None) => self.nested(Self::list),
+            Event::MappingStart(_, 0, None) => self.nested(Self::mapping),
+            Event::Scalar(_, _, _, Some(_))
+            | Event::SequenceStart(_, _, Some(_))
+            | Event::MappingStart(_, _, Some(_)) => {
+                Err(self.refused("a tag; leave it out, and write text in quotes"))
+            }
+            Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_) => {
+                Err(self.refused("an anchor or an alias; write the value out in each place"))
+            }
+            _ => Err(self.refused("no value where one belongs")),
+        }
+    }
+
+    fn nested(
+        &mut self,
+        inner: impl FnOnce(&mut Self) -> Result<Value, BodyError>,
+    ) -> Result<Value, BodyError> {
+        if self.depth == MAX_DEPTH {
+            return Err(BodyError::Depth(self.at));
+        }
+        self.depth += 1;
+        let value = inner(self);
+        self.depth -= 1;
+        value
+    }
+
+    fn list(&mut self) -> Result<Value, BodyError> {
+        let mut list = Vec::new();
+        loop {
+            match self.next()? {
+                Event::SequenceEnd => return Ok(Value::Array(list)),
+                event => list.push(self.node(event)?),
+            }
+        }
+    }
+
+    fn mapping(&mut self) -> Result<Value, BodyError> {
+        let mut mapping = Map::new();
+        loop {
+            let event = self.next()?;
+            if event == Event::MappingEnd {
+                return Ok(Value::Object(mapping));
+            }
+            let at = self.at;
+            let Value::String(key) = self.node(event)? else {
+                self.at = at;
+                return Err(self.refused("a key that is no text; write the key in quotes"));
+            };
+            let entry = match mapping.entry(key) {
+                Entry::Vacant(entry) => entry,
+                Entry::Occupied(entry) => return Err(BodyError::duplicate_key(entry.key(), at)),
+            };
+            let event = self.next()?;
+            entry.insert(self.node(event)?);
+        }
+    }
+
+    fn scalar(&self, text: &str, style: ScalarStyle) -> Result<Value, BodyError> {
+        if style != ScalarStyle::Plain {
+            return Ok(Value::String(text.to_owned()));
+        }
+        Ok(match resolve(text) {
+            Scalar::Null => Value::Null,
+            Scalar::Bool(value) => Value::Bool(value),
+            Scalar::Number(number) => Value::Number(as_go_writes(number)),
+            Scalar::Text => Value::String(text.to_owned()),
+            Scalar::Disputed => {
+                let text = quoted(text);
+                let at = self.at;
+                return Err(BodyError::BareWord { text, at });
+            }
+        })
+    }
+
+    fn refused(&self, what: &'static str) -> BodyError {
+        let at = self.at;
+        BodyError::Yaml { what, at }
+    }
+}
+
+fn place(span: &Span) -> Place {
+    Place {
+        line: span.start.line(),
+        column: span.start.col() + 1,
+    }
+}
+
+/// A whole number is an integer to the API server however it is written, since Go writes `1.0` as `1` between YAML and JSON
+/// (sigs.k8s.io/yaml, yaml.go, `yamlToJSONTarget`).
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a whole number below 2^63 is an i64"
+)]
+pub(super) fn as_go_writes(number: Number) -> Number {
+    /// 2^63, the least whole number that no `i64` holds.
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < BEYOND => {
+            Number::from(float as i64)
+        }
+        _ => number,
+    }
+}
+
+#[cfg(test)]
+#[path = "yaml_tests.rs"]
+mod tests;
