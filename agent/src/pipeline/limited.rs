@@ -13,7 +13,7 @@ use super::body::ResponseBody;
 use super::connection::Connection;
 use super::record::{finding, record_rejection, record_status};
 use super::{Pipeline, refuse};
-use crate::audit::{Counted, EndReason, Record};
+use crate::audit::{EndReason, Record, RequestCount};
 use crate::identity::ResolvedPrincipal;
 use crate::limits::{Asker, LimitExceeded, OpenBreaker, Repeat};
 use crate::notify::{KubeEvent, Reason};
@@ -38,7 +38,7 @@ impl Pipeline {
         let admitted = self.limits.admit(asker(policies, agent), self.limits.now());
         let admitted = admitted.map_err(Rejection::Limited)?;
         if let Some(counts) = admitted.counts {
-            record.counted_by(counts as Arc<dyn Counted>);
+            record.counted_by(counts as Arc<dyn RequestCount>);
         }
         admitted
             .would_deny

@@ -179,7 +179,10 @@ mod tests {
     fn times_have_the_precision_of_their_kind() {
         let bytes = [8, 0x80, 0x86, 0x95, 0xBE, 6, 16, 0xC1, 0x84, 0x3D];
         assert_eq!(time(&bytes), Ok((Value::from("2025-03-03T05:49:52Z"), false)));
-        assert_eq!(micro_time(&bytes), Ok((Value::from("2025-03-03T05:49:52.001000Z"), false)));
+        assert_eq!(
+            micro_time(&bytes),
+            Ok((Value::from("2025-03-03T05:49:52.001000Z"), false))
+        );
         assert_eq!(time(&[]), Ok((Value::Null, true)));
     }
 }
