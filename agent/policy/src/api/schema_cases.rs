@@ -252,6 +252,9 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/match/names", json!(["a/b"])),
         (2, "/spec/rules/0/match", json!({"nonResourceURLs": ["x"]})),
         (2, "/spec/rules/0/match/exceptArgv", json!([[]])),
+        (2, "/spec/rules/0/match/exceptResources", json!(["Pods"])),
+        (2, "/spec/rules/0/match/exceptNamespaces", json!([""])),
+        (2, "/spec/rules/0/match/exceptNames", json!(["a/b"])),
         (2, "/spec/rules/0/match/exceptArgv", json!(["x"])),
         (2, "/spec/rules/0/match/exceptArgv", json!([])),
         (2, "/spec/rules/0/match/tty", json!("true")),
@@ -311,6 +314,7 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
 /// What the reader alone refuses, since it takes knowledge that neither a schema nor a rule in CEL has.
 pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
     vec![
+        (2, "/spec/rules/0/match/exceptNamespaces", json!(["*"])),
         (1, "/spec/rules/0/resources", json!(["pod"])),
         (2, "/spec/rules/0/match/apiGroups", json!(["v1"])),
         (2, "/spec/rules/0/when", json!("request.verb ==")),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::builtin::{Builtin, Surroundings, implicit_grant};
 use super::condition::{Facts, Failure, Held};
-use super::explain::{Reasons, why_not_granted};
+use super::explain::{Reasons, why_by_rule, why_not_granted};
 use super::grants::{Grant, needed};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
@@ -213,6 +213,8 @@ impl PolicySet {
         let by_name = |a: &FiredRule, b: &FiredRule| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
         for findings in [&mut fired.warnings, &mut fired.would_deny, &mut fired.asks] {
             findings.sort_by(by_name);
+            // A rule may be about several of the things that a request does.
+            findings.dedup();
         }
         fired
     }
@@ -227,17 +229,18 @@ impl PolicySet {
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
         let finding = rule.finding(&self.rules.policies, failure);
-        let mut refused = rule.verbs();
+        let mut refused = rule.refused_verbs();
         if !refused.meets(input.verbs) {
             // It is about what the request does to the object: the request itself is refused with that.
             refused = refused.with(request.verb);
         }
+        let why = why_by_rule(rule, request, input, &finding.message);
         let reasons = Reasons {
             cause: Cause::Policy,
             by: format!(" (policy {}, rule {})", finding.policy, finding.rule),
             policy: Some(finding.policy),
             rule: Some(finding.rule),
-            why: &finding.message,
+            why: &why,
             allowed: self.allowed_instead_of_rule(rule, principal, request, (input, inputs), refused),
         };
         reasons.refusal(principal, request, would_deny)

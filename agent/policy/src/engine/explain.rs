@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use super::builtin::implicit_grant;
 use super::evaluate::{given, is_given};
 use super::grants::{Grant, as_dry_run, needed};
-use super::match_input::may_create;
+use super::match_input::{MatchInput, may_create};
+use super::rules::CompiledRule;
 use super::{Cause, FiredRule};
 use super::{PolicySet, Refusal};
+use crate::glob::Glob;
 use crate::identity::Principal;
-use crate::request::KubeRequest;
+use crate::request::{KubeRequest, Verb};
 
 /// A refusal before it is put in words.
 pub(super) struct Reasons<'a> {
@@ -70,6 +72,61 @@ impl Reasons<'_> {
             would_deny,
         })
     }
+}
+
+/// Globs in words: `"payments", "pay-*"`.
+pub(super) fn quoted(globs: &[Glob]) -> String {
+    let texts: Vec<_> = globs.iter().map(|glob| format!("\"{glob:?}\"")).collect();
+    texts.join(", ")
+}
+
+/// Why a Deny rule is about a request where the request does not name what the rule names, and the rule's message.
+pub(super) fn why_by_rule(
+    rule: &CompiledRule,
+    request: &KubeRequest,
+    input: &MatchInput<'_>,
+    message: &str,
+) -> String {
+    let mut reasons = Vec::new();
+    let verb = request.verb;
+    if input.is_of_all_namespaces() {
+        if let Some(globs) = rule.namespaces() {
+            let globs = quoted(globs);
+            reasons.push(format!(
+                "the rule is about namespace {globs}, which a {verb} over all namespaces includes"
+            ));
+        } else if !rule.excepted_namespaces().is_empty() {
+            let globs = quoted(rule.excepted_namespaces());
+            reasons.push(format!(
+                "the rule leaves namespace {globs} alone, and a {verb} over all namespaces includes others"
+            ));
+        }
+    }
+    if let Some(globs) = rule.names().filter(|_| input.is_of_all_names()) {
+        let globs = quoted(globs);
+        reasons.push(format!(
+            "the rule is about name {globs}, which a {verb} without a name can include"
+        ));
+    }
+    let reads = rule.verbs().has(Verb::Get) || rule.verbs().has(Verb::List);
+    let answers = matches!(
+        verb,
+        Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection
+    );
+    if reads && answers && !rule.verbs().has(verb) {
+        reasons.push(format!(
+            "the rule is about reading, and the answer to {verb} has the object"
+        ));
+    }
+    if reasons.is_empty() {
+        return message.to_owned();
+    }
+    let mut why = reasons.join("; ");
+    if !message.is_empty() {
+        why.push_str(". ");
+        why.push_str(message);
+    }
+    why
 }
 
 /// Why no grant allows a request.

@@ -77,6 +77,8 @@ pub(super) enum MatchTarget<'r> {
         resource: Cow<'r, str>,
         /// `exec`.
         subresource: Option<Cow<'r, str>>,
+        /// The resource and subresource that the request names, where this is about what it does besides.
+        requested: (Cow<'r, str>, Option<Cow<'r, str>>),
         /// Where.
         namespace: Scope<'r>,
         /// Which object.
@@ -114,6 +116,59 @@ pub(super) enum Scope<'r> {
     None,
 }
 
+/// The two ways to the objects that are events (k8s.io/kubernetes pkg/registry/events/rest).
+const SAME_EVENTS: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+
+fn only(verb: Verb) -> VerbSet {
+    VerbSet::default().with(verb)
+}
+
+/// The verbs whose effect a request has.
+fn verbs_of(request: &KubeRequest) -> VerbSet {
+    let verbs = only(request.verb);
+    if request.is_session() {
+        // WebSocket clients ask by GET what SPDY clients ask by POST.
+        return verbs.with(Verb::Get).with(Verb::Create);
+    }
+    let verbs = match may_create(request) {
+        true => verbs.with(Verb::Create),
+        false => verbs,
+    };
+    let has_object = matches!(request.target, Target::Resource { .. }) && !request.is_proxied();
+    match request.verb {
+        // A write answers with the object, and so does a deletion that a finalizer or a dry run holds up. A new object shows
+        // nothing but itself.
+        Verb::Update | Verb::Patch | Verb::Delete if has_object => verbs.with(Verb::Get),
+        Verb::DeleteCollection => verbs.with(Verb::Get).with(Verb::List),
+        _ => verbs,
+    }
+}
+
+/// Whether a subresource answers with the whole object.
+fn shows_object(group: &str, resource: &str, sub: &str) -> bool {
+    let of = |wanted: (&str, &str, &str)| {
+        group.eq_ignore_ascii_case(wanted.0)
+            && resource.eq_ignore_ascii_case(wanted.1)
+            && sub.eq_ignore_ascii_case(wanted.2)
+    };
+    sub.eq_ignore_ascii_case("status")
+        || [
+            ("", "pods", "ephemeralcontainers"),
+            ("", "pods", "resize"),
+            ("", "namespaces", "finalize"),
+            ("certificates.k8s.io", "certificatesigningrequests", "approval"),
+        ]
+        .into_iter()
+        .any(of)
+}
+
+fn combine<'r>(resource: &Cow<'r, str>, subresource: Option<&str>) -> Cow<'r, str> {
+    match subresource {
+        Some(sub) => Cow::Owned(format!("{resource}/{sub}")),
+        None => resource.clone(),
+    }
+}
+
 fn lower(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(text.to_ascii_lowercase())
@@ -131,16 +186,25 @@ impl<'r> MatchInput<'r> {
         matches!(command, Some(Command::Line(_)))
     }
 
+    /// Whether it is for all namespaces at once.
+    pub(super) fn is_of_all_namespaces(&self) -> bool {
+        let MatchTarget::Resource { namespace, .. } = &self.target else {
+            return false;
+        };
+        matches!(namespace, Scope::All)
+    }
+
+    /// Whether it is for a whole collection.
+    pub(super) fn is_of_all_names(&self) -> bool {
+        let MatchTarget::Resource { name, .. } = &self.target else {
+            return false;
+        };
+        matches!(name, Scope::All)
+    }
+
     /// Prepares a request.
     pub(super) fn new(request: &'r KubeRequest) -> Self {
-        let mut verbs = VerbSet::default().with(request.verb);
-        if request.is_session() {
-            // WebSocket clients ask by GET what SPDY clients ask by POST.
-            verbs = verbs.with(Verb::Get).with(Verb::Create);
-        }
-        if may_create(request) {
-            verbs = verbs.with(Verb::Create);
-        }
+        let verbs = verbs_of(request);
         let subresource = match &request.target {
             Target::Resource { subresource, .. } => subresource.as_deref(),
             Target::NonResource { .. } => None,
@@ -148,30 +212,99 @@ impl<'r> MatchInput<'r> {
         Self::on(request, verbs, subresource)
     }
 
-    /// What the request does to the object itself, where it is made to a subresource: an eviction deletes its pod, and
-    /// a status that is put or applied where there is no object can create it.
-    pub(super) fn on_object(request: &'r KubeRequest) -> Option<Self> {
+    /// What the request does or shows besides, as requests of their own: by a subresource to its object, and by one of two ways to
+    /// the same objects.
+    pub(super) fn on_object(request: &'r KubeRequest) -> Vec<Self> {
         let Target::Resource {
             group,
             resource,
-            subresource: Some(sub),
+            subresource,
             ..
         } = &request.target
         else {
-            return None;
+            return Vec::new();
         };
-        let evicts = request.verb == Verb::Create
-            && group.is_empty()
-            && resource.eq_ignore_ascii_case("pods")
-            && sub.eq_ignore_ascii_case("eviction");
-        let verb = if evicts {
-            Verb::Delete
-        } else if may_create(request) && creates_by_update(&request.target) {
-            Verb::Create
-        } else {
-            return None;
+        let is = |entry: (&str, &str)| {
+            group.eq_ignore_ascii_case(entry.0) && resource.eq_ignore_ascii_case(entry.1)
         };
-        Some(Self::on(request, VerbSet::default().with(verb), None))
+        if let Some(other) = SAME_EVENTS.into_iter().position(is) {
+            let (group, resource) = SAME_EVENTS[1 - other];
+            let here = Self::on(request, verbs_of(request), subresource.as_deref());
+            return vec![here.renamed(group, resource)];
+        }
+        let Some(sub) = subresource.as_deref() else {
+            let binds = request.verb == Verb::Create && is(("", "bindings"));
+            // The pod's name is in the body.
+            let pods = |verb, sub| {
+                Self::on(request, only(verb), sub)
+                    .renamed("", "pods")
+                    .of_any_name()
+            };
+            return match binds {
+                true => vec![pods(Verb::Create, Some("binding")), pods(Verb::Update, None)],
+                false => Vec::new(),
+            };
+        };
+        let is_sub = |wanted: &str| sub.eq_ignore_ascii_case(wanted);
+        let on_object = |verb| Self::on(request, only(verb), None);
+        let is_pod = is(("", "pods"));
+        let mut found = Vec::new();
+        match request.verb {
+            Verb::Create if is_pod && is_sub("eviction") => found.push(on_object(Verb::Delete)),
+            Verb::Create if is_pod && is_sub("binding") => {
+                found.push(on_object(Verb::Create).renamed("", "bindings"));
+                found.push(on_object(Verb::Update));
+            }
+            Verb::Get | Verb::Update | Verb::Patch if shows_object(group, resource, sub) => {
+                found.push(on_object(Verb::Get));
+                // A status brings labels, and by these kinds' labels others decide. A custom resource's status brings none.
+                let is_labelled = is_pod || is(("", "namespaces")) || is(("", "nodes"));
+                if request.verb != Verb::Get && is_sub("status") && is_labelled {
+                    found.push(on_object(Verb::Update));
+                }
+                if request.verb != Verb::Get && is_pod && is_sub("ephemeralcontainers") {
+                    found.push(Self::on(request, only(Verb::Create), Some("exec")).of_any_command());
+                }
+            }
+            _ => {}
+        }
+        if may_create(request) && creates_by_update(&request.target) {
+            found.push(on_object(Verb::Create));
+        }
+        found
+    }
+
+    /// The same of another resource.
+    fn renamed(mut self, to_group: &'static str, to_resource: &'static str) -> Self {
+        if let MatchTarget::Resource {
+            group,
+            combined,
+            resource,
+            subresource,
+            ..
+        } = &mut self.target
+        {
+            *group = Cow::Borrowed(to_group);
+            *resource = Cow::Borrowed(to_resource);
+            *combined = combine(resource, subresource.as_deref());
+        }
+        self
+    }
+
+    /// The same of an object whose name is not known.
+    fn of_any_name(mut self) -> Self {
+        if let MatchTarget::Resource { name, .. } = &mut self.target {
+            *name = Scope::All;
+        }
+        self
+    }
+
+    /// The same with a command that is not known.
+    fn of_any_command(mut self) -> Self {
+        if let MatchTarget::Resource { command, .. } = &mut self.target {
+            *command = Some(Command::Unknown);
+        }
+        self
     }
 
     /// The request as if it were these verbs on this subresource of its object, or on the object.
@@ -187,16 +320,15 @@ impl<'r> MatchInput<'r> {
             Target::Resource {
                 group,
                 resource,
+                subresource: requested_sub,
                 namespace,
                 name,
                 ..
             } => {
                 let (group, resource) = (lower(group), lower(resource));
                 let subresource = subresource.map(lower);
-                let combined = match &subresource {
-                    Some(sub) => Cow::Owned(format!("{resource}/{sub}")),
-                    None => resource.clone(),
-                };
+                let requested = (resource.clone(), requested_sub.as_deref().map(lower));
+                let combined = combine(&resource, subresource.as_deref());
                 let collection = request.verb.is_collection();
                 let namespace = match namespace.as_deref() {
                     Some(namespace) => Scope::One(lower(namespace)),
@@ -225,6 +357,7 @@ impl<'r> MatchInput<'r> {
                     combined,
                     resource,
                     subresource,
+                    requested,
                     namespace,
                     name,
                     command,

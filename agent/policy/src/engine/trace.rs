@@ -179,9 +179,8 @@ impl PolicySet {
         let builtins = Builtin::ALL.map(|builtin| self.trace_builtin(builtin, principal, request, inputs));
         let stopped = builtins.iter().any(|step| step.outcome == TraceOutcome::Fired);
         steps.extend(builtins);
-        let targets: Vec<_> = [Some(MatchInput::new(request)), MatchInput::on_object(request)]
-            .into_iter()
-            .flatten()
+        let targets: Vec<_> = std::iter::once(MatchInput::new(request))
+            .chain(MatchInput::on_object(request))
             .collect();
         let own = self.grants_for(principal);
         let given = granted(&own, request, inputs.now);

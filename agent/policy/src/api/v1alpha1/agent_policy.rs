@@ -255,7 +255,7 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[].match",
-            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env))",
+            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.exceptResources) || has(self.exceptNamespaces) || has(self.exceptNames) || has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env))",
             message: "resources and nonResourceURLs are mixed: make two rules of it",
         },
         CelRule {

@@ -19,15 +19,15 @@ use crate::yaml::FieldPath;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1))]
 pub struct Match {
-    /// The verbs, or `*` for all. A verb stands for all that has its effect: `get` for list and watch; `update` for patch and
-    /// the reverse; `delete` for deletecollection and, of pods, for an eviction; `create` for a server-side apply, and for an
+    /// The verbs, or `*` for all. A verb stands for all that has its effect: `get` for list and watch, and for update, patch,
+    /// delete and deletecollection, which answer with the object; `update` for patch and the reverse; `delete` for deletecollection and, of pods, for an eviction; `create` for a server-side apply, and for an
     /// update of resources that a PUT can create (services, endpoints, events, limitranges, leases, leasecandidates,
     /// runtimeclasses, roles and bindings).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "verbs_schema")]
     pub verbs: Option<Vec<String>>,
     /// The API groups (globs). The core group is the empty string. `events` of the core group and of `events.k8s.io` are the
-    /// same objects, and are two to a rule.
+    /// same objects, and one to a rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub api_groups: Option<Vec<String>>,
@@ -47,6 +47,23 @@ pub struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[^/%]+$")))]
     pub names: Option<Vec<String>>,
+    /// The resources that the rule leaves alone (globs, as in `resources`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1),
+        inner(length(max = MAX_RESOURCE), regex(pattern = r"^[^/A-Z]+(/[^/A-Z]+)?$"))
+    )]
+    pub except_resources: Option<Vec<String>>,
+    /// The namespaces that the rule leaves alone (globs). A request for all namespaces at once is never left alone, and neither
+    /// is one for what has no namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    pub except_namespaces: Option<Vec<String>>,
+    /// The names of objects that the rule leaves alone (globs). A request for a whole collection is never left alone, and
+    /// neither is one whose name is in the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^/%]+$")))]
+    pub except_names: Option<Vec<String>>,
     /// The paths (globs). Without this field a rule is about resources only; with it a rule is about paths only.
     #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[/*]")))]
@@ -98,6 +115,26 @@ pub(super) fn check_globs(errors: &mut FieldErrors, path: &FieldPath, list: &[St
     });
 }
 
+/// Whether a glob matches all that another one matches, as far as it can be told from their texts.
+fn covers(glob: &str, other: &str) -> bool {
+    let (glob, other) = (glob.to_ascii_lowercase(), other.to_ascii_lowercase());
+    let matches = Glob::name(&glob).is_ok_and(|glob| glob.matches(&other));
+    // A `?` stands for one character, and a star of the other for any number.
+    matches && (!glob.contains('?') || !other.contains('*'))
+}
+
+/// Likewise of resources with their subresources.
+fn covers_resource(glob: &str, other: &str) -> bool {
+    match (glob.split_once('/'), other.split_once('/')) {
+        _ if glob.bytes().all(|byte| byte == b'*') => true,
+        (None, None) => !other.bytes().all(|byte| byte == b'*') && covers(glob, other),
+        (Some((glob, glob_sub)), Some((other, other_sub))) => {
+            covers(glob, other) && covers(glob_sub, other_sub)
+        }
+        _ => false,
+    }
+}
+
 /// The core group is the empty string, which is no glob.
 fn group_glob(text: &str) -> Result<Glob, GlobError> {
     if text.is_empty() {
@@ -110,11 +147,14 @@ fn group_glob(text: &str) -> Result<Glob, GlobError> {
 impl Match {
     pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let before = errors.len();
-        let lists: [(_, _, GlobCheck); 7] = [
+        let lists: [(_, _, GlobCheck); 10] = [
             ("apiGroups", &self.api_groups, group_glob),
             ("resources", &self.resources, Glob::name),
             ("namespaces", &self.namespaces, Glob::name),
             ("names", &self.names, Glob::name),
+            ("exceptResources", &self.except_resources, Glob::name),
+            ("exceptNamespaces", &self.except_namespaces, Glob::name),
+            ("exceptNames", &self.except_names, Glob::name),
             ("nonResourceURLs", &self.non_resource_urls, Glob::name),
             ("commands", &self.commands, Glob::text),
             ("exceptCommands", &self.except_commands, Glob::text),
@@ -134,7 +174,15 @@ impl Match {
 
     /// Whether some list about resources is given.
     fn is_about_resources(&self) -> bool {
-        let lists = [&self.api_groups, &self.resources, &self.namespaces, &self.names];
+        let lists = [
+            &self.api_groups,
+            &self.resources,
+            &self.namespaces,
+            &self.names,
+            &self.except_resources,
+            &self.except_namespaces,
+            &self.except_names,
+        ];
         lists.iter().any(|list| list.is_some()) || self.is_about_sessions()
     }
 
@@ -180,15 +228,21 @@ impl Match {
             "resources",
         );
         let resources = texts(&self.resources);
-        errors.add_each(&path.field("resources"), resources, |resource| {
-            let parts: Vec<_> = resource.split('/').collect();
-            if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
-                return Some(format!(
-                    "resource {resource:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`"
-                ));
-            }
-            misspelt(resource)
-        });
+        for (field, list) in [
+            ("resources", resources),
+            ("exceptResources", texts(&self.except_resources)),
+        ] {
+            errors.add_each(&path.field(field), list, |resource| {
+                let parts: Vec<_> = resource.split('/').collect();
+                if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+                    return Some(format!(
+                        "resource {resource:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`"
+                    ));
+                }
+                misspelt(resource)
+            });
+        }
+        self.check_exclusions(path, errors);
         self.check_served(path, errors);
         let empty = |list: &Vec<String>| list.first().is_none_or(|program| program.trim().is_empty());
         if let Some(index) = self.except_argv.iter().flatten().position(empty) {
@@ -206,19 +260,48 @@ impl Match {
         }
     }
 
+    /// Notes exclusions that leave nothing of the rule.
+    fn check_exclusions(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let covers: [fn(&str, &str) -> bool; 3] = [covers_resource, covers, covers];
+        let lists = [
+            ("exceptResources", &self.except_resources, &self.resources),
+            ("exceptNamespaces", &self.except_namespaces, &self.namespaces),
+            ("exceptNames", &self.except_names, &self.names),
+        ];
+        for ((field, except, list), covers) in lists.into_iter().zip(covers) {
+            let all = ["*".to_owned()];
+            let list = list.as_deref().unwrap_or(&all);
+            let excepted = |text: &String| texts(except).iter().any(|except| covers(except, text));
+            if except.is_some() && list.iter().all(excepted) {
+                let field = path.field(field);
+                let reason = format!(
+                    "field `{field}` leaves nothing of the rule: it covers all that the rule is about"
+                );
+                errors.add(field.index(0), reason);
+            }
+        }
+    }
+
     /// Notes groups, resources, namespaces and names that no request can have. Names alone are compared as they are written.
     fn check_served(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let before = errors.len();
         errors.add_each(&path.field("apiGroups"), texts(&self.api_groups), |group| {
             group_error(&group.to_ascii_lowercase())
         });
-        errors.add_each(&path.field("namespaces"), texts(&self.namespaces), |name| {
-            namespace_error(name, true)
-        });
+        for (field, list) in [
+            ("namespaces", &self.namespaces),
+            ("exceptNamespaces", &self.except_namespaces),
+        ] {
+            errors.add_each(&path.field(field), texts(list), |name| {
+                namespace_error(name, true)
+            });
+        }
         let resources = texts(&self.resources);
-        errors.add_each(&path.field("names"), texts(&self.names), |name| {
-            name_error(resources.iter().map(String::as_str), name)
-        });
+        for (field, list) in [("names", &self.names), ("exceptNames", &self.except_names)] {
+            errors.add_each(&path.field(field), texts(list), |name| {
+                name_error(resources.iter().map(String::as_str), name)
+            });
+        }
         if errors.len() > before {
             return;
         }

@@ -103,7 +103,7 @@ impl CompiledRule {
             };
             found.push(Mismatch::new(Field::Command, self.commands_in_words(), runs));
         }
-        if !self.streams.hold(*exec) {
+        if !self.streams.hold(*exec, command.as_ref()) {
             let asked = exec.map_or_else(|| "no session".to_owned(), streams_in_words);
             found.push(Mismatch::new(Field::Streams, self.streams.to_string(), asked));
         }

@@ -42,6 +42,60 @@ pub(in crate::engine) struct CompiledRule {
     /// The lines that are left alone; `None` where the rule says nothing of them.
     except: Option<ExceptedLines>,
     pub(super) streams: Streams,
+    exclusions: Exclusions,
+}
+
+/// What a rule leaves alone.
+#[derive(Debug, Default)]
+struct Exclusions {
+    resources: Box<[ResourceGlob]>,
+    namespaces: Box<[Glob]>,
+    names: Box<[Glob]>,
+}
+
+impl Exclusions {
+    /// A glob that fails must except nothing.
+    fn new(matches: &Match) -> Self {
+        fn compiled<T>(list: &Option<Vec<String>>, compile: impl Fn(&str) -> Option<T>) -> Box<[T]> {
+            list.iter().flatten().filter_map(|text| compile(text)).collect()
+        }
+        Self {
+            resources: compiled(&matches.except_resources, |text| {
+                Glob::folded(&text.replace('/', "")).ok()?;
+                Some(ResourceGlob::new(text))
+            }),
+            namespaces: compiled(&matches.except_namespaces, |text| Glob::folded(text).ok()),
+            names: compiled(&matches.except_names, |text| Glob::name(text).ok()),
+        }
+    }
+
+    /// Whether a request is left alone: by the resource that it names or the one that it has its effect on, by its namespace, or
+    /// by its object's name. What is all of them, or is not known, is none of them.
+    fn have(&self, target: &MatchTarget<'_>) -> bool {
+        let MatchTarget::Resource {
+            resource,
+            subresource,
+            requested,
+            namespace,
+            name,
+            ..
+        } = target
+        else {
+            return false;
+        };
+        let is_one = |globs: &[Glob], scope: &Scope<'_>| match scope {
+            Scope::One(text) => globs.iter().any(|glob| glob.matches(text)),
+            Scope::Proxied { bare, .. } => globs.iter().any(|glob| glob.matches(bare)),
+            _ => false,
+        };
+        let (named, named_sub) = requested;
+        let of_resource = |glob: &ResourceGlob| {
+            glob.matches(resource, subresource.as_deref()) || glob.matches(named, named_sub.as_deref())
+        };
+        self.resources.iter().any(of_resource)
+            || is_one(&self.namespaces, namespace)
+            || is_one(&self.names, name)
+    }
 }
 
 /// Command lines that a rule leaves alone.
@@ -70,10 +124,10 @@ impl fmt::Display for Streams {
 }
 
 impl Streams {
-    /// What a rule does not name is as it likes.
-    pub(super) fn hold(self, exec: Option<&Exec>) -> bool {
+    /// What a rule does not name is as it likes. What runs by a container of its own may have any streams.
+    pub(super) fn hold(self, exec: Option<&Exec>, command: Option<&Command<'_>>) -> bool {
         let Some(exec) = exec else {
-            return self == Self::default();
+            return self == Self::default() || command.is_some();
         };
         let holds = |wanted: Option<bool>, is: bool| wanted.is_none_or(|wanted| wanted == is);
         holds(self.stdin, exec.stdin) && holds(self.tty, exec.tty) && holds(self.env, !exec.env.is_empty())
@@ -178,6 +232,7 @@ impl CompiledRule {
                 tty: matches.tty,
                 env: matches.env,
             },
+            exclusions: Exclusions::new(matches),
         }
     }
 
@@ -219,8 +274,9 @@ impl CompiledRule {
                     })
                     && in_scope(&self.namespaces, namespace)
                     && in_scope(&self.names, name)
-                    && self.streams.hold(*exec)
+                    && self.streams.hold(*exec, command.as_ref())
                     && self.runs(command.as_ref())
+                    && !self.exclusions.have(&input.target)
             }
         }
     }
@@ -307,6 +363,32 @@ impl CompiledRule {
             patterns.iter().any(|pattern| pattern.matches(resource, sub))
         };
         About::Patterns(known_resources().filter(matches).collect())
+    }
+
+    /// Its namespaces as they are written.
+    pub(in crate::engine) fn namespaces(&self) -> Option<&[Glob]> {
+        self.namespaces.as_deref()
+    }
+
+    /// Its names as they are written.
+    pub(in crate::engine) fn names(&self) -> Option<&[Glob]> {
+        self.names.as_deref()
+    }
+
+    /// The namespaces that it leaves alone.
+    pub(in crate::engine) fn excepted_namespaces(&self) -> &[Glob] {
+        &self.exclusions.namespaces
+    }
+
+    /// The verbs that it refuses: its own, and writes whose answer has what it keeps from being read.
+    pub(in crate::engine) fn refused_verbs(&self) -> VerbSet {
+        let reads = self.verbs.has(Verb::Get);
+        let writes = [Verb::Update, Verb::Patch, Verb::Delete].into_iter();
+        let refused = writes.filter(|_| reads).fold(self.verbs, VerbSet::with);
+        match reads || self.verbs.has(Verb::List) {
+            true => refused.with(Verb::DeleteCollection),
+            false => refused,
+        }
     }
 
     /// The verbs it is about.

@@ -133,7 +133,7 @@ fn the_policies_about_exec_hold() {
             "no-sessions",
             "",
         ),
-        (debug.to_owned(), "no-debug-containers", "no-debug-containers"),
+        (debug.to_owned(), "no-debug-containers", "listed-commands"),
         ("GET /api/v1/namespaces/x/pods/y/log".to_owned(), "", ""),
     ] {
         for (set, rule) in [(&no_exec, by_exec), (&no_shell, by_shell)] {

@@ -3,6 +3,7 @@
 mod builtins;
 mod conditions;
 mod decisions;
+mod effects;
 mod examples;
 mod exclusive;
 mod exec;
