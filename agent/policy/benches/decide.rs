@@ -123,7 +123,7 @@ fn limits(criterion: &mut Criterion) {
     };
     let by_group = |_: usize| "groups: [agents]".to_owned();
     let layouts: [(&str, usize, &Subjects); 2] = [
-        ("limits among 1000 policies by name", AGENTS, &by_name),
+        ("limits among 500 policies by name", 500, &by_name),
         ("limits of 10 policies by group", 10, &by_group),
     ];
     for (name, policies, subjects) in layouts {
