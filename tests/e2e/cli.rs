@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     audit_tail_shows_it,
     audit_tail_follows,
     policy_check,
+    policy_test,
     doctor,
 };
 
@@ -81,6 +82,43 @@ fn policy_check(world: &mut World) -> Result<()> {
     ensure!(
         said.contains(&format!("{broken}:{line}:")) && said.contains("RequireApproval"),
         "{said}"
+    );
+    Ok(())
+}
+
+/// The ready policies hold by their tests, and a decision is explained.
+fn policy_test(world: &mut World) -> Result<()> {
+    let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/policies");
+    let tests = format!("{library}/tests");
+    let test = ["policy", "test", &tests, "--coverage-min", "100"];
+    let out = Done::from(world.agent.picket(&test)?).good()?;
+    ensure!(out.starts_with("passed: "), "{out}");
+    let agents = format!("{tests}/agents.yaml");
+    let explain = |command: &str| -> Result<Done> {
+        let explain = [
+            "policy",
+            "explain",
+            library,
+            &agents,
+            "--identity",
+            "reader",
+            "--kubectl",
+            command,
+        ];
+        Ok(Done::from(world.agent.picket(&explain)?))
+    };
+    let reads = explain("get pods -n shop")?.good()?;
+    ensure!(
+        reads.contains("read-only-kubectl/rules[0]") && reads.contains("gives it"),
+        "{reads}"
+    );
+    let done = explain("get secrets -n shop")?;
+    ensure!(
+        done.code == 1 && done.out.contains("read-only-kubectl/no-secrets") && done.out.contains("fires"),
+        "ended with {}: {}{}",
+        done.code,
+        done.out,
+        done.err
     );
     Ok(())
 }

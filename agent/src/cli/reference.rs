@@ -46,7 +46,8 @@ fn files() -> Vec<(String, String)> {
         page("configuration", config::reference()),
         page("metrics", app::metrics_reference()),
     ];
-    let schemas = picket_policy::api::schemas().into_iter();
+    let tests = picket_policy::testing::test_schemas();
+    let schemas = picket_policy::api::schemas().into_iter().chain(tests);
     files.extend(schemas.map(|(name, text)| (format!("schemas/{name}"), text)));
     let crds = picket_policy::api::crd_files().into_iter();
     files.extend(crds.map(|(name, text)| (format!("crds/{name}"), text)));

@@ -1,10 +1,14 @@
 //! `picket policy`: identity, grant and policy files, and what of them is in force.
 //!
-//! In: the arguments of `check`, `schema` and `status`. Out: the exit code of the one that was asked for.
+//! In: the arguments of `check`, `test`, `explain`, `schema` and `status`. Out: the exit code of the one that was asked for.
 
 mod check;
+mod explain;
+mod junit;
+mod objects;
 mod schema;
 mod status;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,7 +26,13 @@ enum PolicyCommand {
     /// Checks files as the agent would read them, without an agent or a cluster.
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
-    /// Prints the JSON Schema of the objects.
+    /// Runs AgentPolicyTest files: requests and commands with the decisions that they must get.
+    #[command(after_help = test::EXAMPLES)]
+    Test(test::TestArgs),
+    /// Shows what every built-in, rule and grant rule says of a request, and the decision.
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArgs),
+    /// Prints the JSON Schema of the objects and of test files.
     #[command(after_help = schema::EXAMPLES)]
     Schema(schema::SchemaArgs),
     /// Lists the objects that this node's agent read, and whether each is in force.
@@ -35,6 +45,8 @@ enum PolicyCommand {
 pub(super) fn run(args: &PolicyArgs) -> ExitCode {
     match &args.command {
         PolicyCommand::Check(args) => check::run(args),
+        PolicyCommand::Test(args) => test::run(args),
+        PolicyCommand::Explain(args) => explain::run(args),
         PolicyCommand::Schema(args) => schema::run(args),
         PolicyCommand::Status(args) => status::run(args),
     }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use picket_policy::api::{any_object_schema, object_schemas};
+use picket_policy::testing::test_schema;
 use serde_json::Value;
 
 use crate::cli::output;
@@ -28,21 +29,23 @@ Exit codes: 0 success, 1 the schema cannot be printed, 2 wrong usage.";
 /// Print a schema.
 #[derive(Debug, Args)]
 pub(super) struct SchemaArgs {
-    /// The kind. Without it: one schema that takes an object of any kind.
+    /// The kind, an object's or AgentPolicyTest. Without it: one schema that takes an object of any kind.
     #[arg(value_name = "KIND", value_parser = PossibleValuesParser::new(kinds()), ignore_case = true)]
     kind: Option<String>,
 }
 
 fn kinds() -> Vec<&'static str> {
-    object_schemas().into_iter().map(|(kind, _)| kind).collect()
+    all().map(|(kind, _)| kind).collect()
+}
+
+/// Every kind with its schema: the objects, and test files.
+fn all() -> impl Iterator<Item = (&'static str, Value)> {
+    object_schemas().into_iter().chain([test_schema()])
 }
 
 /// The schema that is asked for.
 fn schema(kind: Option<&str>) -> Value {
-    let wanted = |kind: &str| {
-        let mut schemas = object_schemas().into_iter();
-        schemas.find(|(known, _)| known.eq_ignore_ascii_case(kind))
-    };
+    let wanted = |kind: &str| all().find(|(known, _)| known.eq_ignore_ascii_case(kind));
     kind.and_then(wanted)
         .map_or_else(any_object_schema, |(_, schema)| schema)
 }
@@ -69,6 +72,9 @@ mod tests {
             assert_eq!(schema(Some(&kind.to_lowercase()))["title"], kind);
         }
         let all = schema(None);
-        assert_eq!(all["oneOf"].as_array().map(Vec::len), Some(kinds().len()));
+        assert_eq!(
+            all["oneOf"].as_array().map(Vec::len),
+            Some(object_schemas().len())
+        );
     }
 }
