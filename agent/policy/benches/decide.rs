@@ -44,16 +44,15 @@ struct Setting {
 impl Setting {
     /// `rule` gives the match of each rule; each is in a policy of its own about `subjects`.
     fn new(rules: usize, subjects: &str, rule: impl Fn(usize) -> String) -> Self {
-        let mut text = BASE.to_owned();
+        let mut documents = read_documents("base.yaml", BASE).expect("valid documents");
         for number in 0..rules {
-            let _ = write!(
-                text,
-                "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{number}}}\nspec:\n  \
+            let text = format!(
+                "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{number}}}\nspec:\n  \
                  subjects: {{{subjects}}}\n  rules: [{{name: r, action: Deny, match: {{{}}}}}]\n",
                 rule(number)
             );
+            documents.extend(read_documents("bench.yaml", &text).expect("a valid document"));
         }
-        let documents = read_documents("bench.yaml", &text).expect("valid documents");
         let set = PolicySet::compile(documents).expect("a policy set");
         let identity = Arc::clone(&set.identities()[0]);
         let principal = Principal::new(identity, PrincipalOrigin::pod("ns", "p"), "pod", NOW);
