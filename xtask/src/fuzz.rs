@@ -77,20 +77,69 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
         (Some(input), [target]) => {
             let input = fs::canonicalize(input).with_context(|| input.display().to_string())?;
             let program = build()?.join(target);
-            sh::run(fuzzer(&program).arg(input))
+            sh::run(fuzzer(&program, Share::Equal).arg(input))
         }
         (Some(_), _) => bail!("--input is for one target: cargo xtask fuzz TARGET --input FILE"),
     }
 }
 
-/// The stage of `cargo xtask test`: every target for a minute.
+/// How long the stage of `cargo xtask test` runs each target, in seconds.
+const STAGE_SECONDS: u32 = 60;
+
+/// The stage of `cargo xtask test fuzz`: every target for a minute.
 pub(crate) fn stage() -> Result<()> {
-    every(&targets()?, 60)
+    every(&targets()?, STAGE_SECONDS)
+}
+
+/// Fuzz targets that run beside something else.
+#[must_use = "what they find is told by `finish`"]
+pub(crate) struct Beside(thread::JoinHandle<Result<()>>);
+
+impl Beside {
+    /// Waits until all have run.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.0
+            .join()
+            .unwrap_or_else(|_| bail!("the thread that runs the fuzz targets panicked"))
+    }
+}
+
+/// The stage of `cargo xtask test`: builds every target, and runs each for a minute beside the suites, which wait for most of their time.
+/// The targets get what time of the processors the suites leave (`chrt --idle`, sched(7)).
+pub(crate) fn beside() -> Result<Beside> {
+    let targets = targets()?;
+    let programs = sh::timed("fuzz targets", build)?;
+    Ok(Beside(thread::spawn(move || {
+        run_all(&programs, &targets, STAGE_SECONDS, Share::Idle)
+    })))
+}
+
+/// How much of the processors targets get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// As much as others.
+    Equal,
+    /// What others leave.
+    Idle,
+}
+
+impl Share {
+    /// The most seconds for one input. The clock goes on while others have the processors.
+    fn input_limit(self) -> u32 {
+        match self {
+            Self::Equal => INPUT_LIMIT,
+            Self::Idle => 10 * INPUT_LIMIT,
+        }
+    }
 }
 
 /// Builds the targets and runs them, two for each core at a time; all run, whichever fails.
 fn every(targets: &[String], seconds: u32) -> Result<()> {
     let programs = sh::timed("fuzz targets", build)?;
+    run_all(&programs, targets, seconds, Share::Equal)
+}
+
+fn run_all(programs: &Path, targets: &[String], seconds: u32, share: Share) -> Result<()> {
     let what = format!("{} fuzz targets, {seconds} s each", targets.len());
     sh::timed(&what, || {
         let queue = Mutex::new(targets.iter().collect::<VecDeque<_>>());
@@ -104,7 +153,7 @@ fn every(targets: &[String], seconds: u32) -> Result<()> {
             for _ in 0..workers {
                 scope.spawn(|| {
                     while let Some(target) = next() {
-                        match one(&programs, target, seconds) {
+                        match one(programs, target, seconds, share) {
                             Ok(said) => eprintln!("[xtask] fuzz {target}: {said}"),
                             Err(error) => {
                                 eprintln!("[xtask] fuzz {target}: FAILED: {error:#}");
@@ -178,17 +227,24 @@ fn build() -> Result<PathBuf> {
     Ok(folder().join(host).join("fuzz"))
 }
 
-fn fuzzer(program: &Path) -> Command {
-    let mut fuzzer = sh::command(&program.to_string_lossy());
+fn fuzzer(program: &Path, share: Share) -> Command {
+    let program = program.to_string_lossy();
+    let mut fuzzer = match share {
+        Share::Equal => sh::command(&program),
+        Share::Idle => sh::command("chrt"),
+    };
+    if share == Share::Idle {
+        fuzzer.args(["--idle", "0", &program]);
+    }
     fuzzer
-        .arg(format!("-timeout={INPUT_LIMIT}"))
+        .arg(format!("-timeout={}", share.input_limit()))
         .arg(format!("-rss_limit_mb={MEMORY_LIMIT}"))
         .env("RUST_BACKTRACE", "1");
     fuzzer
 }
 
 /// Runs one target, and says what came of it in a few words.
-fn one(programs: &Path, target: &str, seconds: u32) -> Result<String> {
+fn one(programs: &Path, target: &str, seconds: u32, share: Share) -> Result<String> {
     let work = folder().join("work").join(target);
     let (found, seeds) = (work.join("corpus"), work.join("seeds"));
     // Seeds that are no more would be read with the others.
@@ -202,7 +258,7 @@ fn one(programs: &Path, target: &str, seconds: u32) -> Result<String> {
     lay_out_seeds(target, &seeds)?;
     let log = work.join("log");
     let output = File::create(&log).with_context(|| log.display().to_string())?;
-    let mut fuzzer = fuzzer(&programs.join(target));
+    let mut fuzzer = fuzzer(&programs.join(target), share);
     fuzzer
         .arg(format!("-max_total_time={seconds}"))
         .arg("-print_final_stats=1")

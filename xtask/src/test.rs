@@ -50,8 +50,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             lint()?;
             check::generated()?;
             unit(&[])?;
-            fuzz::stage()?;
-            suites(&areas, &[], args.keep)
+            let fuzzing = fuzz::beside()?;
+            let suites = suites(&areas, &[], args.keep);
+            let fuzzed = fuzzing.finish();
+            suites.and(fuzzed)
         }
         Some("check") => {
             check::sources()?;
