@@ -18,26 +18,26 @@ pub struct Filter {
 
 #[derive(Debug)]
 enum Body {
-    JsonList(json::List),
-    JsonWatch(json::Watch),
-    ProtobufList(protobuf::List),
-    ProtobufWatch(protobuf::Watch),
+    JsonList(json::JsonList),
+    JsonWatch(json::JsonWatch),
+    ProtobufList(protobuf::ProtobufList),
+    ProtobufWatch(protobuf::ProtobufWatch),
 }
 
 impl Filter {
     /// For a list, or for a Status in its place.
     pub fn list(encoding: Encoding) -> Filter {
         Filter::new(match encoding {
-            Encoding::Json => Body::JsonList(json::List::new()),
-            Encoding::Protobuf => Body::ProtobufList(protobuf::List::new()),
+            Encoding::Json => Body::JsonList(json::JsonList::new()),
+            Encoding::Protobuf => Body::ProtobufList(protobuf::ProtobufList::new()),
         })
     }
 
     /// For a watch's events. A watch that failed answers with a Status in place of events: that is a list's filter's work.
     pub fn watch(encoding: Encoding) -> Filter {
         Filter::new(match encoding {
-            Encoding::Json => Body::JsonWatch(json::Watch::default()),
-            Encoding::Protobuf => Body::ProtobufWatch(protobuf::Watch::default()),
+            Encoding::Json => Body::JsonWatch(json::JsonWatch::default()),
+            Encoding::Protobuf => Body::ProtobufWatch(protobuf::ProtobufWatch::default()),
         })
     }
 

@@ -78,7 +78,7 @@ enum State {
 
 /// The filter of a list.
 #[derive(Debug)]
-pub(crate) struct List {
+pub(crate) struct JsonList {
     state: State,
     key: Key,
     /// A key, a literal or a kind, as it comes.
@@ -105,9 +105,9 @@ enum Kind {
     Other,
 }
 
-impl List {
-    pub(crate) fn new() -> List {
-        List {
+impl JsonList {
+    pub(crate) fn new() -> JsonList {
+        JsonList {
             state: State::Start,
             key: Key::Plain,
             word: Vec::new(),

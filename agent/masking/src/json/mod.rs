@@ -19,5 +19,5 @@ mod metadata;
 mod skip;
 mod watch;
 
-pub(crate) use list::List;
-pub(crate) use watch::Watch;
+pub(crate) use list::JsonList;
+pub(crate) use watch::JsonWatch;

@@ -5,7 +5,7 @@
 
 use super::cursor::{each_member, is_space, text};
 use super::item;
-use super::list::List;
+use super::list::JsonList;
 use super::skip::Skip;
 use crate::ITEM_LIMIT;
 use crate::error::FilterError;
@@ -16,7 +16,7 @@ const KEPT_CAPACITY: usize = 64 * 1024;
 
 /// The filter of a watch.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct JsonWatch {
     /// Where an event has begun.
     within: Option<Skip>,
     /// The part of the event that has come.
@@ -33,7 +33,7 @@ enum Verdict {
     Rewrite(std::ops::Range<usize>, Vec<u8>),
 }
 
-impl Watch {
+impl JsonWatch {
     /// Goes on with the next piece.
     pub(crate) fn push(
         &mut self,
@@ -145,7 +145,7 @@ fn table(
     judge: &mut Judge<'_>,
 ) -> Result<Verdict, FilterError> {
     let before = judge.counts;
-    let mut list = List::new();
+    let mut list = JsonList::new();
     let mut out = Vec::with_capacity(object.len());
     list.push(object, judge, &mut out)?;
     list.finish()?;

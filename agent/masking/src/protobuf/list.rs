@@ -34,7 +34,7 @@ enum Content {
 
 /// The filter of a list.
 #[derive(Debug)]
-pub(crate) struct List {
+pub(crate) struct ProtobufList {
     state: State,
     /// What has come and is not complete.
     pending: Vec<u8>,
@@ -46,9 +46,9 @@ pub(crate) struct List {
     removed: u64,
 }
 
-impl List {
-    pub(crate) fn new() -> List {
-        List {
+impl ProtobufList {
+    pub(crate) fn new() -> ProtobufList {
+        ProtobufList {
             state: State::Magic,
             pending: Vec::new(),
             content: None,

@@ -15,5 +15,5 @@ mod object;
 mod watch;
 mod wire;
 
-pub(crate) use list::List;
-pub(crate) use watch::Watch;
+pub(crate) use list::ProtobufList;
+pub(crate) use watch::ProtobufWatch;

@@ -10,12 +10,12 @@ use crate::head::{Judge, Nameless};
 
 /// The filter of a watch.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct ProtobufWatch {
     /// What has come of a frame that is not complete.
     pending: Vec<u8>,
 }
 
-impl Watch {
+impl ProtobufWatch {
     /// Goes on with the next piece.
     pub(crate) fn push(
         &mut self,
