@@ -179,11 +179,15 @@ impl PolicySet {
         let mut fired = Fired::default();
         let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
         let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
-        let mut activation = Activation::new(&roots);
+        // Most decisions evaluate nothing, and an activation allocates.
+        let mut activation = None;
         for (rule, mode) in self.rules.firing(principal, input).chain(besides) {
             let held = match &rule.condition {
                 None => Held::Yes,
-                Some(condition) => condition.holds(facts, &mut activation),
+                Some(condition) => {
+                    let activation = activation.get_or_insert_with(|| Activation::new(&roots));
+                    condition.holds(facts, activation)
+                }
             };
             let failure = match held {
                 Held::No => continue,
