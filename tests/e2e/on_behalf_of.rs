@@ -54,6 +54,20 @@ fn grant(issuer: &str) -> String {
     )
 }
 
+/// No agent reads pods for this person.
+const RULE: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: people}
+spec:
+  rules:
+  - name: not-for-ci
+    match: {verbs: [get], resources: [pods]}
+    when: has(agent.onBehalfOf) && agent.onBehalfOf.username == 'oidc:ci' && agent.name == 'worker'
+    action: Deny
+    message: Pods are not read for this person.
+"#;
+
 /// What the worker's pod gets with a token that is not its own.
 fn ask(world: &World, path: &str, token: &str) -> Result<Done> {
     world.worker(&format!(
@@ -94,6 +108,23 @@ fn without_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
     refused(world, BOTH, &token, "client_credential", &["onBehalfOf"])
 }
 
+/// A rule about the person refuses the agent in the person's name, and not the agent by itself.
+fn a_rule_sees_the_person(world: &World, token: &str) -> Result<()> {
+    world.agent.write_objects("people-rule.yaml", RULE)?;
+    let refused = until(|| {
+        let said = ask(world, BOTH, token)?;
+        Ok((said.code != 0).then_some(said))
+    });
+    let own = world.worker(&format!("kubectl get --raw {BOTH}"));
+    world.agent.remove_objects("people-rule.yaml")?;
+    refused?.refused(&[
+        "agent worker on behalf of oidc:ci may not get pods",
+        "(policy people, rule not-for-ci): Pods are not read for this person.",
+    ])?;
+    own?.good()?;
+    until(|| Ok((ask(world, BOTH, token)?.code == 0).then_some(())))
+}
+
 fn with_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
     world
         .agent
@@ -115,6 +146,7 @@ fn with_a_grant(world: &World, bed: &mut Bed) -> Result<()> {
             && record["decision"]["policy"] == "for-people",
         "{record:#}"
     );
+    a_rule_sees_the_person(world, &token)?;
     // The API server decides last, by the person's RBAC.
     ask(world, AGENT, &token)?.refused(&["User \"oidc:ci\" cannot get resource \"configmaps\""])?;
     refused(
