@@ -3,8 +3,6 @@
 //! The first line is the expression, the second one of a variable `v`; what follows is the object.
 #![no_main]
 
-use std::time::{Duration, Instant};
-
 use libfuzzer_sys::fuzz_target;
 use picket_policy::cel::{Activation, Composition, Expression, MAX_RULE_STEPS, Root};
 use serde_json::Value;
@@ -21,10 +19,8 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |input: &str| {
     let give = || &object;
     let roots: [Root<'_>; 2] = [("object", &give), ("request", &give)];
     let mut activation = Activation::new(&roots);
-    let begin = Instant::now();
     let first = expression.holds(&mut activation, &composition);
-    // A hundred times what it takes in a release: the fuzzer's instrumented code is slow.
-    assert!(begin.elapsed() < Duration::from_secs(1), "{text}");
+    // No clock: the processors may be with others meanwhile. libFuzzer ends what takes much too long.
     assert!(activation.steps() <= MAX_RULE_STEPS);
     let mut again = Activation::new(&roots);
     assert_eq!(expression.holds(&mut again, &composition), first, "{text}");
