@@ -254,6 +254,7 @@ impl Rejection {
         match self {
             Rejection::Unreadable(ReadError::Head) | Rejection::Head(HeadError::TooLong) => "head_too_long",
             Rejection::Head(HeadError::Busy) => "heads_busy",
+            Rejection::Unreadable(ReadError::Body(error)) => error.code(),
             Rejection::Unreadable(_) | Rejection::Head(HeadError::Malformed) => "unreadable",
             Rejection::Upgrade(_) => "upgrade_version",
             Rejection::Body(_) => "body_unreadable",

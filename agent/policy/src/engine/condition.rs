@@ -28,9 +28,16 @@ pub(super) struct Condition {
     uses_object: bool,
 }
 
+/// That an expression has no outcome, and what that counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    why: NoOutcome,
+    counts_as: FailurePolicy,
+}
+
 /// Why an expression has no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failure {
+enum NoOutcome {
     /// Its evaluation failed.
     Expression(EvaluationError),
     /// The body is larger than is read.
@@ -41,18 +48,16 @@ pub(super) enum Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Expression(error) => write!(
-                f,
-                "its `when` has no outcome here ({error}), which counts as true"
-            ),
-            Self::BodyTooLarge => f.write_str(
-                "its `when` needs the request's body, which is larger than 1.5 MiB; that counts as true",
-            ),
-            Self::ObjectUnknown => {
-                f.write_str("its `when` needs the request's object, which is not known; that counts as true")
-            }
+        f.write_str("its `when` has no outcome here: ")?;
+        match self.why {
+            NoOutcome::Expression(error) => write!(f, "{error}")?,
+            NoOutcome::BodyTooLarge => f.write_str("the request's body is larger than 1.5 MiB")?,
+            NoOutcome::ObjectUnknown => f.write_str("the request's object is not known")?,
         }
+        f.write_str(match self.counts_as {
+            FailurePolicy::Fail => "; that counts as true",
+            FailurePolicy::Ignore => "; failurePolicy Ignore lets the request pass",
+        })
     }
 }
 
@@ -94,23 +99,31 @@ impl Condition {
 
     /// Whether it holds.
     pub(super) fn holds<'a>(&'a self, facts: &Facts<'_>, activation: &mut Activation<'a>) -> Held {
-        let failed = |failure| match self.on_failure {
-            FailurePolicy::Fail => Held::Failed(failure),
-            FailurePolicy::Ignore => Held::Ignored(failure),
+        let failed = |why| {
+            let failure = Failure {
+                why,
+                counts_as: self.on_failure,
+            };
+            match self.on_failure {
+                FailurePolicy::Fail => Held::Failed(failure),
+                FailurePolicy::Ignore => Held::Ignored(failure),
+            }
         };
         if self.uses_object {
             match &facts.request.object {
                 // The only answer that lets pass what is not known: see there why.
                 RequestObject::Sought => return Held::No,
-                RequestObject::TooLarge => return failed(Failure::BodyTooLarge),
-                RequestObject::Unread if facts.request.has_object() => return failed(Failure::ObjectUnknown),
+                RequestObject::TooLarge => return failed(NoOutcome::BodyTooLarge),
+                RequestObject::Unread if facts.request.has_object() => {
+                    return failed(NoOutcome::ObjectUnknown);
+                }
                 RequestObject::Unread | RequestObject::Absent | RequestObject::Read(_) => {}
             }
         }
         match self.expression.holds(activation, &self.variables) {
             Ok(true) => Held::Yes,
             Ok(false) => Held::No,
-            Err(error) => failed(Failure::Expression(error)),
+            Err(error) => failed(NoOutcome::Expression(error)),
         }
     }
 }

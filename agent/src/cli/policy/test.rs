@@ -398,7 +398,7 @@ fn read_beside(test: &PolicyTest, name: &str) -> Result<String, String> {
     fs::read_to_string(&path).map_err(fault)
 }
 
-/// Largest file of audit records that is read: some ten thousand records. What is larger is for `picket policy replay`.
+/// Largest file of audit records that is read: some ten thousand records.
 const MAX_RECORDS: usize = 64 * MAX_FILE;
 
 fn json(report: &Report, out: &mut impl Write) -> io::Result<()> {

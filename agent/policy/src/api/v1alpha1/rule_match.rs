@@ -60,7 +60,7 @@ pub struct Match {
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub except_namespaces: Option<Vec<String>>,
     /// The names of objects that the rule leaves alone (globs). A request for a whole collection is never left alone, and
-    /// neither is one whose name is in the body.
+    /// neither is one whose name the API server is to make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[^/%]+$")))]
     pub except_names: Option<Vec<String>>,

@@ -236,9 +236,10 @@ impl CompiledRule {
         }
     }
 
-    /// Whether the rule names objects.
+    /// Whether the rule names objects, or leaves some alone by their names. What reads the name for one rule must not let another
+    /// pass by it, so that all of them are given the name.
     pub(in crate::engine) fn is_about_names(&self) -> bool {
-        self.names.is_some()
+        self.names.is_some() || !self.exclusions.names.is_empty()
     }
 
     /// Whether the rule names commands, so that it may refuse one and not another.

@@ -137,7 +137,7 @@ fn an_expression_without_an_outcome_counts_as_the_policy_says() {
     assert!(
         denial
             .message()
-            .contains("(policy p, rule r): Not so. (its `when` has no outcome here"),
+            .contains("(policy p, rule r): Not so. (its `when` has no outcome here:"),
         "{}",
         denial.message()
     );
@@ -155,7 +155,10 @@ fn an_expression_without_an_outcome_counts_as_the_policy_says() {
     let [noted] = permit.would_deny() else {
         panic!("{permit:?}")
     };
-    assert!(noted.message.contains("has no outcome here"), "{noted:?}");
+    assert!(
+        noted.message.contains("has no outcome here:") && noted.message.ends_with("lets the request pass"),
+        "{noted:?}"
+    );
     // Where it has one, the policy refuses as others do.
     assert!(fires(
         &set,
@@ -551,5 +554,31 @@ fn built_ins_know_the_name_of_a_new_object() {
             None,
             "{line}"
         );
+    }
+}
+
+/// Whether the name was read for another rule must make no difference.
+#[test]
+fn a_rule_that_leaves_names_alone_knows_the_name_of_a_new_object() {
+    let except = deny("verbs: [create], resources: [configmaps], exceptNames: [mine]");
+    let other = policy(
+        "q",
+        "rules: [{name: s, action: Deny, match: {verbs: [create], resources: [configmaps], names: [zzz]}}]",
+    );
+    let line = "POST /api/v1/namespaces/n/configmaps";
+    for set in [
+        compile(&[&grant(ALL), &except]),
+        compile(&[&grant(ALL), &except, &other]),
+    ] {
+        let needs = set.needs(&principal(&set, "fixer"), &request(line)).object;
+        assert_eq!(needs, Some(ObjectSource::Body));
+        for (metadata, is_denied) in [
+            (r#"{"name": "mine"}"#, false),
+            (r#"{"name": "yours"}"#, true),
+            (r#"{"generateName": "mi"}"#, true),
+        ] {
+            let body = format!("{{\"metadata\": {metadata}}}");
+            assert_eq!(fires(&set, with_body(line, &body)), is_denied, "{metadata}");
+        }
     }
 }

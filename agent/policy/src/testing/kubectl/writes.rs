@@ -33,7 +33,7 @@ const CREATED: [(&str, &str, &str, &str); 19] = [
     ("poddisruptionbudget", "policy", "poddisruptionbudgets", "PodDisruptionBudget"),
     ("priorityclass", "scheduling.k8s.io", "priorityclasses", "PriorityClass"),
     ("quota", "", "resourcequotas", "ResourceQuota"),
-    ("role", "rbac.authorization.k8s.io", "roles", "RequestRole"),
+    ("role", "rbac.authorization.k8s.io", "roles", "Role"),
     ("rolebinding", "rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
     ("serviceaccount", "", "serviceaccounts", "ServiceAccount"),
     ("sa", "", "serviceaccounts", "ServiceAccount"),
