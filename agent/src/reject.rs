@@ -48,10 +48,12 @@ pub struct ProbeAnswer {
     code: StatusCode,
     reason: &'static str,
     message: String,
+    /// Whether another try may go better.
+    retry: bool,
 }
 
 /// Reasons of the API server's refusals of a patch (k8s.io/apimachinery pkg/apis/meta/v1/types.go).
-const PROBE_REASONS: [&str; 12] = [
+const PROBE_REASONS: [&str; 14] = [
     "AlreadyExists",
     "BadRequest",
     "Conflict",
@@ -62,7 +64,9 @@ const PROBE_REASONS: [&str; 12] = [
     "MethodNotAllowed",
     "NotFound",
     "RequestEntityTooLarge",
+    "ServiceUnavailable",
     "Timeout",
+    "TooManyRequests",
     "UnsupportedMediaType",
 ];
 
@@ -71,7 +75,7 @@ const PROBE_MESSAGE: usize = 4096;
 
 impl ProbeAnswer {
     /// The API server's answer with this body, which is a `Status`.
-    pub fn of(code: StatusCode, body: &[u8]) -> Self {
+    pub fn of(code: StatusCode, body: &[u8], retry_after: Option<&HeaderValue>) -> Self {
         let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| {
             status
@@ -91,6 +95,7 @@ impl ProbeAnswer {
             code,
             reason: PROBE_REASONS.into_iter().find(known).unwrap_or_default(),
             message,
+            retry: retry_after.is_some(),
         }
     }
 
@@ -100,8 +105,9 @@ impl ProbeAnswer {
             code,
             reason: "BadGateway",
             message: "a policy's rule looks into the object that the patch makes, and the API server's answer to a dry run \
-                      of it cannot be read, or has more than 1.5 MiB"
+                      of it cannot be read"
                 .to_owned(),
+            retry: false,
         }
     }
 }
@@ -318,11 +324,7 @@ impl Rejection {
             Rejection::Unreadable(error) if error.is_media_type() => {
                 class(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", false)
             }
-            Rejection::Probe(answer) => class(
-                answer.code,
-                answer.reason,
-                answer.code == StatusCode::SERVICE_UNAVAILABLE,
-            ),
+            Rejection::Probe(answer) => class(answer.code, answer.reason, answer.retry),
             Rejection::Unreadable(_)
             | Rejection::Head(HeadError::Malformed)
             | Rejection::Upgrade(_)
@@ -372,6 +374,22 @@ impl Rejection {
             Rejection::Stalled => class(StatusCode::REQUEST_TIMEOUT, "Timeout", false),
             Rejection::UnexpectedUpgrade => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
             Rejection::Unjudged => class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false),
+        }
+    }
+
+    /// What the record has in place of a message that quotes the request's body, or the API server's words about it: the body may be a
+    /// Secret.
+    pub fn message_without_body(&self) -> Option<String> {
+        match self {
+            Rejection::Unreadable(ReadError::Body(error)) => Some(format!(
+                "Picket cannot read the request: its body is refused ({})",
+                error.code()
+            )),
+            Rejection::Probe(answer) => Some(format!(
+                "the API server answered {} to a dry run of the patch",
+                answer.code
+            )),
+            _ => None,
         }
     }
 

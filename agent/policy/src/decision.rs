@@ -281,7 +281,18 @@ impl PolicySet {
     /// Judges a request: built-in denies, then Deny rules, then grants, then rules that ask. The order decides only
     /// which reason is given. `inputs` holds the time and what [`PolicySet::needs`] named; a rule whose input is missing fires.
     #[must_use]
-    pub fn decide(&self, principal: Arc<Principal>, request: CanonicalRequest, inputs: Inputs) -> Decision {
+    pub fn decide(
+        &self,
+        principal: Arc<Principal>,
+        mut request: CanonicalRequest,
+        inputs: Inputs,
+    ) -> Decision {
+        let kube = request.kube();
+        if kube.object == RequestObject::Unread && kube.has_object() && !self.gives(&principal, kube, inputs)
+        {
+            // It is refused in any case, and the reason is the missing grant, not an object that nobody read.
+            request.set_object(RequestObject::Sought);
+        }
         match self.evaluate(&principal, request.kube(), inputs) {
             Evaluation::Allow(allowance) => Decision::Permit(Permit {
                 request,

@@ -86,7 +86,7 @@ pub struct Record {
     /// What the request needs for as long as it lasts.
     kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The request's places among its pod's.
-    places: [Option<OwnedSemaphorePermit>; 2],
+    places: [Option<OwnedSemaphorePermit>; 3],
     /// What counts the request among its agent's.
     counted: Option<Arc<dyn RequestCount>>,
     /// Limits in audit mode that would have refused it, beside the rules that are told later.
@@ -106,7 +106,7 @@ impl Record {
             open: Some((Box::new(event), room)),
             id,
             kept: None,
-            places: [None, None],
+            places: [const { None }; 3],
             counted: None,
             over_limits: Vec::new(),
         }
@@ -154,7 +154,7 @@ impl Record {
 
     /// The request has ended for its pod and its agent, though its record goes on.
     pub fn release(&mut self) {
-        self.places = [None, None];
+        self.places = [const { None }; 3];
         self.kept = None;
         if let Some(counted) = self.counted.take() {
             counted.ended();

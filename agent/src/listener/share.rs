@@ -38,6 +38,11 @@ const LARGE_WINDOWS_FOLLOWING: usize = 32;
 const HEADS_READ: usize = 2;
 const HEAD_KILOBYTES: usize = 8 * 1024;
 
+/// Kilobytes of bodies of one pod that are read for rules and kept with their requests until these end: two objects of the largest size,
+/// or hundreds of usual ones. A body of 1.5 MiB can take 32 MB once it is read, so that a pod takes some 100 MB at most. Further
+/// requests wait.
+const JUDGED_KILOBYTES: usize = 4 * 1024;
+
 /// How much of each a share has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShareLimits {
@@ -48,6 +53,7 @@ pub(super) struct ShareLimits {
     pub(super) windows_following: usize,
     pub(super) heads_read: usize,
     pub(super) head_kilobytes: usize,
+    pub(super) judged_kilobytes: usize,
 }
 
 impl ShareLimits {
@@ -60,6 +66,7 @@ impl ShareLimits {
         windows_following: LARGE_WINDOWS_FOLLOWING,
         heads_read: HEADS_READ,
         head_kilobytes: HEAD_KILOBYTES,
+        judged_kilobytes: JUDGED_KILOBYTES,
     };
 }
 
@@ -78,6 +85,8 @@ pub struct PodShare {
     pub heads_read: Arc<Semaphore>,
     /// Kilobytes of long heads whose requests are under way.
     pub head_kilobytes: Arc<Semaphore>,
+    /// Kilobytes of bodies that are judged.
+    judged_kilobytes: Arc<Semaphore>,
     began: Instant,
     /// Microseconds since `began` until which the refusals so far have used the pod's share; 0 before the first one.
     refusals_until: AtomicU64,
@@ -104,6 +113,7 @@ impl PodShare {
             windows_following: places(limits.windows_following),
             heads_read: places(limits.heads_read),
             head_kilobytes: places(limits.head_kilobytes),
+            judged_kilobytes: places(limits.judged_kilobytes),
             began: Instant::now(),
             refusals_until: AtomicU64::new(0),
         }
@@ -113,6 +123,15 @@ impl PodShare {
     #[must_use]
     pub fn wide(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.wide).try_acquire_owned().ok()
+    }
+
+    /// Room for a body of so many bytes, in the order of asking. None once the share is closed.
+    pub async fn judged(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let kilobytes = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        Arc::clone(&self.judged_kilobytes)
+            .acquire_many_owned(kilobytes)
+            .await
+            .ok()
     }
 
     /// A place for a tunnel, where one is left.

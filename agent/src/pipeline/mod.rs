@@ -295,6 +295,7 @@ impl Pipeline {
             policies: &policies,
             principal: &agent.principal,
             upstream: &self.upstream,
+            share: connection.share(),
         };
         let decision = judge.decide(request, &mut body, record).await?;
         record.policy_took(began.elapsed());

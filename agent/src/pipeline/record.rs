@@ -80,7 +80,10 @@ pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: 
 
 /// The request was refused, by whom and why.
 pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, request: Option<&KubeRequest>) {
-    let status = rejection.status(request);
+    let mut status = rejection.status(request);
+    if let Some(message) = rejection.message_without_body() {
+        status.message = message;
+    }
     record_status(record, &status);
     let message = status.message;
     match rejection {

@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::grants::is_dry_run;
+use super::match_input::may_create;
 use crate::api::v1alpha1::{FailurePolicy, ROOTS, Rule};
 use crate::cel::{Activation, Composition, EvaluationError, Expression};
 use crate::identity::Principal;
-use crate::request::{KubeRequest, RequestObject, Target, Verb};
+use crate::request::{KubeRequest, ObjectName, RequestObject, Target, Verb};
 use crate::upstream_user::UpstreamUser;
 
 /// A rule's condition, compiled.
@@ -26,6 +28,7 @@ pub(super) struct Condition {
     variables: Arc<Composition>,
     on_failure: FailurePolicy,
     uses_object: bool,
+    uses_request: bool,
 }
 
 /// That an expression has no outcome, and what that counts as.
@@ -81,6 +84,7 @@ impl Condition {
         let expression = Expression::compile_rule(rule.when.as_deref()?, &ROOTS, variables).ok()?;
         Some(Self {
             uses_object: expression.uses("object"),
+            uses_request: expression.uses("request"),
             expression,
             variables: Arc::clone(variables),
             on_failure,
@@ -97,25 +101,28 @@ impl Condition {
         self.uses_object
     }
 
+    /// Whether it looks at the request, whose name may be in the body.
+    pub(super) fn uses_request(&self) -> bool {
+        self.uses_request
+    }
+
     /// Whether it holds.
     pub(super) fn holds<'a>(&'a self, facts: &Facts<'_>, activation: &mut Activation<'a>) -> Held {
-        let failed = |why| {
-            let failure = Failure {
+        // What a client can bring about by itself must not be what lets it pass.
+        let unseen = |why| {
+            Held::Failed(Failure {
                 why,
-                counts_as: self.on_failure,
-            };
-            match self.on_failure {
-                FailurePolicy::Fail => Held::Failed(failure),
-                FailurePolicy::Ignore => Held::Ignored(failure),
-            }
+                counts_as: FailurePolicy::Fail,
+            })
         };
-        if self.uses_object {
+        let is_nameless = self.uses_request && facts.request.object_name() == ObjectName::Unknown;
+        if self.uses_object || is_nameless {
             match &facts.request.object {
                 // The only answer that lets pass what is not known: see there why.
                 RequestObject::Sought => return Held::No,
-                RequestObject::TooLarge => return failed(NoOutcome::BodyTooLarge),
+                RequestObject::TooLarge => return unseen(NoOutcome::BodyTooLarge),
                 RequestObject::Unread if facts.request.has_object() => {
-                    return failed(NoOutcome::ObjectUnknown);
+                    return unseen(NoOutcome::ObjectUnknown);
                 }
                 RequestObject::Unread | RequestObject::Absent | RequestObject::Read(_) => {}
             }
@@ -123,7 +130,17 @@ impl Condition {
         match self.expression.holds(activation, &self.variables) {
             Ok(true) => Held::Yes,
             Ok(false) => Held::No,
-            Err(error) => failed(NoOutcome::Expression(error)),
+            Err(error @ EvaluationError::TooCostly) => unseen(NoOutcome::Expression(error)),
+            Err(error) => {
+                let failure = Failure {
+                    why: NoOutcome::Expression(error),
+                    counts_as: self.on_failure,
+                };
+                match self.on_failure {
+                    FailurePolicy::Fail => Held::Failed(failure),
+                    FailurePolicy::Ignore => Held::Ignored(failure),
+                }
+            }
         }
     }
 }
@@ -134,6 +151,8 @@ pub(super) struct Facts<'a> {
     pub(super) request: &'a KubeRequest,
     /// As whom the API server is asked, where a grant allows the request.
     user: Option<&'a UpstreamUser>,
+    /// Another operation than the verb's.
+    operation: Option<&'static str>,
     agent: OnceCell<Json>,
     connected: OnceCell<Json>,
     asked: OnceCell<Json>,
@@ -150,11 +169,30 @@ impl<'a> Facts<'a> {
             principal,
             request,
             user,
+            operation: None,
             agent: OnceCell::new(),
             connected: OnceCell::new(),
             asked: OnceCell::new(),
         }
     }
+
+    /// The facts of the same request as one that creates, where an update or a patch can do so: whether there is an object shows in the
+    /// API server alone. A rule that fires on either fires.
+    pub(super) fn as_creation(&self) -> Option<Self> {
+        let request = self.request;
+        let stored = match &request.object {
+            RequestObject::Read(object) if request.verb == Verb::Patch => object
+                .pointer("/metadata/resourceVersion")
+                .and_then(Json::as_str)
+                .is_some_and(|version| !version.is_empty()),
+            _ => false,
+        };
+        (may_create(request) && !stored).then(|| Self {
+            operation: Some("CREATE"),
+            ..Self::new(self.principal, request, self.user)
+        })
+    }
+
     /// `object`: the new object of a create, an update or a patch; the options of a session or a proxied request; else `null`.
     pub(super) fn object(&self) -> &Json {
         match &self.request.object {
@@ -181,8 +219,9 @@ impl<'a> Facts<'a> {
         let mut set = |name: &str, of: Json| value.insert(name.to_owned(), of);
         set("verb", request.verb.as_str().into());
         set("path", request.path.as_str().into());
-        set("dryRun", request.dry_run.into());
-        if let Some(operation) = operation(request) {
+        // Of a delete the body says it, and a session runs all the same.
+        set("dryRun", is_dry_run(request).into());
+        if let Some(operation) = self.operation.or_else(|| operation(request)) {
             set("operation", operation.into());
         }
         if let Target::Resource {

@@ -181,12 +181,29 @@ impl PolicySet {
         let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
         // Most decisions evaluate nothing, and an activation allocates.
         let mut activation = None;
+        let creation = facts.as_creation();
+        let creation = creation.as_ref().unwrap_or(facts);
+        let (agent, object, asked) = (|| creation.agent(), || creation.object(), || creation.request());
+        let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let mut activation_of_creation = None;
         for (rule, mode) in self.rules.firing(principal, input).chain(besides) {
             let held = match &rule.condition {
                 None => Held::Yes,
                 Some(condition) => {
                     let activation = activation.get_or_insert_with(|| Activation::new(&roots));
-                    condition.holds(facts, activation)
+                    match condition.holds(facts, activation) {
+                        held @ (Held::No | Held::Ignored(_))
+                            if condition.uses_request() && !std::ptr::eq(creation, facts) =>
+                        {
+                            let activation = activation_of_creation
+                                .get_or_insert_with(|| Activation::new(&roots_of_creation));
+                            match condition.holds(creation, activation) {
+                                Held::No => held,
+                                other => other,
+                            }
+                        }
+                        held => held,
+                    }
                 }
             };
             let failure = match held {

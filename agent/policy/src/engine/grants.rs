@@ -435,7 +435,7 @@ pub(super) fn by_identity(identities: &[Arc<Identity>], grants: &[Arc<Grant>]) -
 
 /// Whether the API server carries a write out and stores nothing. Only of what it stores: a review is answered and a token
 /// issued in a dry run as well.
-fn is_dry_run(request: &KubeRequest) -> bool {
+pub(super) fn is_dry_run(request: &KubeRequest) -> bool {
     const ANSWERED: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
     let stored = match &request.target {
         Target::Resource {

@@ -5,7 +5,9 @@
 use jiff::Timestamp;
 
 use super::PolicySet;
+use super::evaluate::is_given;
 use super::match_input::MatchInput;
+use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, ObjectName, Verb};
 
@@ -14,6 +16,9 @@ use crate::request::{KubeRequest, ObjectName, Verb};
 pub struct Needs {
     /// The object that the request would store, and from where.
     pub object: Option<ObjectSource>,
+    /// Whether only rules that warn, and those of policies in mode Audit, need it. What they need must refuse nothing and change
+    /// nothing.
+    pub only_to_note: bool,
 }
 
 /// Where the object of a request is.
@@ -41,10 +46,11 @@ impl Inputs {
 }
 
 impl PolicySet {
-    /// What [`PolicySet::decide`] needs to be given for this request. Most sets need nothing, and say so at once.
+    /// What [`PolicySet::decide`] needs to be given for this request. Most sets need nothing, and say so at once. Of a request that no
+    /// grant allows nothing is read.
     #[must_use]
-    pub fn needs(&self, principal: &Principal, request: &KubeRequest) -> Needs {
-        if !request.has_object() {
+    pub fn needs(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> Needs {
+        if !request.has_object() || !self.gives(principal, request, inputs) {
             return Needs::default();
         }
         let is_nameless = request.object_name() == ObjectName::Unknown;
@@ -52,21 +58,42 @@ impl PolicySet {
             Verb::Patch => ObjectSource::Probe,
             _ => ObjectSource::Body,
         };
-        let needed = (is_nameless && self.builtin_needs_name(principal, request))
-            || (self.rules.uses_objects() && self.rule_needs_object(principal, request, is_nameless));
+        let by_builtin = is_nameless && self.builtin_needs_name(principal, request);
+        let by_rules = match self.rules.uses_objects() {
+            true => self.rules_need_object(principal, request, is_nameless),
+            false => (false, false),
+        };
         Needs {
-            object: needed.then_some(source),
+            object: (by_builtin || by_rules.0).then_some(source),
+            only_to_note: !by_builtin && !by_rules.1,
         }
     }
 
-    /// Whether a rule that could fire looks into the object, or at the name of one whose name is not known.
-    fn rule_needs_object(&self, principal: &Principal, request: &KubeRequest, is_nameless: bool) -> bool {
+    /// Whether grants in force allow a request.
+    pub(crate) fn gives(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> bool {
+        is_given(&self.grants_for(principal), request, inputs.now)
+    }
+
+    /// Whether a rule that could fire looks into the object, or at the name of one whose name is not known; and whether one of these
+    /// can stop the request.
+    fn rules_need_object(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        is_nameless: bool,
+    ) -> (bool, bool) {
         let input = MatchInput::new(request);
         let on_object = MatchInput::on_object(request);
-        std::iter::once(&input).chain(&on_object).any(|input| {
-            self.rules
-                .firing(principal, input)
-                .any(|(rule, _)| rule.uses_object() || (is_nameless && rule.is_about_names()))
-        })
+        let firing = std::iter::once(&input)
+            .chain(&on_object)
+            .flat_map(|input| self.rules.firing(principal, input));
+        let mut needed = (false, false);
+        for (rule, mode) in firing {
+            if rule.uses_object() || (is_nameless && rule.is_about_names()) {
+                let stops = rule.action != Action::Warn && mode == Mode::Enforce;
+                needed = (true, needed.1 || stops);
+            }
+        }
+        needed
     }
 }

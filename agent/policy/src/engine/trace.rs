@@ -17,7 +17,7 @@ use super::{Cause, PolicySet};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::cel::{Activation, Root};
 use crate::identity::Principal;
-use crate::request::{KubeRequest, Target, Verb};
+use crate::request::{KubeRequest, RequestObject, Target, Verb};
 
 /// What a grant's rule does.
 const ALLOW: &str = "Allow";
@@ -175,6 +175,17 @@ impl PolicySet {
     /// What every built-in, rule and grant rule says of a request.
     #[must_use]
     pub fn trace(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> DecisionTrace {
+        let mut unread = None;
+        let request = match request.object {
+            // As the decision has it: of what no grant gives nothing is read.
+            RequestObject::Unread if request.has_object() && !self.gives(principal, request, inputs) => {
+                &*unread.insert(KubeRequest {
+                    object: RequestObject::Sought,
+                    ..request.clone()
+                })
+            }
+            _ => request,
+        };
         let mut steps = Vec::new();
         let builtins = Builtin::ALL.map(|builtin| self.trace_builtin(builtin, principal, request, inputs));
         let stopped = builtins.iter().any(|step| step.outcome == TraceOutcome::Fired);
@@ -188,11 +199,21 @@ impl PolicySet {
         let facts = Facts::new(principal, request, user.as_deref());
         let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
         let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let creation = facts.as_creation();
+        let created = creation.as_ref().unwrap_or(&facts);
+        let (agent, object, asked) = (|| created.agent(), || created.object(), || created.request());
+        let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
         let mut activation = Activation::new(&roots);
+        let mut activation_of_creation = Activation::new(&roots_of_creation);
         let rules = self.rules.rules.iter();
         let rules: Vec<_> = rules
             .map(|rule| {
-                let step = self.trace_rule(rule, &facts, &targets, &mut activation);
+                let step = self.trace_rule(
+                    rule,
+                    &facts,
+                    &targets,
+                    (&mut activation, created, &mut activation_of_creation),
+                );
                 (rule.action == Action::Deny, step)
             })
             .collect();
@@ -257,7 +278,7 @@ impl PolicySet {
         rule: &'s CompiledRule,
         facts: &Facts<'_>,
         targets: &[MatchInput<'_>],
-        activation: &mut Activation<'s>,
+        (activation, created, activation_of_creation): (&mut Activation<'s>, &Facts<'_>, &mut Activation<'s>),
     ) -> TraceStep {
         let principal = facts.principal;
         let policy = self.rules.policies.get(rule.policy as usize);
@@ -279,7 +300,16 @@ impl PolicySet {
             );
         }
         if fits && let Some(condition) = &rule.condition {
-            match condition.holds(facts, activation) {
+            let mut held = condition.holds(facts, activation);
+            if matches!(held, Held::No | Held::Ignored(_)) && !std::ptr::eq(created, facts) {
+                let as_creation = condition.holds(created, activation_of_creation);
+                held = if as_creation == Held::No {
+                    held
+                } else {
+                    as_creation
+                };
+            }
+            match held {
                 Held::Yes | Held::Failed(_) => {}
                 Held::No => why.push(Mismatch::new(Field::Condition, condition.text(), "false")),
                 Held::Ignored(failure) => {

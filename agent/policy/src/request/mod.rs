@@ -193,7 +193,7 @@ impl KubeRequest {
         let RequestObject::Read(object) = &self.object else {
             // Without an object nothing is made.
             return match self.object {
-                RequestObject::Absent => ObjectName::None,
+                RequestObject::Absent | RequestObject::Sought => ObjectName::None,
                 _ => ObjectName::Unknown,
             };
         };

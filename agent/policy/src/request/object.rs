@@ -10,6 +10,7 @@ use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value as Json;
 
+use super::Target;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use crate::body::{self, MediaType};
@@ -42,8 +43,8 @@ pub enum RequestObject {
     Read(Arc<Json>),
     /// The body is larger than [`BODY_LIMIT`].
     TooLarge,
-    /// It is what this very request asks the API server for, as a dry run that Picket sends before a patch. Rules that look into
-    /// objects judge the patch itself then, and not this request, which stores nothing and whose answer no client gets.
+    /// Rules that look into objects do not judge this request: it is the dry run by which Picket asks the API server which object a patch
+    /// makes, which stores nothing and whose answer no client gets; or no grant allows it, so that it is refused whatever it has.
     Sought,
 }
 
@@ -86,7 +87,8 @@ impl CanonicalRequest {
             BodyInput::TooLarge => (RequestObject::TooLarge, None),
             BodyInput::Whole([]) => (RequestObject::Absent, None),
             BodyInput::Whole(bytes) => {
-                let value = body::read(self.media_type()?, bytes)?;
+                let mut value = body::read(self.media_type()?, bytes)?;
+                self.complete(&mut value);
                 let sent = body::write(&value);
                 (RequestObject::Read(Arc::new(value)), Some(sent))
             }
@@ -100,6 +102,48 @@ impl CanonicalRequest {
             }
         }
         Ok(sent)
+    }
+
+    /// Reads the object for rules that only note or warn, and does not change what is sent. Where it cannot be read it stays unread.
+    pub fn look_at_object(&mut self, input: BodyInput<'_>) {
+        let object = match input {
+            BodyInput::Unread => RequestObject::Unread,
+            BodyInput::TooLarge => RequestObject::TooLarge,
+            BodyInput::Whole([]) => RequestObject::Absent,
+            BodyInput::Whole(bytes) => {
+                let media = self.media_type();
+                let read = media.and_then(|media| Ok(body::read(media, bytes)?));
+                match read {
+                    Ok(mut value) => {
+                        self.complete(&mut value);
+                        RequestObject::Read(Arc::new(value))
+                    }
+                    Err(_) => RequestObject::Unread,
+                }
+            }
+        };
+        self.set_object(object);
+    }
+
+    /// Puts in what the API server takes from the path where a body leaves it out, so that rules see it: the namespace
+    /// (k8s.io/apiserver pkg/endpoints/handlers/create.go, `EnsureObjectNamespaceMatchesRequestNamespace`).
+    fn complete(&self, value: &mut Json) {
+        let Target::Resource {
+            resource,
+            subresource: None,
+            namespace: Some(namespace),
+            ..
+        } = &self.kube().target
+        else {
+            return;
+        };
+        let metadata = value.get_mut("metadata").and_then(Json::as_object_mut);
+        if let Some(metadata) = metadata.filter(|_| resource != "namespaces") {
+            let given = metadata.get("namespace").and_then(Json::as_str);
+            if given.is_none_or(str::is_empty) {
+                metadata.insert("namespace".to_owned(), namespace.as_str().into());
+            }
+        }
     }
 
     /// In what the body is written. The API server takes the first Content-Type, others may take the last.

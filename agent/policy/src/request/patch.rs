@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::error::ReadError;
 use super::head::CanonicalRequest;
@@ -54,19 +54,30 @@ impl CanonicalRequest {
         Some(probe)
     }
 
+    /// Keeps the object that the API server says the patch makes, and does not change what is sent.
+    pub fn look_at_made(&mut self, made: Json) {
+        self.set_object(RequestObject::Read(Arc::new(made)));
+    }
+
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now. A patch that makes a new object is bound to none.
+    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none.
     ///
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.
-    pub fn bind_patch(&mut self, patch: &[u8], made: Json) -> Result<Vec<u8>, ReadError> {
+    pub fn bind_patch(&mut self, patch: &[u8], made: Json, is_new: bool) -> Result<Vec<u8>, ReadError> {
         let mut value = body::read(self.media_type()?, patch)?;
         let version = made
             .pointer(VERSION)
             .and_then(Json::as_str)
             .filter(|version| !version.is_empty());
-        if let Some(version) = version {
-            bind(&mut value, version)?;
+        match version {
+            Some(version) => bind(&mut value, version)?,
+            None if is_new => {}
+            None => {
+                return Err(ReadError::Patch(
+                    "the API server's answer to a dry run has no resourceVersion",
+                ));
+            }
         }
         self.set_object(RequestObject::Read(Arc::new(made)));
         let sent = body::write(&value);
@@ -87,6 +98,13 @@ fn as_dry_run(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
+/// Whether a key is a directive that can take fields away. Those about the order or the elements of lists cannot
+/// (k8s.io/apimachinery pkg/util/strategicpatch/patch.go).
+fn is_directive(key: &str) -> bool {
+    const OF_LISTS: [&str; 2] = ["$setElementOrder/", "$deleteFromPrimitiveList/"];
+    key.starts_with('$') && !OF_LISTS.iter().any(|known| key.starts_with(known))
+}
+
 /// Puts a version into a patch. One that the client gave stays: the API server has compared it already.
 fn bind(patch: &mut Json, version: &str) -> Result<(), ReadError> {
     match patch {
@@ -96,8 +114,7 @@ fn bind(patch: &mut Json, version: &str) -> Result<(), ReadError> {
         }
         Json::Object(fields) => {
             // A directive of a strategic merge patch could drop the version that is put in.
-            let directs =
-                |fields: &serde_json::Map<String, Json>| fields.keys().any(|key| key.starts_with('$'));
+            let directs = |fields: &Map<String, Json>| fields.keys().any(|key| is_directive(key));
             let own = directs(fields);
             let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
             match metadata {

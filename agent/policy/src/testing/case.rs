@@ -302,12 +302,12 @@ fn judge(
         }
     };
     // What a patch makes only the API server knows; a rule that looks into it fires here.
-    if set.needs(principal, request.kube()).object == Some(ObjectSource::Body)
+    let inputs = Inputs::at(now);
+    if set.needs(principal, request.kube(), inputs).object == Some(ObjectSource::Body)
         && let Err(error) = request.read_object(BodyInput::Whole(&planned.body))
     {
         return Ok(refused("unreadable", &error.to_string()));
     }
-    let inputs = Inputs::at(now);
     let steps = set.trace(principal, request.kube(), inputs).steps;
     let fired = steps.iter().filter(|step| {
         step.part == TracePart::Rule && matches!(step.outcome, TraceOutcome::Fired | TraceOutcome::Audited)

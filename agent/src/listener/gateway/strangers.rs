@@ -60,6 +60,7 @@ const STRANGER: ShareLimits = ShareLimits {
     heads_read: 1,
     // One head of the greatest length, and one that is nearly so long.
     head_kilobytes: 2 * 1024,
+    judged_kilobytes: 2 * 1024,
     ..ShareLimits::POD
 };
 

@@ -236,10 +236,15 @@ impl CompiledRule {
         }
     }
 
-    /// Whether the rule names objects, or leaves some alone by their names. What reads the name for one rule must not let another
+    /// Whether the rule names objects, leaves some alone by their names, or can ask for a name in its condition. What reads the name for one rule must not let another
     /// pass by it, so that all of them are given the name.
     pub(in crate::engine) fn is_about_names(&self) -> bool {
-        self.names.is_some() || !self.exclusions.names.is_empty()
+        let by_condition = || {
+            self.condition
+                .as_ref()
+                .is_some_and(|condition| condition.uses_request())
+        };
+        self.names.is_some() || !self.exclusions.names.is_empty() || by_condition()
     }
 
     /// Whether the rule names commands, so that it may refuse one and not another.

@@ -200,7 +200,7 @@ fn the_object_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
         "object.data.size() > 1",
     );
     let set = compile(&[&grant(ALL), &look]);
-    let needs = |set: &PolicySet, name, line| set.needs(&principal(set, name), &request(line)).object;
+    let needs = |set: &PolicySet, name, line| set.needs(&principal(set, name), &request(line), NOW).object;
     for (line, source) in [
         ("POST /api/v1/namespaces/n/configmaps", Some(ObjectSource::Body)),
         ("PUT /api/v1/namespaces/n/configmaps/c", Some(ObjectSource::Body)),
@@ -221,17 +221,19 @@ fn the_object_is_needed_only_where_a_rule_that_could_fire_looks_into_it() {
         &grant(ALL),
         &when("resources: [configmaps]", "request.name == 'x'"),
     ]);
-    assert_eq!(needs(&head, "fixer", line), None);
+    // The request's name is in the body.
+    assert_eq!(needs(&head, "fixer", line), Some(ObjectSource::Body));
     let about = "subjects: {identities: [other]}\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [configmaps]}, when: \
                  'object.data.size() > 1'}]";
-    let set = compile(&[&policy("p", about)]);
+    let both = grant(ALL).replace("[fixer]", "[fixer, other]");
+    let set = compile(&[&both, &policy("p", about)]);
     assert_eq!(needs(&set, "fixer", line), None);
     assert_eq!(needs(&set, "other", line), Some(ObjectSource::Body));
     // By a variable too.
     let shared = "variables: [{name: v, expression: object.data}]\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: \
                   [configmaps]}, when: 'variables.v.size() > 1'}]";
     assert_eq!(
-        needs(&compile(&[&policy("p", shared)]), "fixer", line),
+        needs(&compile(&[&grant(ALL), &policy("p", shared)]), "fixer", line),
         Some(ObjectSource::Body)
     );
 }
@@ -294,7 +296,7 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
 
     let made = serde_json::json!({"metadata": {"resourceVersion": "7", "labels": {"team": "a"}}});
     let sent = patch
-        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"a\"}}}", made)
+        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"a\"}}}", made, false)
         .expect("bound");
     let sent: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
     assert_eq!(
@@ -305,7 +307,7 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
     let mut other = canonical(PATCH);
     let made = serde_json::json!({"metadata": {"resourceVersion": "7", "labels": {"team": "b"}}});
     other
-        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"b\"}}}", made)
+        .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"b\"}}}", made, false)
         .expect("bound");
     assert!(fires(&set, other));
 }
@@ -343,7 +345,7 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
             "PATCH /api/v1/namespaces/n/pods/web content-type:{media}"
         ));
         let made = serde_json::json!({"metadata": {"resourceVersion": version}});
-        let sent = request.bind_patch(patch.as_bytes(), made);
+        let sent = request.bind_patch(patch.as_bytes(), made, version.is_empty());
         sent.map(|sent| String::from_utf8(sent).expect("text"))
     };
     let merge = "application/merge-patch+json";
@@ -376,6 +378,12 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
         ),
         (
             "application/strategic-merge-patch+json",
+            r#"{"$setElementOrder/secrets":[],"metadata":{"$deleteFromPrimitiveList/finalizers":["f"]}}"#,
+            "7",
+            r#"{"$setElementOrder/secrets":[],"metadata":{"$deleteFromPrimitiveList/finalizers":["f"],"resourceVersion":"7"}}"#,
+        ),
+        (
+            "application/strategic-merge-patch+json",
             r#"{"spec":{"$patch":"replace"}}"#,
             "7",
             r#"{"metadata":{"resourceVersion":"7"},"spec":{"$patch":"replace"}}"#,
@@ -385,6 +393,7 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
     }
     for patch in [
         r#"{"metadata":{"$retainKeys":["labels"]}}"#,
+        r#"{"metadata":{"$unknown":["labels"]}}"#,
         r#"{"metadata":{"$patch":"replace"}}"#,
         r#"{"$patch":"delete"}"#,
         r#"{"$retainKeys":["spec"]}"#,
@@ -461,7 +470,7 @@ fn a_rule_with_names_knows_the_name_of_a_new_object() {
         &deny("resources: [configmaps], names: ['prod-*', settings]"),
     ]);
     let maps = "/api/v1/namespaces/n/configmaps";
-    let needs = |line: &str| set.needs(&principal(&set, "fixer"), &request(line)).object;
+    let needs = |line: &str| set.needs(&principal(&set, "fixer"), &request(line), NOW).object;
     assert_eq!(needs(&format!("POST {maps}")), Some(ObjectSource::Body));
     assert_eq!(needs(&format!("PUT {maps}/web")), None);
     assert_eq!(needs("POST /api/v1/namespaces/n/pods"), None);
@@ -523,7 +532,7 @@ fn built_ins_know_the_name_of_a_new_object() {
         ),
     ] {
         assert_eq!(
-            set.needs(&principal(&set, "fixer"), &request(line)).object,
+            set.needs(&principal(&set, "fixer"), &request(line), NOW).object,
             Some(ObjectSource::Body),
             "{line}"
         );
@@ -550,7 +559,7 @@ fn built_ins_know_the_name_of_a_new_object() {
         "POST /apis/apps/v1/namespaces/shop/deployments",
     ] {
         assert_eq!(
-            set.needs(&principal(&set, "fixer"), &request(line)).object,
+            set.needs(&principal(&set, "fixer"), &request(line), NOW).object,
             None,
             "{line}"
         );
@@ -570,7 +579,7 @@ fn a_rule_that_leaves_names_alone_knows_the_name_of_a_new_object() {
         compile(&[&grant(ALL), &except]),
         compile(&[&grant(ALL), &except, &other]),
     ] {
-        let needs = set.needs(&principal(&set, "fixer"), &request(line)).object;
+        let needs = set.needs(&principal(&set, "fixer"), &request(line), NOW).object;
         assert_eq!(needs, Some(ObjectSource::Body));
         for (metadata, is_denied) in [
             (r#"{"name": "mine"}"#, false),
@@ -580,5 +589,129 @@ fn a_rule_that_leaves_names_alone_knows_the_name_of_a_new_object() {
             let body = format!("{{\"metadata\": {metadata}}}");
             assert_eq!(fires(&set, with_body(line, &body)), is_denied, "{metadata}");
         }
+    }
+}
+
+#[test]
+fn what_a_client_can_bring_about_never_lets_it_pass() {
+    let ignore = "failurePolicy: Ignore\n  rules: [{name: r, action: Deny, match: {verbs: [create, update], resources: [pods]}, when: \
+                  'object.spec.hostNetwork'}]";
+    let set = compile(&[&grant(ALL), &policy("p", ignore)]);
+    for object in [RequestObject::TooLarge, RequestObject::Unread] {
+        let mut request = canonical("PUT /api/v1/namespaces/n/pods/x");
+        request.set_object(object.clone());
+        assert!(fires(&set, request), "{object:?}");
+    }
+    let steps = "failurePolicy: Ignore\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [configmaps]}, when: \
+                 'object.list.all(a, object.list.all(b, object.list.all(c, a + b + c > 0)))'}]";
+    let set = compile(&[&grant(ALL), &policy("p", steps)]);
+    let list = vec!["1"; 400].join(",");
+    let body = format!("{{\"metadata\": {{\"name\": \"x\"}}, \"list\": [{list}]}}");
+    assert!(fires(
+        &set,
+        with_body("POST /api/v1/namespaces/n/configmaps", &body)
+    ));
+}
+
+#[test]
+fn a_dry_run_that_deletes_is_none() {
+    let set = compile(&[
+        &grant(ALL),
+        &when("resources: [pods, pods/exec]", "!request.dryRun"),
+    ]);
+    for line in [
+        "DELETE /api/v1/namespaces/n/pods/x?dryRun=All",
+        "DELETE /api/v1/namespaces/n/pods?dryRun=All",
+        "POST /api/v1/namespaces/n/pods/x/exec?command=ls&dryRun=All",
+    ] {
+        assert!(fires(&set, canonical(line)), "{line}");
+    }
+    let dry = with_body("POST /api/v1/namespaces/n/pods?dryRun=All", POD);
+    assert!(!fires(&set, dry));
+}
+
+#[test]
+fn what_creates_is_a_creation_to_an_expression() {
+    let rule = when(
+        "verbs: [create, update], resources: [configmaps, services]",
+        "request.operation == 'CREATE'",
+    );
+    let set = compile(&[&grant(ALL), &rule]);
+    let made = |line: &str, version: &str| {
+        let mut request = canonical(line);
+        let made = serde_json::json!({"metadata": {"resourceVersion": version}});
+        request.set_object(RequestObject::Read(Arc::new(made)));
+        fires(&set, request)
+    };
+    let apply =
+        "PATCH /api/v1/namespaces/n/configmaps/c?fieldManager=m content-type:application/apply-patch+yaml";
+    assert!(made(apply, "") && !made(apply, "7"));
+    let merge = "PATCH /api/v1/namespaces/n/configmaps/c content-type:application/merge-patch+json";
+    assert!(!made(merge, "7"));
+    // Whether a PUT creates a Service, the API server alone knows.
+    assert!(made("PUT /api/v1/namespaces/n/services/s", "7"));
+    assert!(!made("PUT /api/v1/namespaces/n/configmaps/c", "7"));
+    let update = when(
+        "verbs: [update], resources: [services]",
+        "request.operation == 'UPDATE'",
+    );
+    let set = compile(&[&grant(ALL), &update]);
+    let mut request = canonical("PUT /api/v1/namespaces/n/services/s");
+    request.set_object(RequestObject::Absent);
+    assert!(fires(&set, request));
+}
+
+#[test]
+fn a_body_without_its_namespace_is_of_the_paths() {
+    let set = compile(&[
+        &grant(ALL),
+        &when(
+            "verbs: [create], resources: [pods]",
+            "object.metadata.namespace == 'n'",
+        ),
+    ]);
+    assert!(fires(&set, with_body(PODS, POD)));
+    let mut request = canonical("POST /api/v1/namespaces");
+    let sent = request.read_object(BodyInput::Whole(b"{\"metadata\":{\"name\":\"n\"}}"));
+    assert_eq!(sent, Ok(Some(b"{\"metadata\":{\"name\":\"n\"}}".to_vec())));
+}
+
+#[test]
+fn rules_that_only_note_need_an_object_to_note_with() {
+    let needs = |policies: &[&str]| {
+        let mut parts = vec![grant(ALL)];
+        parts.extend(policies.iter().map(|text| (*text).to_owned()));
+        let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        let set = compile(&parts);
+        let needs = set.needs(&principal(&set, "fixer"), &request(PODS), NOW);
+        (needs.object.is_some(), needs.only_to_note)
+    };
+    let rule = |action: &str| {
+        format!(
+            "rules: [{{name: r, action: {action}, match: {{verbs: [create], resources: [pods]}}, when: object.x}}]"
+        )
+    };
+    let audit = policy("a", &format!("mode: Audit\n  {}", rule("Deny")));
+    let warn = policy("w", &rule("Warn"));
+    let deny = policy("d", &rule("Deny"));
+    assert_eq!(needs(&[&audit, &warn]), (true, true));
+    assert_eq!(needs(&[&audit, &warn, &deny]), (true, false));
+    let mut unreadable = canonical(PODS);
+    unreadable.look_at_object(BodyInput::Whole(b"{\"a\": 1, \"a\": 2}"));
+    assert_eq!(unreadable.kube().object, RequestObject::Unread);
+}
+
+#[test]
+fn a_request_without_a_grant_is_refused_for_that_and_nothing_of_it_is_read() {
+    let set = compile(&[
+        &grant("[{verbs: [get], apiGroups: [''], resources: [pods]}]"),
+        &when("verbs: [create], resources: [pods]", "object.x"),
+    ]);
+    assert_eq!(
+        set.needs(&principal(&set, "fixer"), &request(PODS), NOW).object,
+        None
+    );
+    for line in [PODS, "POST /apis/rbac.authorization.k8s.io/v1/clusterroles"] {
+        assert_eq!(denied(&set, line).cause(), Cause::NoGrant, "{line}");
     }
 }
