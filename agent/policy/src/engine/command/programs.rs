@@ -42,47 +42,85 @@ pub(super) const SHELLS: [&str; 14] = [
 ];
 
 /// Programs that run others in ways that are not read here, or shells of another language.
-pub(super) const OPAQUE: [&str; 36] = [
+pub(super) const OPAQUE: [&str; 56] = [
     "alias",
     "bwrap",
     "capsh",
     "cgexec",
-    "chpst",
     "choom",
+    "chpst",
     "chrt",
+    "coresched",
     "csh",
+    "cttyhack",
     "dbus-run-session",
+    "enosys",
     "entr",
+    "envdir",
+    "envuidgid",
     "expect",
     "fakeroot",
     "firejail",
     "fish",
     "flock",
     "gdb",
+    "i386",
+    "inotifyd",
+    "linux32",
+    "linux64",
     "ltrace",
     "nu",
     "numactl",
     "parallel",
+    "pipesz",
+    "pkexec",
     "prlimit",
     "proot",
     "pwsh",
     "run-parts",
+    "runcon",
     "s6-setuidgid",
     "screen",
     "setarch",
+    "setpgid",
     "setpriv",
+    "sg",
+    "softlimit",
     "start-stop-daemon",
     "strace",
+    "systemd-inhibit",
     "systemd-run",
+    "tcpsvd",
     "tcsh",
     "tmux",
     "trap",
+    "uclampset",
+    "udpsvd",
     "unbuffer",
     "valgrind",
+    "x86_64",
 ];
 
 /// What the names of loaders and emulators begin with: their first argument is the program.
-pub(super) const LOADERS: [&str; 3] = ["ld-linux", "ld-musl", "qemu-"];
+pub(super) const LOADERS: [&str; 4] = ["ld-linux", "ld-musl", "ld.so", "qemu-"];
+
+/// Long options of bash, which it takes with one dash as well as with two.
+pub(super) const LONG_OF_BASH: [&str; 14] = [
+    "debugger",
+    "dump-po-strings",
+    "dump-strings",
+    "help",
+    "init-file",
+    "interactive",
+    "login",
+    "noediting",
+    "noprofile",
+    "norc",
+    "posix",
+    "rcfile",
+    "restricted",
+    "verbose",
+];
 
 pub(super) const WRAPPERS: [Wrapper; 17] = [
     Wrapper {

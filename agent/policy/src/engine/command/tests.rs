@@ -174,6 +174,11 @@ fn what_cannot_be_told_counts_as_every_line() {
     let many = "true;".repeat(300);
     let long = "x".repeat(40_000);
     for argv in [
+        &["bash", "-rcfile", "/dev/null", "-c", "apk add x"][..],
+        &["bash", "-init-file", "/dev/null", "-c", "apk add x"],
+        &["linux64", "apk", "add", "x"],
+        &["/usr/bin/ld.so", "/sbin/apk", "add", "x"],
+        &["softlimit", "-m", "1", "apk", "add", "x"],
         &["sh", "-c", "$X add x"][..],
         &["sh", "-c", "\"$X\""],
         &["sh", "-c", "$(echo apk) add x"],

@@ -5,7 +5,7 @@
 //! and BusyBox 1.37; where these differ an option counts as not known.
 
 use super::programs::{
-    ENV, LOADERS, OPAQUE, Options, SCRIPT, SHELLS, SPLIT, SU, WATCH, WRAPPERS, Wrapper, XARGS,
+    ENV, LOADERS, LONG_OF_BASH, OPAQUE, Options, SCRIPT, SHELLS, SPLIT, SU, WATCH, WRAPPERS, Wrapper, XARGS,
 };
 use super::{Argv, Rest};
 
@@ -382,6 +382,8 @@ fn shell(arguments: &[String], rest: &Rest) -> Option<Inner> {
                 _,
             ) => after,
             (Some(_), _) => return None,
+            // bash takes its long options with one dash too, and `rcfile` has a `c`.
+            (None, Some(letters)) if LONG_OF_BASH.contains(&letters) || letters.contains('-') => return None,
             (None, Some(letters)) => {
                 has_script |= letters.contains('c');
                 let odd = word.starts_with('+') && letters.contains('c');
