@@ -102,7 +102,9 @@ fn validate_variables(
     match composition(variables) {
         Ok(composition) => Some(composition),
         Err((index, error)) => {
-            errors.add(path.index(index).field("expression"), reason(&error));
+            let at = path.index(index).field("expression");
+            let reason = format!("field `{at}`: {}", reason(&error));
+            errors.add(at, reason);
             None
         }
     }
@@ -134,7 +136,10 @@ pub(super) fn validate(
         // Variables that cannot stand would make each of its uses a fault of its own.
         let Some(composition) = &composition else { continue };
         match Expression::compile_rule(when, &ROOTS, composition) {
-            Err(error) => errors.add(at, reason(&error)),
+            Err(error) => {
+                let reason = format!("field `{at}`: {}", reason(&error));
+                errors.add(at, reason);
+            }
             Ok(expression) if expression.uses("object") => validate_object(rule, &path, errors),
             Ok(_) => {}
         }
