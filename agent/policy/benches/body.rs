@@ -26,7 +26,7 @@ fn pod(containers: usize) -> Value {
 }
 
 fn benches(criterion: &mut Criterion) {
-    let value = pod(200);
+    let value = pod(225);
     let body = write(&value);
     assert!((90_000..120_000).contains(&body.len()), "{}", body.len());
     let mut group = criterion.benchmark_group("a pod of 100 KB");

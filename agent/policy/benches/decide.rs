@@ -154,17 +154,16 @@ fn limits(criterion: &mut Criterion) {
 
 /// A set of an identity and a grant for each agent, which a node compiles at each change of an object.
 fn compile(criterion: &mut Criterion) {
-    let mut text = String::new();
+    let mut documents = Vec::new();
     for number in 0..AGENTS {
-        let _ = write!(
-            text,
-            "---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a{number}}}\nspec:\n  owner: team\n  groups: \
+        let text = format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a{number}}}\nspec:\n  owner: team\n  groups: \
              [g{number}]\n  attest: {{pod: {{namespace: n, serviceAccount: s{number}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: \
              AgentGrant\nmetadata: {{name: g{number}}}\nspec:\n  to: {{identities: [a{number}]}}\n  upstream: {{impersonate: {{user: \
              'agent:{number}'}}}}\n  rules: [{{verbs: [get, list, watch], apiGroups: [''], resources: [pods, configmaps]}}]\n"
         );
+        documents.extend(read_documents("bench.yaml", &text).expect("valid documents"));
     }
-    let documents = read_documents("bench.yaml", &text).expect("valid documents");
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(10);
     group.bench_function("1000 identities and 1000 grants", |bencher| {
