@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{Response, StatusCode, Version};
 use http_body_util::Full;
-use picket_policy::{Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
+use picket_policy::{Cause, Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
 use serde::Serialize;
 
 use crate::approval::ApprovalError;
@@ -138,6 +138,11 @@ pub enum Rejection {
     /// The API server refused the dry run by which Picket learns which object a patch makes, as it would refuse the patch.
     #[error("{0}")]
     Probe(ProbeAnswer),
+    /// Other bodies of the pod that policies look into take all the memory that there is for them.
+    #[error(
+        "requests of this pod whose bodies policies look into use all the memory for such; try again, with fewer large objects at once"
+    )]
+    BodiesBusy,
     /// The client left while its body was on the way to the API server, which therefore got no whole request.
     #[error("the client left before its request's body was complete, so the API server got no whole request")]
     BodyLost,
@@ -264,6 +269,7 @@ impl Rejection {
             Rejection::Unreadable(_) | Rejection::Head(HeadError::Malformed) => "unreadable",
             Rejection::Upgrade(_) => "upgrade_version",
             Rejection::Body(_) => "body_unreadable",
+            Rejection::BodiesBusy => "bodies_busy",
             Rejection::Probe(_) => "dry_run",
             Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
@@ -316,7 +322,9 @@ impl Rejection {
                 "RequestHeaderFieldsTooLarge",
                 false,
             ),
-            Rejection::Head(HeadError::Busy) => class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true),
+            Rejection::Head(HeadError::Busy) | Rejection::BodiesBusy => {
+                class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true)
+            }
             // Browsers ask for OPTIONS; the API server answers any such method so.
             Rejection::Unreadable(ReadError::Method(_)) => {
                 class(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", false)
@@ -417,14 +425,20 @@ impl Rejection {
             group: group.to_owned(),
             kind: kind.to_owned(),
             retry_after_seconds: if class.retry { self.retry_after() } else { 0 },
-            cause: match self {
-                Rejection::Limited(exceeded) => Some(StatusCause {
-                    reason: exceeded.kind().code(),
-                    message: exceeded.limit(),
-                    field: exceeded.kind().rule(),
-                }),
-                _ => None,
-            },
+            causes: self.causes(),
+        }
+    }
+
+    /// What refused the request, for programs.
+    fn causes(&self) -> Vec<StatusCause> {
+        match self {
+            Rejection::Limited(exceeded) => vec![StatusCause {
+                reason: exceeded.kind().code(),
+                message: exceeded.limit(),
+                field: exceeded.kind().rule().to_owned(),
+            }],
+            Rejection::Denied(denial) => causes_of(denial),
+            _ => Vec::new(),
         }
     }
 
@@ -505,7 +519,7 @@ pub struct Status {
     /// When another try may go better; 0 for never.
     pub retry_after_seconds: u32,
     /// What exactly refused it, for programs.
-    pub cause: Option<StatusCause>,
+    pub causes: Vec<StatusCause>,
 }
 
 /// A `metav1.StatusCause`.
@@ -515,8 +529,30 @@ pub struct StatusCause {
     pub reason: &'static str,
     /// For people.
     pub message: String,
-    /// The field that says so.
-    pub field: &'static str,
+    /// The rule or field that says so, as `policy/rule` or `builtin/NAME`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub field: String,
+}
+
+/// What refused a request, what is allowed instead, and who can be asked. Another try gets the same answer, so that there is no
+/// `retryAfterSeconds`.
+fn causes_of(denial: &Denial) -> Vec<StatusCause> {
+    let field = match (denial.cause(), denial.policy(), denial.rule()) {
+        (Cause::Builtin, _, Some(rule)) => rule.to_owned(),
+        (_, Some(policy), Some(rule)) => format!("{policy}/{rule}"),
+        _ => String::new(),
+    };
+    let cause = |reason, message: &str, field| StatusCause {
+        reason,
+        message: message.to_owned(),
+        field,
+    };
+    let refused = cause(denial.cause().code(), "the same request is refused again", field);
+    let allowed = cause("allowed_instead", denial.allowed(), String::new());
+    let owner = cause("owner", denial.owner(), String::new());
+    let mut causes = vec![refused, allowed, owner];
+    causes.retain(|cause| !cause.message.is_empty());
+    causes
 }
 
 impl Status {
@@ -534,7 +570,7 @@ impl Status {
                 name: &self.name,
                 group: &self.group,
                 kind: &self.kind,
-                causes: self.cause.as_slice(),
+                causes: &self.causes,
                 retry_after_seconds: self.retry_after_seconds,
             },
             code: self.code,

@@ -251,6 +251,12 @@ impl Denial {
         &self.0.allowed
     }
 
+    /// Who answers for the agent, and can be asked for more.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.0.owner
+    }
+
     /// Rules of policies in mode Audit that fired too.
     #[must_use]
     pub fn would_deny(&self) -> &[FiredRule] {

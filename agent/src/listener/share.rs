@@ -98,6 +98,11 @@ impl Default for PodShare {
     }
 }
 
+/// A started one counts.
+fn kilobytes(bytes: u64) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
+}
+
 fn micros(bytes: u64) -> u64 {
     bytes * 1_000_000 / REFUSALS_PER_SECOND
 }
@@ -127,11 +132,15 @@ impl PodShare {
 
     /// Room for a body of so many bytes, in the order of asking. None once the share is closed.
     pub async fn judged(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let kilobytes = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        Arc::clone(&self.judged_kilobytes)
-            .acquire_many_owned(kilobytes)
-            .await
-            .ok()
+        let judged = Arc::clone(&self.judged_kilobytes);
+        judged.acquire_many_owned(kilobytes(bytes)).await.ok()
+    }
+
+    /// Likewise, where there is room at once.
+    #[must_use]
+    pub fn judged_at_once(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let judged = Arc::clone(&self.judged_kilobytes);
+        judged.try_acquire_many_owned(kilobytes(bytes)).ok()
     }
 
     /// A place for a tunnel, where one is left.

@@ -14,14 +14,14 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use picket_policy::{
-    BODY_LIMIT, BodyInput, CanonicalRequest, Decision, Inputs, ObjectSource, PolicySet, Principal,
+    BODY_LIMIT, BodyInput, CanonicalRequest, Decision, Inputs, Needs, ObjectSource, PolicySet, Principal,
 };
-
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use crate::audit::Record;
 use crate::listener::PodShare;
-use crate::reject::{HeadError, ProbeAnswer, Rejection};
+use crate::reject::{ProbeAnswer, Rejection};
 use crate::upstream::{RequestBody, RequestOrigin, ResponseWindow, Upstream};
 
 /// What a decision is taken by.
@@ -33,9 +33,19 @@ pub(super) struct Judge<'a> {
     pub(super) share: &'a PodShare,
 }
 
-/// How long a request waits for the caller's other requests whose bodies are judged, and how long its own body may take. client-go
-/// gives up after 32 s at the latest (`timeout=32s`).
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request waits for room beside the caller's other requests whose bodies are judged, and how long its own body may take.
+/// client-go gives up after 32 s at the latest (`timeout=32s`).
+const ROOM_DEADLINE: Duration = Duration::from_secs(10);
+const BODY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a probe's answer is counted for, in bytes: it is as large as the object, which nobody knows before. So ten probes of a pod are
+/// under way at once at most, and hold 15 MB of answers.
+const PROBE_ANSWER: u64 = 384 * 1024;
+
+/// A body that did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("it did not come within {} s", BODY_DEADLINE.as_secs())]
+struct SlowBody;
 
 impl Judge<'_> {
     /// Asks the policies what they need, reads that, and has them decide.
@@ -47,45 +57,60 @@ impl Judge<'_> {
     ) -> Result<Decision, Rejection> {
         let now = Inputs::at(Timestamp::now());
         let needs = self.policies.needs(self.principal, request.kube(), now);
-        // Boxed: few requests need anything.
-        match needs.object {
-            None => {}
-            Some(ObjectSource::Body) => {
-                record.holds(Some(Box::pin(self.buffer(body)).await?));
-                read_object(&mut request, body, needs.only_to_note)?;
-            }
-            Some(ObjectSource::Probe) => {
-                record.holds(Some(Box::pin(self.buffer(body)).await?));
-                let probed = Box::pin(self.probe(&mut request, body, record, needs.only_to_note)).await;
-                match probed {
-                    Ok(None) => {}
-                    Ok(Some(denied)) => return Ok(denied),
-                    // The object stays unknown, which the record says; the patch goes on as it came.
-                    Err(_) if needs.only_to_note => {}
-                    Err(rejection) => return Err(rejection),
-                }
+        if let Some(source) = needs.object {
+            // Boxed: few requests need anything.
+            let seen = Box::pin(self.look(&mut request, body, record, (source, needs))).await?;
+            if let Some(denied) = seen {
+                return Ok(denied);
             }
         }
         let inputs = Inputs::at(Timestamp::now());
         Ok(self.policies.decide(Arc::clone(self.principal), request, inputs))
     }
 
-    /// Reads the body, within the caller's share of memory. The share is held for as long as the record: what is judged is kept with the
-    /// request.
-    async fn buffer(&self, body: &mut RequestBody) -> Result<OwnedSemaphorePermit, Rejection> {
-        let size = body.size_hint();
-        let most = size.upper().unwrap_or(u64::MAX).min(BODY_LIMIT as u64);
-        let read = async {
-            let room = self
-                .share
-                .judged(most)
-                .await
-                .ok_or(Rejection::Head(HeadError::Busy))?;
-            body.buffer(BODY_LIMIT).await.map_err(Rejection::Body)?;
-            Ok(room)
+    /// Learns the object. The denial, where the request is refused whatever its object is.
+    async fn look(
+        &self,
+        request: &mut CanonicalRequest,
+        body: &mut RequestBody,
+        record: &mut Record,
+        (source, needs): (ObjectSource, Needs),
+    ) -> Result<Option<Decision>, Rejection> {
+        let probes = source == ObjectSource::Probe;
+        let bytes = body.size_hint().upper().unwrap_or(u64::MAX);
+        let bytes = bytes.min(BODY_LIMIT as u64) + if probes { PROBE_ANSWER } else { 0 };
+        let Some(room) = self.room(bytes, needs.only_to_note).await? else {
+            return Ok(None);
         };
-        let read = tokio::time::timeout(BODY_DEADLINE, read).await;
-        read.unwrap_or(Err(Rejection::Head(HeadError::Busy)))
+        // For as long as the record: what is judged is kept with the request.
+        record.holds(Some(room));
+        let read = body.buffer(BODY_LIMIT);
+        let read = match needs.only_to_note {
+            true => read.await,
+            false => timeout(BODY_DEADLINE, read)
+                .await
+                .unwrap_or_else(|_| Err(SlowBody.into())),
+        };
+        read.map_err(Rejection::Body)?;
+        if !probes {
+            read_object(request, body, needs.only_to_note)?;
+            return Ok(None);
+        }
+        match self.probe(request, body, record, needs.only_to_note).await {
+            // The object stays unknown, which the record says; the patch goes on as it came.
+            Err(_) if needs.only_to_note => Ok(None),
+            probed => probed,
+        }
+    }
+
+    /// Room for a body in the caller's share of memory. None where there is no room at once for a body that is only looked at to note
+    /// something: that must not hold a request up.
+    async fn room(&self, bytes: u64, only_to_note: bool) -> Result<Option<OwnedSemaphorePermit>, Rejection> {
+        if only_to_note {
+            return Ok(self.share.judged_at_once(bytes));
+        }
+        let room = timeout(ROOM_DEADLINE, self.share.judged(bytes)).await;
+        room.ok().flatten().map(Some).ok_or(Rejection::BodiesBusy)
     }
 
     /// Learns which object a patch makes. The denial, where the patch is refused whatever it makes.

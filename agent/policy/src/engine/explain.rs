@@ -69,6 +69,7 @@ impl Reasons<'_> {
             rule: self.rule,
             message,
             allowed: self.allowed,
+            owner: principal.identity().owner.clone(),
             would_deny,
         })
     }

@@ -73,5 +73,7 @@ pub(crate) struct Refusal {
     pub(crate) rule: Option<String>,
     pub(crate) message: String,
     pub(crate) allowed: String,
+    /// Who answers for the agent.
+    pub(crate) owner: String,
     pub(crate) would_deny: Vec<FiredRule>,
 }

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use super::Target;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
-use crate::body::{self, MediaType};
+use crate::body::{self, BodyError, MediaType};
 
 /// The largest body that is read for a decision. etcd stores no larger request (`--max-request-bytes`, 1.5 MiB), so
 /// that objects which can be stored fit; what is larger counts as matching every rule that looks into it.
@@ -82,26 +82,23 @@ impl CanonicalRequest {
     /// # Errors
     /// Where the body is in no encoding that Picket reads, or could be read in more than one way.
     pub fn read_object(&mut self, body: BodyInput<'_>) -> Result<Option<Vec<u8>>, ReadError> {
-        let (object, sent) = match body {
-            BodyInput::Unread => (RequestObject::Unread, None),
-            BodyInput::TooLarge => (RequestObject::TooLarge, None),
-            BodyInput::Whole([]) => (RequestObject::Absent, None),
+        let object = match body {
+            BodyInput::Unread => RequestObject::Unread,
+            BodyInput::TooLarge => RequestObject::TooLarge,
+            BodyInput::Whole([]) => RequestObject::Absent,
             BodyInput::Whole(bytes) => {
-                let mut value = body::read(self.media_type()?, bytes)?;
-                self.complete(&mut value);
+                let media = self.media_type()?;
+                let value = self.read_body(media, bytes)?;
                 let sent = body::write(&value);
-                (RequestObject::Read(Arc::new(value)), Some(sent))
+                self.set_object(RequestObject::Read(Arc::new(value)));
+                let media = HeaderValue::from_static(media.written());
+                self.head_mut().headers.insert(CONTENT_TYPE, media);
+                self.set_length(sent.len());
+                return Ok(Some(sent));
             }
         };
         self.set_object(object);
-        if let Some(sent) = &sent {
-            let headers = &mut self.head_mut().headers;
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            if headers.contains_key(CONTENT_LENGTH) {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.len()));
-            }
-        }
-        Ok(sent)
+        Ok(None)
     }
 
     /// Reads the object for rules that only note or warn, and does not change what is sent. Where it cannot be read it stays unread.
@@ -111,18 +108,31 @@ impl CanonicalRequest {
             BodyInput::TooLarge => RequestObject::TooLarge,
             BodyInput::Whole([]) => RequestObject::Absent,
             BodyInput::Whole(bytes) => {
-                let media = self.media_type();
-                let read = media.and_then(|media| Ok(body::read(media, bytes)?));
-                match read {
-                    Ok(mut value) => {
-                        self.complete(&mut value);
-                        RequestObject::Read(Arc::new(value))
-                    }
-                    Err(_) => RequestObject::Unread,
-                }
+                let read = self.media_type().and_then(|media| self.read_body(media, bytes));
+                read.map_or(RequestObject::Unread, |value| {
+                    RequestObject::Read(Arc::new(value))
+                })
             }
         };
         self.set_object(object);
+    }
+
+    /// The object in a body of a create or an update. Neither takes the media type of a patch.
+    fn read_body(&self, media: MediaType, bytes: &[u8]) -> Result<Json, ReadError> {
+        if media.is_patch() {
+            return Err(BodyError::MediaType(media.name().to_owned()).into());
+        }
+        let mut value = body::read(media, bytes)?;
+        self.complete(&mut value);
+        Ok(value)
+    }
+
+    /// Says how long the body is that is sent, where the client said how long its own is.
+    pub(super) fn set_length(&mut self, length: usize) {
+        let headers = &mut self.head_mut().headers;
+        if headers.contains_key(CONTENT_LENGTH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
     }
 
     /// Puts in what the API server takes from the path where a body leaves it out, so that rules see it: the namespace

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT, ACCEPT_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use serde_json::{Map, Value as Json, json};
@@ -81,10 +81,7 @@ impl CanonicalRequest {
         }
         self.set_object(RequestObject::Read(Arc::new(made)));
         let sent = body::write(&value);
-        let headers = &mut self.head_mut().headers;
-        if headers.contains_key(CONTENT_LENGTH) {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.len()));
-        }
+        self.set_length(sent.len());
         Ok(sent)
     }
 }

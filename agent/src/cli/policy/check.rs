@@ -14,6 +14,7 @@ use picket_policy::{
 };
 use serde::Serialize;
 
+use super::error_report::ErrorReport;
 use crate::cli::output::{self, clean};
 use crate::identity::jwt::{self, Issuers};
 use crate::store::StoreError;
@@ -182,33 +183,11 @@ struct ObjectReport {
 }
 
 #[derive(Debug, Serialize)]
-struct ErrorReport {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<u32>,
-    reason: String,
-}
-
-#[derive(Debug, Serialize)]
 struct Counts {
     identities: usize,
     grants: usize,
     policies: usize,
     rules: usize,
-}
-
-impl From<Diagnostic> for ErrorReport {
-    fn from(error: Diagnostic) -> Self {
-        Self {
-            file: Some(error.file),
-            line: Some(error.line),
-            column: Some(error.column),
-            reason: error.reason,
-        }
-    }
 }
 
 impl From<PolicyCounts> for Counts {
@@ -225,15 +204,6 @@ impl From<PolicyCounts> for Counts {
             policies,
             rules,
         }
-    }
-}
-
-impl std::fmt::Display for ErrorReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
-            write!(f, "{file}:{line}:{column}: ")?;
-        }
-        f.write_str(&self.reason)
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: the arguments of `check`, `test`, `explain`, `schema` and `status`. Out: the exit code of the one that was asked for.
 
 mod check;
+mod error_report;
 mod explain;
 mod junit;
 mod objects;

@@ -12,11 +12,12 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
+use picket_policy::PolicySet;
 use picket_policy::testing::{CaseResult, CaseVerdict, Coverage, PolicyTest, read_tests, run as run_cases};
 use picket_policy::yaml::MAX_FILE;
-use picket_policy::{Diagnostic, PolicySet};
 use serde::Serialize;
 
+use super::error_report::ErrorReport;
 use super::junit;
 use super::objects;
 use crate::cli::output::{self, Column, Format, Row, clean};
@@ -131,17 +132,6 @@ struct RequestReport {
     fired: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct ErrorReport {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<u32>,
-    reason: String,
-}
-
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CoverageReport {
@@ -149,37 +139,6 @@ struct CoverageReport {
     fired: usize,
     percent: usize,
     never_fired: Vec<String>,
-}
-
-impl From<Diagnostic> for ErrorReport {
-    fn from(error: Diagnostic) -> Self {
-        Self {
-            file: Some(error.file),
-            line: Some(error.line),
-            column: Some(error.column),
-            reason: error.reason,
-        }
-    }
-}
-
-impl ErrorReport {
-    fn plain(reason: String) -> Self {
-        Self {
-            file: None,
-            line: None,
-            column: None,
-            reason,
-        }
-    }
-}
-
-impl std::fmt::Display for ErrorReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
-            write!(f, "{file}:{line}:{column}: ")?;
-        }
-        f.write_str(&self.reason)
-    }
 }
 
 impl Report {

@@ -9,6 +9,7 @@ mod fragments;
 mod gateway;
 mod heads;
 mod issuer;
+mod judge;
 mod limits;
 mod on_behalf_of;
 mod on_behalf_of_elsewhere;

@@ -593,15 +593,20 @@ async fn note(
         return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     };
     let slow = target.contains("slow");
+    let probe = (head.method == Method::PATCH && target.contains("dryRun=All")).then(|| target.clone());
     let issued = target.contains("/serviceaccounts/") && target.ends_with("/token");
     let refused = api.issuer.refuses(&head.headers);
+    let body = body.to_bytes();
     seen.lock().push(Seen {
         method: head.method,
         target,
         headers: head.headers,
-        body: body.to_bytes(),
+        body: body.clone(),
         certificate,
     });
+    if let Some(target) = probe {
+        return Ok(made(&target, &body));
+    }
     if issued {
         return Ok(api.issuer.issue().await.map(|body| Full::new(body).boxed()));
     }
@@ -614,6 +619,19 @@ async fn note(
         tokio::time::sleep(SLOW).await;
     }
     Ok(Response::new(Full::new(Bytes::from_static(b"done")).boxed()))
+}
+
+/// The answer to a patch as a dry run: the patch itself for an object, in version 7; or that there is none of this name.
+fn made(target: &str, patch: &[u8]) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
+    if target.contains("/nowhere") {
+        let status = serde_json::json!({"kind": "Status", "reason": "NotFound", "message": "configmaps \"nowhere\" not found"});
+        let mut response = Response::new(Full::new(Bytes::from(status.to_string())).boxed());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    }
+    let mut object: Value = serde_json::from_slice(patch).expect("a merge patch");
+    object["metadata"]["resourceVersion"] = "7".into();
+    Response::new(Full::new(Bytes::from(object.to_string())).boxed())
 }
 
 /// A bulky answer: [`BULK`] bytes, counted when they are to be sent.

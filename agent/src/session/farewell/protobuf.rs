@@ -131,7 +131,7 @@ mod tests {
             group: String::new(),
             kind: "pods".into(),
             retry_after_seconds: 0,
-            cause: None,
+            causes: Vec::new(),
         };
         let message = error_event(&status);
         // What k8s.io/apimachinery v0.36.3 writes of it: protobuf.NewSerializer within a WatchEvent of

@@ -83,12 +83,6 @@ impl Composition {
         self.variables.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Whether one of them uses this root. [`Expression::uses`] says so for those that an expression reaches.
-    #[must_use]
-    pub fn uses(&self, root: &str) -> bool {
-        self.variables.iter().any(|(_, expression)| expression.uses(root))
-    }
-
     fn place(&self, name: &str) -> Option<usize> {
         self.names().position(|known| known == name)
     }

@@ -256,6 +256,11 @@ fn what_is_judged_is_what_is_sent() {
         "POST /api/v1/namespaces/n/pods content-type:application/json content-type:application/yaml",
     );
     assert!(twice.read_object(BodyInput::Whole(b"{}")).is_err());
+    let mut as_patch = canonical("POST /api/v1/namespaces/n/pods content-type:application/merge-patch+json");
+    let refused = as_patch
+        .read_object(BodyInput::Whole(b"{}"))
+        .expect_err("a patch");
+    assert!(refused.is_media_type());
     let mut doubled = canonical(PODS);
     assert!(
         doubled
