@@ -50,7 +50,7 @@
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Four more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
-//! `picket-masking` (agent/masking) takes hidden items out of lists and watches, and no rule asks for it yet; `picket-common` (agent-common)
+//! `picket-masking` (agent/masking) takes hidden items out of lists and watches; `picket-common` (agent-common)
 //! holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
 //! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas and deploy/crds from them.
 //!

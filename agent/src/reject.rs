@@ -5,6 +5,8 @@
 //! pkg/apis/meta/v1/types.go), so that kubectl and client libraries show it as they show the API server's own. The body
 //! is JSON whatever the client would rather have: all clients take a `Status` by the response's content type.
 
+mod answers;
+
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -19,6 +21,8 @@ use crate::audit::{AuditError, AuditId};
 use crate::identity::{ClaimError, IdentityError};
 use crate::limits::LimitExceeded;
 use crate::upstream::{AUDIT_ID, SendError};
+
+pub use answers::{ProbeAnswer, UnfilterableError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -39,77 +43,6 @@ pub enum HeadError {
     /// It is no HTTP.
     #[error("Picket cannot read the request: its head is no valid HTTP/1.1 or HTTP/2")]
     Malformed,
-}
-
-/// What the API server answered to a dry run, where that is no object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ProbeAnswer {
-    code: StatusCode,
-    reason: &'static str,
-    message: String,
-    /// Whether another try may go better.
-    retry: bool,
-}
-
-/// Reasons of the API server's refusals of a patch (k8s.io/apimachinery pkg/apis/meta/v1/types.go).
-const PROBE_REASONS: [&str; 14] = [
-    "AlreadyExists",
-    "BadRequest",
-    "Conflict",
-    "Forbidden",
-    "Gone",
-    "InternalError",
-    "Invalid",
-    "MethodNotAllowed",
-    "NotFound",
-    "RequestEntityTooLarge",
-    "ServiceUnavailable",
-    "Timeout",
-    "TooManyRequests",
-    "UnsupportedMediaType",
-];
-
-/// Longest message of the API server's that is passed on, in bytes.
-const PROBE_MESSAGE: usize = 4096;
-
-impl ProbeAnswer {
-    /// The API server's answer with this body, which is a `Status`.
-    pub fn of(code: StatusCode, body: &[u8], retry_after: Option<&HeaderValue>) -> Self {
-        let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |name: &str| {
-            status
-                .get(name)
-                .and_then(serde_json::Value::as_str)
-                .unwrap_or_default()
-        };
-        let known = |reason: &&'static str| *reason == text("reason");
-        let message = text("message");
-        let message = match message.is_empty() {
-            true => format!(
-                "the API server answered {code} to a dry run of the patch, which a policy's rule about the object needs"
-            ),
-            false => message[..message.floor_char_boundary(PROBE_MESSAGE)].to_owned(),
-        };
-        Self {
-            code,
-            reason: PROBE_REASONS.into_iter().find(known).unwrap_or_default(),
-            message,
-            retry: retry_after.is_some(),
-        }
-    }
-
-    /// An answer that is no object though it says so.
-    pub fn unreadable(code: StatusCode) -> Self {
-        Self {
-            code,
-            reason: "BadGateway",
-            message: "a policy's rule looks into the object that the patch makes, and the API server's answer to a dry run \
-                      of it cannot be read"
-                .to_owned(),
-            retry: false,
-        }
-    }
 }
 
 /// Why a request got no answer from the API server.
@@ -138,6 +71,9 @@ pub enum Rejection {
     /// The API server refused the dry run by which Picket learns which object a patch makes, as it would refuse the patch.
     #[error("{0}")]
     Probe(ProbeAnswer),
+    /// Rules hide objects of the answer, and it cannot be filtered.
+    #[error("{0}")]
+    Unfilterable(UnfilterableError),
     /// Other bodies of the pod that policies look into take all the memory that there is for them.
     #[error(
         "requests of this pod whose bodies policies look into use all the memory for such; try again, with fewer large objects at once"
@@ -190,6 +126,9 @@ pub enum Rejection {
         /// The user that it would be asked as now.
         is: String,
     },
+    /// Rules hide other objects of the answer now than when it began.
+    #[error("rules now hide other objects of this answer. Ask again for those that may be seen now")]
+    FilterChanged,
     /// A rule wants a person's approval now, and nobody was asked when the session began.
     #[error(
         "a policy now wants a person to approve this request first. Send it again to ask for the approval"
@@ -286,6 +225,8 @@ impl Rejection {
             Rejection::UnexpectedUpgrade => "upstream_protocol",
             Rejection::IdentityChanged { .. } => "identity_changed",
             Rejection::UserChanged { .. } => "user_changed",
+            Rejection::FilterChanged => "filter_changed",
+            Rejection::Unfilterable(error) => error.code(),
             Rejection::ApprovalMissing => "approval_missing",
             Rejection::Killed(_) => "session_killed",
             Rejection::Unjudged => "internal",
@@ -309,6 +250,7 @@ impl Rejection {
                 | Rejection::Approval(_)
                 | Rejection::IdentityChanged { .. }
                 | Rejection::UserChanged { .. }
+                | Rejection::FilterChanged
                 | Rejection::ApprovalMissing
         )
     }
@@ -355,6 +297,15 @@ impl Rejection {
             | Rejection::ApprovalMissing
             | Rejection::NoLongerPermitted
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
+            // An informer that is told so lists again (k8s.io/apimachinery pkg/api/errors, IsResourceExpired).
+            Rejection::FilterChanged => class(StatusCode::GONE, "Expired", false),
+            Rejection::Unfilterable(UnfilterableError::Accept(_)) => {
+                class(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", false)
+            }
+            Rejection::Unfilterable(UnfilterableError::Busy) => {
+                class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true)
+            }
+            Rejection::Unfilterable(_) => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
             Rejection::TunnelShare(_) | Rejection::Limited(_) => {
                 class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true)
             }
@@ -716,7 +667,10 @@ spec:
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden",
                 "message": "agent triage may not delete namespaces \"x\" (policy guard, rule keep-namespaces): Ask SRE. \
                             Allowed instead: get namespaces.",
-                "details": {"name": "x", "kind": "namespaces"}, "code": 403,
+                "details": {"name": "x", "kind": "namespaces", "causes": [
+                    {"reason": "policy", "message": "the same request is refused again", "field": "guard/keep-namespaces"},
+                    {"reason": "allowed_instead", "message": "get namespaces"}, {"reason": "owner", "message": "o"},
+                ]}, "code": 403,
             })
         );
     }

@@ -21,6 +21,7 @@ mod examples;
 mod exclusive;
 mod fairness;
 mod files;
+mod filter;
 mod flows;
 mod gateway;
 mod gateway_socket;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         escalation,
         examples,
         fairness,
+        filter,
         limits,
         token,
         identity,

@@ -8,6 +8,9 @@ use crate::head::{Counts, ItemHead, Judge, Nameless};
 use crate::media::Encoding;
 use crate::{json, protobuf};
 
+/// A buffer larger than that is given back once it is empty: most items are smaller.
+const KEPT_CAPACITY: usize = 16 * 1024;
+
 /// Takes hidden items out of a response.
 #[derive(Debug)]
 pub struct Filter {
@@ -92,6 +95,20 @@ impl Filter {
             Body::ProtobufWatch(watch) => watch.finish(),
         }?;
         Ok(self.counts)
+    }
+
+    /// How much memory is held for what has come in part, in bytes. A buffer that a large item left behind is given back first.
+    pub fn held(&mut self) -> usize {
+        let buffer = match &mut self.body {
+            Body::JsonList(list) => list.buffer(),
+            Body::JsonWatch(watch) => watch.buffer(),
+            Body::ProtobufList(list) => list.buffer(),
+            Body::ProtobufWatch(watch) => watch.buffer(),
+        };
+        if buffer.is_empty() && buffer.capacity() > KEPT_CAPACITY {
+            *buffer = Vec::new();
+        }
+        buffer.capacity()
     }
 
     /// How many items were judged so far, and how many of them were hidden.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, PolicySet, Refusal};
+use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, ItemFilter, PolicySet, Refusal};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest, RequestObject};
 use crate::upstream_user::UpstreamUser;
@@ -107,6 +107,18 @@ impl Permit {
     #[must_use]
     pub fn would_deny(&self) -> &[FiredRule] {
         &self.allowance.would_deny
+    }
+
+    /// What must be taken out of the answer before the agent gets it.
+    #[must_use]
+    pub fn filter(&self) -> Option<&Arc<ItemFilter>> {
+        self.allowance.filter.as_ref()
+    }
+
+    /// The headers of the request, as they came.
+    #[must_use]
+    pub fn headers(&self) -> &http::HeaderMap {
+        &self.request.head().headers
     }
 
     /// The name of the AgentGrant that allows the request.
@@ -273,11 +285,15 @@ pub enum Recheck {
         user: Arc<UpstreamUser>,
         /// The first moment at which time alone may end that.
         until: Option<Timestamp>,
+        /// What would be taken out of the answer.
+        filter: Option<Arc<ItemFilter>>,
     },
     /// A person would be asked.
     Ask {
         /// The first moment at which time alone may end that.
         until: Option<Timestamp>,
+        /// What would be taken out of the answer.
+        filter: Option<Arc<ItemFilter>>,
     },
     /// It would be refused.
     Deny(Denial),
@@ -349,9 +365,11 @@ impl PolicySet {
             Evaluation::Allow(allowance) => Recheck::Permit {
                 user: allowance.user,
                 until: allowance.until,
+                filter: allowance.filter,
             },
             Evaluation::Ask(allowance, _) => Recheck::Ask {
                 until: allowance.until,
+                filter: allowance.filter,
             },
             Evaluation::Refuse(refusal) => Recheck::Deny(Denial(refusal)),
         }

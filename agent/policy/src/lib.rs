@@ -49,7 +49,7 @@ pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
     Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field,
-    FiredRule, Grant, GrantHours, GrantState, GrantUse, Inputs, Limit, LimitSet, Mismatch, Needs,
+    FiredRule, Grant, GrantHours, GrantState, GrantUse, Inputs, ItemFilter, Limit, LimitSet, Mismatch, Needs,
     ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome, TracePart,
     TraceStep, builtin, narrow, uses,
 };

@@ -333,6 +333,25 @@ pub struct Session {
     pub ended: Option<(&'static str, String)>,
 }
 
+/// What was taken out of the answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Masking {
+    /// By which rules: `policy/rule`, or a built-in's name.
+    pub rules: Vec<String>,
+    /// How much. A record of the start has nothing yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<MaskingCounts>,
+}
+
+/// How much was taken out of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(super) struct MaskingCounts {
+    /// Objects of the list, and events of the watch, that were looked at.
+    pub items: u64,
+    /// Those of them that were taken out.
+    pub hidden: u64,
+}
+
 /// What a kernel hook saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct KernelFacts {
@@ -452,6 +471,8 @@ pub struct Summary<'a> {
     pub upstream: Option<Duration>,
     /// Time from the request's arrival to its end.
     pub total: Duration,
+    /// Objects that were taken out of the answer.
+    pub hidden: u64,
     /// Whether it was a long request, whose total says nothing about Picket's speed.
     pub long: bool,
 }
@@ -486,6 +507,7 @@ pub(super) struct Event {
     /// Whether it is a write that went to the API server.
     pub(super) sent: bool,
     pub(super) session: Option<Session>,
+    pub(super) masking: Option<Box<Masking>>,
     pub(super) end: Option<EndReason>,
     pub(super) kernel: Option<KernelFacts>,
     pub(super) total: Option<Duration>,
@@ -506,6 +528,10 @@ impl Event {
                 .response
                 .as_ref()
                 .map_or(0, |response| text(&response.message))
+            + self
+                .masking
+                .as_ref()
+                .map_or(0, |masking| masking.rules.iter().map(String::len).sum::<usize>())
             + self.exec.as_ref().map_or(0, |exec| exec.size())
             + self.token.as_ref().map_or(0, |token| token.size())
             + self.person.as_ref().map_or(0, |person| person.size())
@@ -540,6 +566,7 @@ impl Event {
             credential: None,
             sent: false,
             session: None,
+            masking: None,
             end: None,
             kernel: None,
             total: None,
@@ -564,6 +591,11 @@ impl Event {
             policy: self.decision.policy_took,
             upstream: self.decision.upstream_took,
             total: self.total.unwrap_or_default(),
+            hidden: self
+                .masking
+                .as_ref()
+                .and_then(|masking| masking.counts)
+                .map_or(0, |counts| counts.hidden),
             long: self.session.is_some() || self.decision.repeats.is_some(),
         }
     }

@@ -13,8 +13,8 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use super::event::{
-    AuditId, DecisionFacts, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef,
-    RawQuery, ResponseStatus, Stage, Text, Trace, User,
+    AuditId, DecisionFacts, EndReason, Event, Finding, KernelFacts, Masking, ObjectRef, Outcome, PodRef,
+    ProcessRef, RawQuery, ResponseStatus, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
 use super::token::{PersonFacts, TokenFacts};
@@ -57,6 +57,8 @@ pub(super) struct Line<'a> {
     decision: Decision<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<Credential<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masking: Option<&'a Masking>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<Session<'a>>,
     #[serde(skip_serializing_if = "Trace::is_empty")]
@@ -307,6 +309,7 @@ impl<'a> Line<'a> {
                 method,
                 id: id.as_deref(),
             }),
+            masking: event.masking.as_deref(),
             session: event.session.as_ref().map(|session| Session {
                 id: session.id.as_deref(),
                 protocol: &session.protocol,

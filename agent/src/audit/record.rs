@@ -17,8 +17,8 @@ use super::AuditError;
 use super::bounds;
 use super::ended;
 use super::event::{
-    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, RawQuery, Received, ResponseStatus,
-    Session, Stage, Text, Trace, User,
+    AuditId, Caller, EndReason, Event, Finding, Masking, MaskingCounts, ObjectRef, Outcome, RawQuery,
+    Received, ResponseStatus, Session, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
 use super::log::AuditLog;
@@ -383,6 +383,23 @@ impl Record {
                 reason,
                 code,
             });
+        });
+    }
+
+    /// Objects are taken out of the answer, by these rules.
+    pub fn masking(&mut self, rules: Vec<String>) {
+        self.edit(|event| event.masking = Some(Box::new(Masking { rules, counts: None })));
+    }
+
+    /// So many objects were looked at, and so many of them taken out.
+    pub fn masked(&mut self, items: u64, hidden: u64) {
+        self.edit(|event| {
+            if let Some(masking) = &mut event.masking {
+                masking.counts = Some(MaskingCounts { items, hidden });
+            }
+            if hidden > 0 && event.decision.outcome == Some(Outcome::Allow) {
+                event.decision.outcome = Some(Outcome::Masked);
+            }
         });
     }
 

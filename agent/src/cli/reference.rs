@@ -207,7 +207,7 @@ mod tests {
     fn values_that_help_hides_and_empty_defaults_are_not_on_the_page() {
         let page = commands(super::super::Cli::command());
         assert!(
-            page.contains("One of `allow`, `deny`, `error`, `unknown`."),
+            page.contains("One of `allow`, `deny`, `masked`, `error`, `unknown`."),
             "{page}"
         );
         assert!(!page.contains("--own-namespace"), "{page}");

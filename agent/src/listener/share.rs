@@ -43,6 +43,10 @@ const HEAD_KILOBYTES: usize = 8 * 1024;
 /// requests wait.
 const JUDGED_KILOBYTES: usize = 4 * 1024;
 
+/// Kilobytes of items that have come in part, in responses of one pod from which rules hide objects: forty of the largest size that etcd
+/// takes. A response for which there is no room breaks off.
+const FILTERED_KILOBYTES: usize = 64 * 1024;
+
 /// How much of each a share has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShareLimits {
@@ -54,6 +58,7 @@ pub(super) struct ShareLimits {
     pub(super) heads_read: usize,
     pub(super) head_kilobytes: usize,
     pub(super) judged_kilobytes: usize,
+    pub(super) filtered_kilobytes: usize,
 }
 
 impl ShareLimits {
@@ -67,6 +72,7 @@ impl ShareLimits {
         heads_read: HEADS_READ,
         head_kilobytes: HEAD_KILOBYTES,
         judged_kilobytes: JUDGED_KILOBYTES,
+        filtered_kilobytes: FILTERED_KILOBYTES,
     };
 }
 
@@ -87,6 +93,8 @@ pub struct PodShare {
     pub head_kilobytes: Arc<Semaphore>,
     /// Kilobytes of bodies that are judged.
     judged_kilobytes: Arc<Semaphore>,
+    /// Kilobytes of items of filtered responses.
+    filtered_kilobytes: Arc<Semaphore>,
     began: Instant,
     /// Microseconds since `began` until which the refusals so far have used the pod's share; 0 before the first one.
     refusals_until: AtomicU64,
@@ -119,6 +127,7 @@ impl PodShare {
             heads_read: places(limits.heads_read),
             head_kilobytes: places(limits.head_kilobytes),
             judged_kilobytes: places(limits.judged_kilobytes),
+            filtered_kilobytes: places(limits.filtered_kilobytes),
             began: Instant::now(),
             refusals_until: AtomicU64::new(0),
         }
@@ -141,6 +150,13 @@ impl PodShare {
     pub fn judged_at_once(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let judged = Arc::clone(&self.judged_kilobytes);
         judged.try_acquire_many_owned(kilobytes(bytes)).ok()
+    }
+
+    /// Room for so many bytes of an item of a filtered response, where there is room at once.
+    #[must_use]
+    pub fn filtered(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let filtered = Arc::clone(&self.filtered_kilobytes);
+        filtered.try_acquire_many_owned(kilobytes(bytes)).ok()
     }
 
     /// A place for a tunnel, where one is left.

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::filtered::{ItemFiltering, ShownBody, Tally};
 use super::watched::WatchedBody;
 use crate::audit::{EndReason, Record};
 use crate::session::{Ending, Terminate};
@@ -28,17 +30,41 @@ pub(super) enum ResponseBody {
 }
 
 /// The API server's body with the record of its request.
-pub(super) type AuditedBody = CountedBody<Incoming, RecordEnd>;
+pub(super) type AuditedBody = CountedBody<ShownBody<Incoming>, RecordEnd>;
 
 /// The record of a request that ends with its response, and the lease that does.
 pub(super) struct RecordEnd {
     record: Record,
     lease: Option<HeldLease>,
+    /// What is taken out of the response.
+    tally: Option<Arc<Tally>>,
 }
 
-/// Puts a record into the body whose end is the record's.
-pub(super) fn audited(body: UpstreamBody, record: Record) -> AuditedBody {
-    body.ending(|lease| RecordEnd { record, lease })
+impl RecordEnd {
+    /// Tells the record what was hidden, and why the response broke off.
+    fn tell(tally: Option<&Arc<Tally>>, record: &mut Record) {
+        let Some(tally) = tally else {
+            return;
+        };
+        let (items, hidden) = tally.counts();
+        record.masked(items, hidden);
+        if let Some(failure) = tally.failure() {
+            record.error(failure.code(), failure.to_string());
+        }
+    }
+}
+
+/// Puts a record into the body whose end is the record's, and takes out what is hidden.
+pub(super) fn audited(
+    body: UpstreamBody,
+    record: Record,
+    filtering: Option<Box<ItemFiltering>>,
+) -> AuditedBody {
+    let tally = filtering.as_ref().map(|filtering| filtering.tally());
+    body.ending(
+        |body| ShownBody::new(body, filtering),
+        |lease| RecordEnd { record, lease, tally },
+    )
 }
 
 impl AuditedBody {
@@ -53,7 +79,16 @@ impl AuditedBody {
     }
 
     fn break_off(&mut self, end: impl FnOnce(Record)) {
-        if let Some((RecordEnd { mut record, lease }, bytes)) = self.take_end() {
+        if let Some((
+            RecordEnd {
+                mut record,
+                lease,
+                tally,
+            },
+            bytes,
+        )) = self.take_end()
+        {
+            RecordEnd::tell(tally.as_ref(), &mut record);
             if let Some(lease) = lease {
                 lease.ended(BodyEnd::Dropped, bytes);
             }
@@ -68,6 +103,7 @@ impl OnEnd for RecordEnd {
         if let Some(lease) = self.lease {
             lease.ended(how, bytes);
         }
+        Self::tell(self.tally.as_ref(), &mut self.record);
         self.record.session_bytes(0, bytes);
         self.record.finish(match how {
             BodyEnd::Completed => EndReason::Completed,
@@ -93,7 +129,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             ResponseBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
             ResponseBody::Watched(body) => Pin::new(body).poll_frame(cx),
         }
     }

@@ -46,6 +46,7 @@ pub struct PipelineMetrics {
     connections_open: Gauge,
     unattributed: CounterFamily<1>,
     flooded: Counter,
+    hidden: Counter,
 }
 
 impl PipelineMetrics {
@@ -89,6 +90,10 @@ impl PipelineMetrics {
                 "flooded_connections",
                 "Connections that were closed because their client sent HTTP/2 control frames without end",
             ),
+            hidden: registry.counter(
+                "hidden_objects",
+                "Objects that rules took out of lists and watches",
+            ),
         }
     }
 
@@ -113,6 +118,7 @@ impl PipelineMetrics {
         if let Some(time) = summary.upstream {
             self.upstream.observe(time.as_secs_f64());
         }
+        self.hidden.inc_by(summary.hidden);
         if !summary.long {
             self.request.observe(summary.total.as_secs_f64());
         }
@@ -163,6 +169,7 @@ mod tests {
             policy: Some(time),
             upstream: None,
             total: time,
+            hidden: 2,
             long,
         }
     }
@@ -178,6 +185,7 @@ mod tests {
         for line in [
             "picket_requests_total{outcome=\"allow\",verb=\"list\",reason=\"\"} 2",
             "picket_requests_total{outcome=\"deny\",verb=\"other\",reason=\"policy\"} 1",
+            "picket_hidden_objects_total 6",
             "picket_policy_duration_seconds_count 3",
             "picket_request_duration_seconds_count 2",
             "picket_upstream_duration_seconds_count 0",

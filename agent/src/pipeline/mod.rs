@@ -17,6 +17,7 @@
 //! | `connection` | what is the same for all requests of a connection |
 //! | `limited` | requests above a limit |
 //! | `record` | what the audit record is told |
+//! | `filtered` | answers from which hidden objects are taken out |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
 //! | `watched` | answers that take long: noted, judged again, and ended where nobody takes them |
 //! | `write` | writes that were sent, awaited whoever left |
@@ -25,6 +26,7 @@ pub(crate) mod arrivals;
 mod body;
 mod client;
 mod connection;
+mod filtered;
 mod frames;
 mod heads;
 mod judge;
@@ -43,7 +45,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, WARNING};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -71,8 +73,9 @@ use crate::upstream::{
 
 pub use metrics::{OpenConnection, PipelineMetrics};
 
-use body::{ResponseBody, audited};
+use body::{AuditedBody, ResponseBody, audited};
 use connection::Connection;
+use filtered::{ItemFiltering, check_accept};
 use heads::{HeadBudget, HeldHead};
 use judge::Judge;
 use record::{
@@ -105,7 +108,7 @@ pub struct Pipeline {
 
 /// What comes back when nothing refused.
 enum Handled {
-    Response(Response<UpstreamBody>, Arc<Basis>),
+    Response(Response<UpstreamBody>, Arc<Basis>, Option<Box<ItemFiltering>>),
     /// A watch, or a log that is followed.
     Following(Response<UpstreamBody>, Following),
     Upgraded(Response<Full<Bytes>>, Upgraded),
@@ -191,8 +194,8 @@ impl Pipeline {
         }
         let mut kube = None;
         match self.handle(connection, &mut record, &mut kube, request).await {
-            Ok(Handled::Response(response, basis)) => {
-                response.map(|body| self.response_body(body, record, basis))
+            Ok(Handled::Response(response, basis, filtering)) => {
+                response.map(|body| self.response_body(audited(body, record, filtering), basis))
             }
             Ok(Handled::Following(response, following)) => response.map(|body| {
                 let (slot, body) = following.body(body, record);
@@ -217,8 +220,7 @@ impl Pipeline {
     }
 
     /// The body of a response that is no session. One that has more to come is watched.
-    fn response_body(&self, body: UpstreamBody, record: Record, basis: Arc<Basis>) -> ResponseBody {
-        let body = audited(body, record);
+    fn response_body(&self, body: AuditedBody, basis: Arc<Basis>) -> ResponseBody {
         if body.is_end_stream() {
             return ResponseBody::Upstream(body);
         }
@@ -248,6 +250,7 @@ impl Pipeline {
         let began = Instant::now();
         let client = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
+        let is_head = head.method == Method::HEAD;
         let request = CanonicalRequest::read(head)?;
         let kube = &*kube.insert(Arc::clone(request.kube()));
         record_request(record, kube);
@@ -301,6 +304,7 @@ impl Pipeline {
         record.policy_took(began.elapsed());
         let permit = self.permit(decision, record).await;
         let permit = permit.map_err(|rejection| self.repeated(&policies, &agent, kube, record, rejection))?;
+        check_accept(&permit)?;
         record_decision(record, &permit, connection);
 
         if kube.is_mutating() || upgrade.is_some() {
@@ -332,8 +336,13 @@ impl Pipeline {
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }
+        let mut filtering = ItemFiltering::of_response(&basis, is_head, &mut response)?;
+        if let Some(filtering) = &mut filtering {
+            // Boxed: few answers are filtered, and what that takes would be part of every request's future.
+            Box::pin(filtering.begin(response.body_mut(), kube.verb)).await?;
+        }
         let client = upgrade.map(|protocol| (protocol, client));
-        self.finish_response(basis, client, response, credential, record)
+        self.finish_response(basis, client, (response, filtering), credential, record)
             .await
     }
 
@@ -342,7 +351,7 @@ impl Pipeline {
         &self,
         basis: Arc<Basis>,
         client: Option<(UpgradeProtocol, OnUpgrade)>,
-        response: Response<UpstreamBody>,
+        (response, filtering): (Response<UpstreamBody>, Option<Box<ItemFiltering>>),
         credential: Option<UsedCredential>,
         record: &mut Record,
     ) -> Result<Handled, Rejection> {
@@ -354,11 +363,11 @@ impl Pipeline {
             return Ok(Handled::Upgraded(response, upgraded));
         }
         if basis.request().follow && response.status().is_success() {
-            let following = self.follow(&basis, &response, credential, record)?;
+            let following = self.follow(&basis, (&response, filtering), credential, record)?;
             Box::pin(record.started()).await?;
             return Ok(Handled::Following(response, following));
         }
-        Ok(Handled::Response(response, basis))
+        Ok(Handled::Response(response, basis, filtering))
     }
 
     /// The agent, with the person for whom it asks where the request shows a person's token.

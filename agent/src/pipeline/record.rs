@@ -73,6 +73,9 @@ pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: 
     record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
     let session = may_be_session(permit.request()).then(|| record.id().to_string());
     record.impersonated(connection.upstream_user(permit.principal(), permit.user(), session.as_deref()));
+    if let Some(filter) = permit.filter() {
+        record.masking(filter.rules().map(str::to_owned).collect());
+    }
     if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
         record.findings(findings(permit.warnings()), findings(permit.would_deny()));
     }

@@ -12,11 +12,12 @@ use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::jwt::VerifiedToken;
-use picket_policy::{KubeRequest, Permit, PolicySet, UpstreamUser};
+use picket_policy::{ItemFilter, KubeRequest, Permit, PolicySet, UpstreamUser};
 
 use super::Pipeline;
 use super::body::{AuditedBody, audited};
 use super::connection::Connection;
+use super::filtered::ItemFiltering;
 use crate::audit::{AuditId, Record};
 use crate::identity::jwt::{Issuers, JwtError};
 use crate::identity::{ResolvedPrincipal, check_exclusive};
@@ -111,6 +112,7 @@ pub(super) struct Basis {
     principal: Arc<ResolvedPrincipal>,
     user: Arc<UpstreamUser>,
     approved: bool,
+    filter: Option<Arc<ItemFilter>>,
     request: Arc<KubeRequest>,
     in_force: Arc<InForce>,
     judged: Mutex<Judged>,
@@ -140,6 +142,7 @@ impl Basis {
             principal: Arc::clone(principal),
             user: Arc::clone(permit.user()),
             approved: permit.approver().is_some(),
+            filter: permit.filter().cloned(),
             request: Arc::clone(permit.request()),
             in_force: Arc::clone(in_force),
             judged: Mutex::new(Judged { ticket, until }),
@@ -148,6 +151,11 @@ impl Basis {
 
     pub(super) fn request(&self) -> &KubeRequest {
         &self.request
+    }
+
+    /// What is taken out of the answer.
+    pub(super) fn filter(&self) -> Option<&Arc<ItemFilter>> {
+        self.filter.as_ref()
     }
 
     /// The share of the pod that asked.
@@ -165,6 +173,7 @@ impl Basis {
             request: Arc::clone(&self.request),
             user: Arc::clone(&self.user),
             approved: self.approved,
+            filter: self.filter.clone(),
             credential,
             started: Timestamp::now(),
         }
@@ -190,6 +199,7 @@ impl Basis {
             request: &self.request,
             user: &self.user,
             approved: self.approved,
+            filter: self.filter.as_ref(),
         };
         let until = session::recheck_request(&policies, &agent.principal, now, &permitted)?;
         Ok([agent.until, until].into_iter().flatten().min())
@@ -225,6 +235,7 @@ pub(super) struct Following {
     farewell: Farewell,
     traffic: Arc<Traffic>,
     registered: Registered,
+    filtering: Option<Box<ItemFiltering>>,
 }
 
 impl Following {
@@ -237,7 +248,7 @@ impl Following {
         let slot = Arc::clone(&self.slot);
         let body = SessionBody::new(
             self.slot,
-            audited(body, record),
+            audited(body, record, self.filtering),
             self.kind,
             self.farewell,
             self.traffic,
@@ -270,7 +281,7 @@ impl Pipeline {
     pub(super) fn follow(
         &self,
         basis: &Basis,
-        response: &Response<UpstreamBody>,
+        (response, filtering): (&Response<UpstreamBody>, Option<Box<ItemFiltering>>),
         credential: Option<UsedCredential>,
         record: &mut Record,
     ) -> Result<Following, Rejection> {
@@ -286,6 +297,7 @@ impl Pipeline {
             farewell: Farewell::of_response(kind, response.headers()),
             traffic,
             registered,
+            filtering,
         })
     }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use picket_policy::{KubeRequest, UpstreamUser};
+use picket_policy::{ItemFilter, KubeRequest, UpstreamUser};
 use tokio::sync::Notify;
 
 use super::ending::Ending;
@@ -56,6 +56,8 @@ pub struct Facts {
     pub user: Arc<UpstreamUser>,
     /// Whether a person approved it.
     pub approved: bool,
+    /// What is taken out of its answer.
+    pub filter: Option<Arc<ItemFilter>>,
     /// How the node proved itself to the API server, and by which certificate or token.
     pub credential: Option<UsedCredential>,
     /// When it began.

@@ -69,6 +69,7 @@ pub(crate) fn facts(kind: SessionKind, identity: &str) -> Facts {
             groups: Vec::new(),
         })),
         approved: false,
+        filter: None,
         credential: None,
         started: Timestamp::now(),
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, Recheck, UpstreamUser};
+use picket_policy::{Inputs, ItemFilter, KubeRequest, PolicySet, Principal, Recheck, UpstreamUser};
 use tokio::sync::watch;
 
 use super::{Facts, Registry};
@@ -28,7 +28,8 @@ pub(super) fn nap(milliseconds: i64) -> Duration {
 /// end it.
 ///
 /// # Errors
-/// Why it may not: its request would be refused, the pod is another agent, or the request would be sent as another user.
+/// Why it may not: its request would be refused, the pod is another agent, the request would be sent as another user, or rules
+/// hide other objects of its answer.
 pub fn recheck(
     policies: &PolicySet,
     principal: &Principal,
@@ -44,6 +45,7 @@ pub fn recheck(
             request: &facts.request,
             user: &facts.user,
             approved: facts.approved,
+            filter: facts.filter.as_ref(),
         },
     )
 }
@@ -59,6 +61,8 @@ pub struct Permitted<'a> {
     pub user: &'a Arc<UpstreamUser>,
     /// Whether a person approved it.
     pub approved: bool,
+    /// What is taken out of its answer.
+    pub filter: Option<&'a Arc<ItemFilter>>,
 }
 
 /// As [`recheck`], for a request that is under way and no session.
@@ -79,16 +83,22 @@ pub fn recheck_request(
     }
     let ends_at = principal.identity().ends_at();
     let sooner = |until| [ends_at, until].into_iter().flatten().min();
-    match policies.recheck(principal, permitted.request, Inputs::at(now)) {
-        Recheck::Permit { user, until } if user == *permitted.user => Ok(sooner(until)),
-        Recheck::Permit { user, .. } => Err(Rejection::UserChanged {
-            was: permitted.user.username().to_owned(),
-            is: user.username().to_owned(),
-        }),
-        Recheck::Ask { until } if permitted.approved => Ok(sooner(until)),
-        Recheck::Ask { .. } => Err(Rejection::ApprovalMissing),
-        Recheck::Deny(denial) => Err(Rejection::Denied(denial)),
+    let (until, filter) = match policies.recheck(principal, permitted.request, Inputs::at(now)) {
+        Recheck::Permit { user, until, filter } if user == *permitted.user => (until, filter),
+        Recheck::Permit { user, .. } => {
+            return Err(Rejection::UserChanged {
+                was: permitted.user.username().to_owned(),
+                is: user.username().to_owned(),
+            });
+        }
+        Recheck::Ask { until, filter } if permitted.approved => (until, filter),
+        Recheck::Ask { .. } => return Err(Rejection::ApprovalMissing),
+        Recheck::Deny(denial) => return Err(Rejection::Denied(denial)),
+    };
+    if filter.as_ref() != permitted.filter {
+        return Err(Rejection::FilterChanged);
     }
+    Ok(sooner(until))
 }
 
 /// Sweeps after each change of `policy` and of `pods`, and when time alone ends a session; for as long as it is polled.
@@ -179,6 +189,10 @@ spec:
             assert_eq!(judged(from, to, "fixer"), judgement, "{to}");
         }
         assert_eq!(judged("", "", "triage"), Err("identity_changed"));
+        // It watches objects that it no longer may, or has missed some that it may see.
+        let hidden = "match: {resources: [pods], names: [db]}, action: Filter";
+        let other = "match: {verbs: [watch], resources: [secrets]}, action: Deny";
+        assert_eq!(judged(other, hidden, "fixer"), Err("filter_changed"));
     }
 
     #[test]

@@ -73,10 +73,18 @@ impl<B: Body<Data = Bytes> + Unpin, E: OnEnd> CountedBody<B, E> {
         counted
     }
 
-    /// The same body with something else to end. `change` gets what has not been ended yet.
-    pub fn ending<F: OnEnd>(self, change: impl FnOnce(Option<E>) -> F) -> CountedBody<B, F> {
+    /// What `wrap` makes of the same body, with something else to end. `change` gets what has not been ended yet.
+    pub fn ending<C, F>(
+        self,
+        wrap: impl FnOnce(B) -> C,
+        change: impl FnOnce(Option<E>) -> F,
+    ) -> CountedBody<C, F>
+    where
+        C: Body<Data = Bytes> + Unpin,
+        F: OnEnd,
+    {
         let CountedBody { body, mut tail } = self;
-        CountedBody::new(body, change(tail.on_end.take()))
+        CountedBody::new(wrap(body), change(tail.on_end.take()))
     }
 
     /// What waits for the end.
@@ -190,10 +198,13 @@ mod tests {
         let body = CountedBody::new(Full::new(Bytes::new()), log.clone());
         assert_eq!(*log.0.borrow(), [(BodyEnd::Completed, 0)]);
         let second = Log::default();
-        let body = body.ending(|first| {
-            assert!(first.is_none(), "it has been reported");
-            second.clone()
-        });
+        let body = body.ending(
+            |body| body,
+            |first| {
+                assert!(first.is_none(), "it has been reported");
+                second.clone()
+            },
+        );
         assert_eq!(*second.0.borrow(), [(BodyEnd::Completed, 0)]);
         drop(body);
         assert_eq!((log.0.borrow().len(), second.0.borrow().len()), (1, 1));

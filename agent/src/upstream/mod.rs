@@ -44,7 +44,7 @@ pub use client_body::{BodyLoss, ClientBody};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
-pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, requested_upgrade};
+pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, filterable_accept, requested_upgrade};
 pub use pool::{ResponseWindow, STREAMS_PER_CONNECTION};
 pub use token::AccountTokenError;
 
@@ -366,8 +366,12 @@ impl Upstream {
             principal,
             origin,
         };
+        let is_filtered = permit.filter().is_some();
         let mut head = permit.into_head();
         head.headers = headers::outbound(std::mem::take(&mut head.headers), &identity, upgrade)?;
+        if is_filtered {
+            headers::for_filter(&mut head.headers);
+        }
         Ok(head)
     }
 

@@ -106,6 +106,11 @@ enum Kind {
 }
 
 impl JsonList {
+    /// What has come in part.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.held
+    }
+
     pub(crate) fn new() -> JsonList {
         JsonList {
             state: State::Start,

@@ -34,6 +34,11 @@ enum Verdict {
 }
 
 impl JsonWatch {
+    /// What has come in part.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.held
+    }
+
     /// Goes on with the next piece.
     pub(crate) fn push(
         &mut self,

@@ -47,6 +47,11 @@ pub(crate) struct ProtobufList {
 }
 
 impl ProtobufList {
+    /// What has come in part.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
     pub(crate) fn new() -> ProtobufList {
         ProtobufList {
             state: State::Magic,

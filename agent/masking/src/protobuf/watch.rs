@@ -16,6 +16,11 @@ pub(crate) struct ProtobufWatch {
 }
 
 impl ProtobufWatch {
+    /// What has come in part.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
     /// Goes on with the next piece.
     pub(crate) fn push(
         &mut self,

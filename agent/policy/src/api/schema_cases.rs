@@ -290,6 +290,12 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/match/exceptArgv", json!([["x"]])),
         (2, "/spec/rules/0/match/stdin", json!(true)),
         (2, "/spec/rules/0/match/nonResourceURLs", json!(["/x"])),
+        (2, "/spec/rules/0/action", json!("Filter")),
+        (
+            2,
+            "/spec/rules/0",
+            json!({"name": "r", "action": "Filter", "match": {"verbs": ["delete"], "namespaces": ["x"]}}),
+        ),
         (
             2,
             "/spec/rules/0/match",

@@ -7,6 +7,7 @@
 //! impersonate) are checked by the API server against the impersonated user. A port-forward's port is in the stream.
 
 use super::agent_namespaces::AgentNamespaces;
+use super::item_filter::can_be_filtered;
 pub use crate::api::v1alpha1::Builtin;
 use crate::request::{KubeRequest, ObjectName, Target, Verb};
 
@@ -118,6 +119,12 @@ impl Builtin {
     /// Whether it is about what is behind a proxy, which a grant can name paths of.
     pub(super) fn is_of_proxies(self) -> bool {
         matches!(self, Self::NodesProxy | Self::PodsProxy | Self::ServicesProxy)
+    }
+
+    /// Of a list or watch that it is about, the namespace whose objects are hidden in place of a refusal.
+    pub(super) fn hides<'a>(self, request: &KubeRequest, around: Surroundings<'a>) -> Option<&'a str> {
+        (self == Self::PicketNamespace && request.namespace().is_none() && can_be_filtered(request))
+            .then_some(around.own_namespace)
     }
 
     /// Whether it is about a request.
@@ -252,7 +259,7 @@ impl Asked<'_> {
         let inside = self
             .namespace
             .is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
-        // Secrets of all namespaces at once would bring Picket's keys along.
+        // Secrets of all namespaces at once would bring Picket's keys along, if a list did not hide them.
         let everywhere =
             || self.namespace.is_none() && self.is("", "secrets") && self.request.verb.is_collection();
         inside

@@ -10,6 +10,7 @@ use super::builtin::{Builtin, Surroundings, implicit_grant};
 use super::condition::{Facts, Failure, Held};
 use super::explain::{Reasons, why_by_rule, why_not_granted};
 use super::grants::{Grant, needed};
+use super::item_filter::{Hidden, ItemFilter, as_over_all_namespaces, can_be_filtered};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
@@ -27,6 +28,7 @@ struct Fired<'s> {
     would_deny: Vec<FiredRule>,
     asks: Vec<FiredRule>,
     denied: Option<(&'s CompiledRule, Option<Failure>)>,
+    hidden: Vec<Hidden>,
 }
 
 impl PolicySet {
@@ -43,8 +45,12 @@ impl PolicySet {
         let given = given.and_then(|given| Some((given.grant.user_for(principal)?, given)));
         let user = given.as_ref().map(|(user, _)| &**user);
         let fired = self.fired(&Facts::new(principal, request, user), &input);
+        let mut hidden = fired.hidden;
         let lifted = match self.builtin(principal, request, inputs.now) {
-            Ok(lifted) => lifted,
+            Ok(passed) => {
+                hidden.extend(passed.hidden);
+                passed.lifted
+            }
             Err(builtin) => {
                 let refusal = self.refused_by_builtin(builtin, principal, request, inputs, fired.would_deny);
                 return Evaluation::Refuse(refusal);
@@ -72,6 +78,7 @@ impl PolicySet {
             until: sooner(given.until, lifted.and_then(|lifted| lifted.until)),
             warnings: fired.warnings,
             would_deny: fired.would_deny,
+            filter: ItemFilter::new(request, hidden),
         };
         if fired.asks.is_empty() {
             Evaluation::Allow(allowance)
@@ -80,22 +87,26 @@ impl PolicySet {
         }
     }
 
-    /// The built-in that refuses a request; else how long a grant lifts one, if it has to.
+    /// The built-in that refuses a request; else how long a grant lifts one, if it has to, and what is hidden in place of a refusal.
     fn builtin(
         &self,
         principal: &Principal,
         request: &KubeRequest,
         now: Timestamp,
-    ) -> Result<Option<Lifted>, Builtin> {
-        let mut lifted = None;
+    ) -> Result<PastBuiltins, Builtin> {
+        let mut past = PastBuiltins::default();
         let around = self.surroundings(principal);
         for builtin in Builtin::ALL {
             if !builtin.fires(request, around) || self.is_excepted(principal, builtin) {
                 continue;
             }
-            lifted = Some(self.lifted(principal, builtin, request, now).ok_or(builtin)?);
+            if let Some(namespace) = builtin.hides(request, around) {
+                past.hidden = Some(Hidden::namespace(builtin.name(), namespace));
+                continue;
+            }
+            past.lifted = Some(self.lifted(principal, builtin, request, now).ok_or(builtin)?);
         }
-        Ok(lifted)
+        Ok(past)
     }
 
     /// Whether a built-in would refuse the request for some name of its new object.
@@ -176,6 +187,12 @@ impl PolicySet {
             .iter()
             .flat_map(|on_object| self.rules.firing(principal, on_object))
             .filter(|(rule, _)| !rule.fires(input));
+        let on_namespaces = as_over_all_namespaces(facts.request);
+        let of_namespaces = on_namespaces
+            .iter()
+            .flat_map(|on_namespaces| self.rules.firing(principal, on_namespaces))
+            .filter(|(rule, _)| rule.action == Action::Filter && !rule.fires(input));
+        let filterable = can_be_filtered(facts.request);
         let mut fired = Fired::default();
         let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
         let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
@@ -186,7 +203,8 @@ impl PolicySet {
         let (agent, object, asked) = (|| creation.agent(), || creation.object(), || creation.request());
         let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
         let mut activation_of_creation = None;
-        for (rule, mode) in self.rules.firing(principal, input).chain(besides) {
+        let firing = self.rules.firing(principal, input).chain(besides);
+        for (rule, mode) in firing.chain(of_namespaces) {
             let held = match &rule.condition {
                 None => Held::Yes,
                 Some(condition) => {
@@ -213,14 +231,24 @@ impl PolicySet {
             };
             let finding = || rule.finding(&self.rules.policies, failure);
             match (rule.action, mode, held) {
-                (Action::Deny | Action::RequireApproval, _, Held::Ignored(_))
-                | (Action::Deny | Action::RequireApproval, Mode::Audit, _) => {
+                (Action::Deny | Action::Filter | Action::RequireApproval, _, Held::Ignored(_))
+                | (Action::Deny | Action::Filter | Action::RequireApproval, Mode::Audit, _) => {
                     fired.would_deny.push(finding())
+                }
+                (Action::Filter, Mode::Enforce, _)
+                    if filterable && rule.is_about_some_of(on_namespaces.as_ref().unwrap_or(input)) =>
+                {
+                    fired.hidden.push(rule.hidden(self.rules.name_of(rule)));
+                    let finding = finding();
+                    // A rule with a message tells whoever reads the list that it is not whole.
+                    if !finding.message.is_empty() {
+                        fired.warnings.push(finding);
+                    }
                 }
                 (Action::Warn, _, Held::Ignored(_)) => {}
                 (Action::Warn, ..) => fired.warnings.push(finding()),
                 (Action::RequireApproval, Mode::Enforce, _) => fired.asks.push(finding()),
-                (Action::Deny, Mode::Enforce, _) => {
+                (Action::Deny | Action::Filter, Mode::Enforce, _) => {
                     // Among several the first by name is told, so that the order of files does not show.
                     let is_first = |(before, _): (&CompiledRule, _)| {
                         self.rules.name_of(rule) < self.rules.name_of(before)
@@ -278,6 +306,13 @@ impl PolicySet {
                     .is_some_and(|policy| policy.is_about(principal))
         })
     }
+}
+
+/// What became of the built-ins that did not refuse a request.
+#[derive(Default)]
+struct PastBuiltins {
+    lifted: Option<Lifted>,
+    hidden: Option<Hidden>,
 }
 
 /// That a grant lifts a built-in for a request.

@@ -16,7 +16,7 @@ use super::grants::{Grant, as_dry_run};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
-use crate::api::v1alpha1::{Action, Mode};
+use crate::api::v1alpha1::Mode;
 use crate::glob::Glob;
 use crate::identity::Principal;
 use crate::request::{KubeRequest, RequestObject, Target, Verb, VerbSet};
@@ -77,7 +77,7 @@ impl PolicySet {
         refused: VerbSet,
     ) -> String {
         let in_the_way = |(rule, mode): &(&CompiledRule, Mode)| {
-            rule.action == Action::Deny && *mode == Mode::Enforce && !rule.is_about_commands()
+            rule.refuses() && *mode == Mode::Enforce && !rule.is_about_commands()
         };
         if rule.is_about_commands()
             && input.has_known_command()
@@ -128,7 +128,7 @@ impl PolicySet {
         let refused = |other: &KubeRequest| {
             let mut firing = Builtin::ALL
                 .into_iter()
-                .filter(|known| known.fires(other, around));
+                .filter(|known| known.fires(other, around) && known.hides(other, around).is_none());
             firing.any(|known| known == builtin || !self.is_excepted(principal, known))
         };
         let passing = |elsewhere: bool| {

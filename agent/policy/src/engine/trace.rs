@@ -10,6 +10,7 @@ use super::builtin::{Builtin, implicit_grant};
 use super::condition::{Facts, Held};
 use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
+use super::item_filter::{as_over_all_namespaces, can_be_filtered};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
@@ -38,7 +39,8 @@ pub struct TraceStep {
     pub part: TracePart,
     /// `builtin/nodes-proxy`, `policy/rule`, `grant/rules[0]`.
     pub name: String,
-    /// What it does where it fires: `Deny`, `Warn`, `RequireApproval` or `Allow`.
+    /// What it does to this request where it fires: `Deny`, `Filter`, `Warn`, `RequireApproval` or `Allow`. A Filter rule denies what
+    /// it cannot filter.
     pub effect: String,
     /// What it said.
     pub outcome: TraceOutcome,
@@ -164,6 +166,10 @@ impl Field {
     }
 }
 
+fn effect_of(action: Action) -> String {
+    format!("{action:?}")
+}
+
 fn is_about_target(outcome: &TraceOutcome) -> bool {
     let TraceOutcome::Silent(mismatches) = outcome else {
         return true;
@@ -188,11 +194,20 @@ impl PolicySet {
         };
         let mut steps = Vec::new();
         let builtins = Builtin::ALL.map(|builtin| self.trace_builtin(builtin, principal, request, inputs));
-        let stopped = builtins.iter().any(|step| step.outcome == TraceOutcome::Fired);
+        let denies =
+            |step: &TraceStep| step.outcome == TraceOutcome::Fired && step.effect == effect_of(Action::Deny);
+        let stopped = builtins.iter().any(denies);
         steps.extend(builtins);
         let targets: Vec<_> = std::iter::once(MatchInput::new(request))
             .chain(MatchInput::on_object(request))
             .collect();
+        let on_namespaces = as_over_all_namespaces(request);
+        let listed = on_namespaces.as_ref().or(targets.first());
+        let hides = |rule: &CompiledRule| {
+            rule.action == Action::Filter
+                && can_be_filtered(request)
+                && listed.is_some_and(|listed| rule.is_about_some_of(listed))
+        };
         let own = self.grants_for(principal);
         let given = granted(&own, request, inputs.now);
         let user = given.and_then(|given| given.grant.user_for(principal));
@@ -208,19 +223,24 @@ impl PolicySet {
         let rules = self.rules.rules.iter();
         let rules: Vec<_> = rules
             .map(|rule| {
-                let step = self.trace_rule(
+                let of_namespaces = match rule.action {
+                    Action::Filter => on_namespaces.as_slice(),
+                    _ => &[],
+                };
+                let mut step = self.trace_rule(
                     rule,
                     &facts,
-                    &targets,
+                    (&targets, of_namespaces),
                     (&mut activation, created, &mut activation_of_creation),
                 );
-                (rule.action == Action::Deny, step)
+                if rule.action == Action::Filter && !hides(rule) {
+                    step.effect = effect_of(Action::Deny);
+                }
+                step
             })
             .collect();
-        let denied = rules
-            .iter()
-            .any(|(denies, step)| *denies && step.outcome == TraceOutcome::Fired);
-        steps.extend(rules.into_iter().map(|(_, step)| step));
+        let denied = rules.iter().any(denies);
+        steps.extend(rules);
         let grants = self.trace_grants(principal, request, inputs, &mut steps);
         let refused = if stopped {
             Some(Cause::Builtin)
@@ -251,7 +271,9 @@ impl PolicySet {
         request: &KubeRequest,
         inputs: Inputs,
     ) -> TraceStep {
-        let outcome = if !builtin.fires(request, self.surroundings(principal)) {
+        let around = self.surroundings(principal);
+        let hides = builtin.hides(request, around).is_some();
+        let outcome = if !builtin.fires(request, around) {
             TraceOutcome::Silent(vec![Mismatch::new(
                 Field::Match,
                 builtin.message(),
@@ -267,7 +289,7 @@ impl PolicySet {
         TraceStep {
             part: TracePart::Builtin,
             name: builtin.name().to_owned(),
-            effect: format!("{:?}", Action::Deny),
+            effect: effect_of(if hides { Action::Filter } else { Action::Deny }),
             concerned: !matches!(outcome, TraceOutcome::Silent(_)),
             outcome,
         }
@@ -277,7 +299,7 @@ impl PolicySet {
         &'s self,
         rule: &'s CompiledRule,
         facts: &Facts<'_>,
-        targets: &[MatchInput<'_>],
+        (targets, of_namespaces): (&[MatchInput<'_>], &[MatchInput<'_>]),
         (activation, created, activation_of_creation): (&mut Activation<'s>, &Facts<'_>, &mut Activation<'s>),
     ) -> TraceStep {
         let principal = facts.principal;
@@ -290,7 +312,8 @@ impl PolicySet {
                 principal.name(),
             ));
         }
-        let fits = targets.iter().any(|target| rule.fires(target));
+        let mut all = targets.iter().chain(of_namespaces);
+        let fits = all.any(|target| rule.fires(target));
         if !fits {
             why.extend(
                 targets
@@ -330,7 +353,7 @@ impl PolicySet {
         TraceStep {
             part: TracePart::Rule,
             name: self.rule_name(rule),
-            effect: format!("{:?}", rule.action),
+            effect: effect_of(rule.action),
             concerned: is_about_target(&outcome),
             outcome,
         }

@@ -58,6 +58,8 @@ spec:
   - {name: no-shell, action: Deny, match: {resources: [pods/exec], commands: ['sh*']}}
   - {name: only-date, action: Deny, match: {resources: [pods/exec], namespaces: [dev-a], exceptCommands: [date]}}
   - {name: named, action: Deny, match: {verbs: [get], resources: [secrets], names: ['web*']}}
+  - {name: hidden, action: Filter, match: {resources: [services, secrets, namespaces], namespaces: ['dev-*']}}
+  - {name: unnamed, action: Filter, match: {resources: [configmaps], exceptNames: [web]}}
   - {name: scale, action: Warn, match: {resources: ['*/scale']}}
   - {name: metrics, action: Deny, match: {verbs: [get], nonResourceURLs: ['/metrics/*']}}
 ---

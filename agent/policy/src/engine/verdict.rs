@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::ItemFilter;
 use crate::upstream_user::UpstreamUser;
 
 /// A rule that fired.
@@ -63,6 +64,8 @@ pub(crate) struct Allowance {
     pub(crate) until: Option<Timestamp>,
     pub(crate) warnings: Vec<FiredRule>,
     pub(crate) would_deny: Vec<FiredRule>,
+    /// What is taken out of the answer.
+    pub(crate) filter: Option<Arc<ItemFilter>>,
 }
 
 /// Why a request is refused; read through [`crate::Denial`].

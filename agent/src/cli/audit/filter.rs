@@ -15,7 +15,7 @@ pub(super) struct Filter {
     /// Only requests of these agent identities, and denied connections of pods that are one by themselves.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     identity: Vec<String>,
-    /// Only these outcomes; `allow` finds `unknown` too, which is what was sent and has no known result.
+    /// Only these outcomes; `allow` finds `masked` too, and `unknown`, which is what was sent and has no known result.
     #[arg(long, value_enum, value_delimiter = ',')]
     outcome: Vec<Shown>,
     /// Only these verbs, such as `get`, `delete` or `connect`.
@@ -43,10 +43,9 @@ pub(super) struct Filter {
 enum Shown {
     Allow,
     Deny,
-    // Words of the log's format for what this version does not do: taken, and not offered.
+    // A word of the log's format for what this version does not do: taken, and not offered.
     #[value(hide = true)]
     Pending,
-    #[value(hide = true)]
     Masked,
     Error,
     Unknown,
@@ -54,9 +53,10 @@ enum Shown {
 
 impl Shown {
     /// Whether a record of this outcome is asked for. What has an unknown outcome was permitted and may have been carried out,
-    /// so whoever looks for what was done must see it.
+    /// so whoever looks for what was done must see it, as what was answered in part.
     fn takes(self, outcome: &str) -> bool {
-        self.as_str() == outcome || (self == Shown::Allow && outcome == Shown::Unknown.as_str())
+        let done = [Shown::Unknown, Shown::Masked].map(Shown::as_str);
+        self.as_str() == outcome || (self == Shown::Allow && done.contains(&outcome))
     }
 
     fn as_str(self) -> &'static str {
@@ -285,6 +285,12 @@ mod tests {
 
     #[test]
     fn what_may_have_been_carried_out_is_among_what_was_allowed() {
+        let masked = EVENT.replace("deny", "masked");
+        let filter = Filter {
+            outcome: vec![Shown::Allow],
+            ..Filter::default()
+        };
+        assert_eq!(judge(&filter, &masked), Verdict::Show);
         let event = EVENT.replace("deny", "unknown");
         for (shown, verdict) in [
             (Shown::Allow, Verdict::Show),

@@ -345,7 +345,7 @@ mod tests {
         tail(&["--outcome", "pending,masked"]);
         let wrong = Program::try_parse_from(["tail", "--outcome", "x"]).expect_err("no outcome");
         let said = wrong.to_string();
-        assert!(said.contains("allow, deny, error"), "{said}");
+        assert!(said.contains("allow, deny, masked, error"), "{said}");
     }
 
     #[test]

@@ -192,6 +192,20 @@ pub(in crate::cli) fn object(event: &Value) -> String {
     }
 }
 
+/// What rules hid of an answer.
+fn hidden(event: &Value) -> Option<String> {
+    let counts = event.pointer("/masking/counts")?;
+    let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let rules = event.pointer("/masking/rules")?.as_array()?;
+    let rules: Vec<_> = rules.iter().filter_map(Value::as_str).collect();
+    Some(format!(
+        "{} of {} hidden by {}",
+        count("hidden"),
+        count("items"),
+        rules.join(", ")
+    ))
+}
+
 /// The last column: rule and message of a refusal, findings, a session's state, an exec's command.
 pub(in crate::cli) fn why(event: &Value) -> String {
     let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or("");
@@ -201,7 +215,9 @@ pub(in crate::cli) fn why(event: &Value) -> String {
         parts.push(format!("for {person}"));
     }
     let outcome = text("/decision/outcome");
-    if outcome != "allow" {
+    if outcome == "masked" {
+        parts.extend(hidden(event));
+    } else if outcome != "allow" {
         let rule = rule(text("/decision/policy"), text("/decision/rule"));
         // The rule of what is unknown is the grant that permitted it.
         let reason = if rule.is_empty() || outcome == "unknown" {
@@ -470,6 +486,9 @@ mod tests {
         let unknown = json!({"decision": {"outcome": "unknown", "policy": "g", "rule": "rules[0]",
             "reason": "unanswered", "message": "sent"}});
         assert_eq!(why(&unknown), "unanswered: sent");
+        let masked = json!({"decision": {"outcome": "masked", "policy": "g", "rule": "rules[0]"},
+            "masking": {"rules": ["p/r"], "counts": {"items": 9, "hidden": 2}}});
+        assert_eq!(why(&masked), "2 of 9 hidden by p/r");
     }
 
     #[test]

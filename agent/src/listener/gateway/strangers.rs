@@ -61,6 +61,7 @@ const STRANGER: ShareLimits = ShareLimits {
     // One head of the greatest length, and one that is nearly so long.
     head_kilobytes: 2 * 1024,
     judged_kilobytes: 2 * 1024,
+    filtered_kilobytes: 16 * 1024,
     ..ShareLimits::POD
 };
 

@@ -108,7 +108,7 @@ async fn a_policy_in_mode_audit_changes_and_refuses_nothing() {
     // Nor does it wait.
     let room = world
         .share
-        .judged(4 << 20)
+        .judged((4 << 20) - 1024)
         .await
         .expect("all the room that there is");
     assert_eq!(create(&world, "{}").await.status, StatusCode::OK);
@@ -157,7 +157,7 @@ async fn bodies_that_are_judged_wait_for_room() {
     let world = world_with("").await;
     let room = world
         .share
-        .judged(4 << 20)
+        .judged((4 << 20) - 1024)
         .await
         .expect("all the room that there is");
     let body = "{\"mode\": \"mild\", \"metadata\": {\"name\": \"x\"}}";

@@ -5,6 +5,7 @@ mod bearer;
 mod claims;
 mod correlation;
 mod exclusive;
+mod filter;
 mod fragments;
 mod gateway;
 mod heads;

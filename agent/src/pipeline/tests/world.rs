@@ -587,6 +587,7 @@ async fn note(
         });
         return Ok(super::sessions::begin(request).await);
     }
+    let items = target.split_once("items=").map(|(_, kind)| kind.to_owned());
     let (head, body) = request.into_parts();
     // Half a request takes no effect.
     let Ok(body) = body.collect().await else {
@@ -606,6 +607,9 @@ async fn note(
     });
     if let Some(target) = probe {
         return Ok(made(&target, &body));
+    }
+    if let Some(kind) = items {
+        return Ok(listed(&kind));
     }
     if issued {
         return Ok(api.issuer.issue().await.map(|body| Full::new(body).boxed()));
@@ -632,6 +636,50 @@ fn made(target: &str, patch: &[u8]) -> Response<BoxBody<Bytes, std::convert::Inf
     let mut object: Value = serde_json::from_slice(patch).expect("a merge patch");
     object["metadata"]["resourceVersion"] = "7".into();
     Response::new(Full::new(Bytes::from(object.to_string())).boxed())
+}
+
+/// A list of pods, in the shape that this names. What is in namespace `pay` says `hush`.
+fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
+    let shown = r#"{"metadata":{"name":"a","namespace":"shop"}}"#;
+    let hidden = r#"{"metadata":{"name":"b","namespace":"pay"},"spec":"hush"}"#;
+    let list = |items: &str| {
+        format!(
+            r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"9"}},"items":[{items}]}}"#
+        )
+    };
+    let whole = list(&format!("{shown},{hidden}"));
+    let (body, media_type) = match kind {
+        "text" => (whole, "text/plain"),
+        "status" => (
+            r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Conflict","code":409}"#
+                .to_owned(),
+            "application/json",
+        ),
+        "cut" => (whole[..whole.len() - 2].to_owned(), "application/json"),
+        "nameless" => (
+            list(r#"{"metadata":{"namespace":"pay"},"spec":"hush"}"#),
+            "application/json",
+        ),
+        "other" => (hidden.to_owned(), "application/json"),
+        "large" => {
+            let data = "x".repeat(100 << 10);
+            (
+                list(&format!(
+                    r#"{{"metadata":{{"name":"a","namespace":"shop"}},"data":"{data}"}}"#
+                )),
+                "application/json",
+            )
+        }
+        _ => (whole, "application/json"),
+    };
+    let response = Response::builder().header(header::CONTENT_TYPE, media_type);
+    let response = match kind {
+        "zipped" => response.header(header::CONTENT_ENCODING, "gzip"),
+        "status" => response.status(StatusCode::CONFLICT),
+        _ => response,
+    };
+    let body = Full::new(Bytes::from(body)).boxed();
+    response.body(body).expect("a response")
 }
 
 /// A bulky answer: [`BULK`] bytes, counted when they are to be sent.

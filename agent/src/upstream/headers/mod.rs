@@ -28,6 +28,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use picket_masking::media::narrowed_accept;
 use picket_policy::{Impersonate, Principal, PrincipalOrigin};
 
 use crate::identity::{bearer_of, normalized};
@@ -183,6 +184,22 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
+}
+
+/// The Accept of a request whose answer is to be filtered: the encodings of the client's that can be. `None` where it takes none of them.
+pub fn filterable_accept(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str());
+    let lines = lines.collect::<Result<Vec<_>, _>>().ok()?.join(", ");
+    HeaderValue::try_from(narrowed_accept(Some(&lines))?).ok()
+}
+
+/// Has the API server answer in a way that can be filtered. Who asked for no such encoding was refused before.
+pub(in crate::upstream) fn for_filter(headers: &mut HeaderMap) {
+    let accept = filterable_accept(headers).unwrap_or(HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT, accept);
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    // A client that has an older answer is told "not modified" by a digest of what it must not see.
+    headers.remove(header::IF_NONE_MATCH);
 }
 
 /// Makes the headers that go upstream.

@@ -125,11 +125,17 @@ pub enum Action {
     RequireApproval,
     /// The request passes with a `Warning` header.
     Warn,
+    /// As Deny, but for a list or watch: that passes without the objects that the rule is about. Such a rule is about get, list and
+    /// watch, and names namespaces or names, or leaves some alone.
+    Filter,
 }
 
 impl Rule {
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         self.matches.validate(&path.field("match"), errors);
+        if self.action == Action::Filter {
+            self.matches.validate_filter(&path.field("match"), errors);
+        }
         if self.message.chars().any(|char| char.is_control() && char != '\n') {
             let reason = format!("field `{path}.message` has control characters");
             errors.add(path.field("message"), reason);
@@ -264,16 +270,24 @@ impl Spec for AgentPolicySpec {
             message: "a verb that no request has: resources have get, list, watch, create, update, patch, delete and deletecollection; nonResourceURLs have get, head, post, put, patch, delete and options",
         },
         CelRule {
+            path: "spec.rules[]",
+            rule: "self.action != 'Filter' || !has(self.match.nonResourceURLs) && (!has(self.match.verbs) || self.match.verbs.all(verb, verb in ['get', 'list', 'watch']))",
+            message: "a Filter rule is about resources and the verbs get, list and watch",
+        },
+        CelRule {
+            path: "spec.rules[]",
+            rule: "self.action != 'Filter' || has(self.match.namespaces) || has(self.match.names) || has(self.match.exceptNamespaces) || has(self.match.exceptNames)",
+            message: "a Filter rule says which objects it hides, by namespaces, names, exceptNamespaces or exceptNames",
+        },
+        CelRule {
             path: "spec.rules[].match",
             rule: "!(has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
             message: "commands, stdin, tty and env need resources: [pods/exec], pods/attach or both, and no others",
         },
     ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.params"];
-    const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] = &[(
-        "spec.rules[].action",
-        &["RequireApproval", "Mask", "Filter", "Record"],
-    )];
+    const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] =
+        &[("spec.rules[].action", &["RequireApproval", "Mask", "Record"])];
     const RENAMED_FIELDS: &'static [(&'static str, &'static str)] = &[("spec.lift", "spec.exceptions")];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {

@@ -260,6 +260,35 @@ impl Match {
         }
     }
 
+    /// Notes what a Filter rule cannot hide: a list without any object would look as if there were none.
+    pub(super) fn validate_filter(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.non_resource_urls.is_some() {
+            let field = path.field("nonResourceURLs");
+            errors.add(field, "a Filter rule is about resources; refuse paths by Deny");
+            return;
+        }
+        let reads = [Verb::Get, Verb::List, Verb::Watch];
+        errors.add_each(&path.field("verbs"), texts(&self.verbs), |verb| {
+            let known = Verb::parse(verb).is_some_and(|verb| reads.contains(&verb));
+            (!known).then(|| {
+                format!("verb {verb:?}: a Filter rule is about get, list and watch; refuse others by Deny")
+            })
+        });
+        let lists = [
+            &self.namespaces,
+            &self.names,
+            &self.except_namespaces,
+            &self.except_names,
+        ];
+        if lists.iter().all(|list| list.is_none()) {
+            let reason = format!(
+                "`{path}` needs namespaces, names, exceptNamespaces or exceptNames: a Filter rule about every object would make \
+                 each list look empty, so refuse the requests by Deny"
+            );
+            errors.add(path.clone(), reason);
+        }
+    }
+
     /// Notes exclusions that leave nothing of the rule.
     fn check_exclusions(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let covers: [fn(&str, &str) -> bool; 3] = [covers_resource, covers, covers];

@@ -95,6 +95,17 @@ impl CompiledRule {
                 found.push(Mismatch::new(field, joined(globs), scope_in_words(scope)));
             }
         }
+        if let Some(field) = self.exclusions.which(target) {
+            let globs = match field {
+                Field::Resource => {
+                    let resources = self.exclusions.resources.iter().map(ToString::to_string);
+                    resources.collect::<Vec<_>>().join(", ")
+                }
+                Field::Namespace => joined(&self.exclusions.namespaces),
+                _ => joined(&self.exclusions.names),
+            };
+            found.push(Mismatch::new(field, format!("all but {globs}"), "one of these"));
+        }
         if !self.runs(command.as_ref()) {
             let runs = match command {
                 Some(Command::Line(line)) => line.as_sent(),

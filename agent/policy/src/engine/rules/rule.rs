@@ -14,7 +14,9 @@ use crate::engine::FiredRule;
 use crate::engine::command::{Command, boundary_glob};
 use crate::engine::condition::{Condition, Failure};
 use crate::engine::index::{About, Entry, Head};
+use crate::engine::item_filter::Hidden;
 use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
+use crate::engine::trace::Field;
 use crate::glob::Glob;
 use crate::kubernetes::resources::known_resources;
 use crate::request::{Exec, Verb, VerbSet};
@@ -72,6 +74,11 @@ impl Exclusions {
     /// Whether a request is left alone: by the resource that it names or the one that it has its effect on, by its namespace, or
     /// by its object's name. What is all of them, or is not known, is none of them.
     fn have(&self, target: &MatchTarget<'_>) -> bool {
+        self.which(target).is_some()
+    }
+
+    /// Which of them leaves a request alone.
+    fn which(&self, target: &MatchTarget<'_>) -> Option<Field> {
         let MatchTarget::Resource {
             resource,
             subresource,
@@ -81,7 +88,7 @@ impl Exclusions {
             ..
         } = target
         else {
-            return false;
+            return None;
         };
         let is_one = |globs: &[Glob], scope: &Scope<'_>| match scope {
             Scope::One(text) => globs.iter().any(|glob| glob.matches(text)),
@@ -92,9 +99,13 @@ impl Exclusions {
         let of_resource = |glob: &ResourceGlob| {
             glob.matches(resource, subresource.as_deref()) || glob.matches(named, named_sub.as_deref())
         };
-        self.resources.iter().any(of_resource)
-            || is_one(&self.namespaces, namespace)
-            || is_one(&self.names, name)
+        if self.resources.iter().any(of_resource) {
+            Some(Field::Resource)
+        } else if is_one(&self.namespaces, namespace) {
+            Some(Field::Namespace)
+        } else {
+            is_one(&self.names, name).then_some(Field::Name)
+        }
     }
 }
 
@@ -150,6 +161,9 @@ fn group(text: &str) -> Result<Glob, crate::glob::GlobError> {
         Glob::folded(text)
     }
 }
+
+/// The verbs of a Filter rule that names none. Whatever answers with an object counts as a get.
+pub(in crate::engine) const READS: [Verb; 3] = [Verb::Get, Verb::List, Verb::Watch];
 
 /// The verbs a rule is about: those it names, and those that have their effect. (What else creates counts as create too, and
 /// an eviction as the deletion of its pod; see [`MatchInput`].)
@@ -213,7 +227,10 @@ impl CompiledRule {
             action: rule.action,
             message: rule.one_line_message().into(),
             condition: condition.map(Box::new),
-            verbs: verbs(matches.verbs.as_deref()),
+            verbs: match (&matches.verbs, rule.action) {
+                (None, Action::Filter) => READS.into_iter().fold(VerbSet::default(), VerbSet::with),
+                (listed, _) => verbs(listed.as_deref()),
+            },
             groups: matches.api_groups.as_deref().map(|list| globs(list, group)),
             resources: matches
                 .resources
@@ -244,7 +261,33 @@ impl CompiledRule {
                 .as_ref()
                 .is_some_and(|condition| condition.uses_request())
         };
-        self.names.is_some() || !self.exclusions.names.is_empty() || by_condition()
+        self.is_about_names_of_objects() || by_condition()
+    }
+
+    /// Whether the rule names namespaces, or leaves some alone.
+    pub(in crate::engine) fn is_about_namespaces(&self) -> bool {
+        self.namespaces.is_some() || !self.exclusions.namespaces.is_empty()
+    }
+
+    /// Whether the rule names objects, or leaves some alone by their names.
+    pub(in crate::engine) fn is_about_names_of_objects(&self) -> bool {
+        self.names.is_some() || !self.exclusions.names.is_empty()
+    }
+
+    /// The objects of a list that the rule hides.
+    pub(in crate::engine) fn hidden(&self, (policy, rule): (Option<&str>, &str)) -> Hidden {
+        Hidden {
+            rule: format!("{}/{rule}", policy.unwrap_or_default()).into(),
+            namespaces: self.namespaces.clone(),
+            names: self.names.clone(),
+            except_namespaces: self.exclusions.namespaces.clone(),
+            except_names: self.exclusions.names.clone(),
+        }
+    }
+
+    /// Whether the rule stops what it is about, but for what it only hides.
+    pub(in crate::engine) fn refuses(&self) -> bool {
+        matches!(self.action, Action::Deny | Action::Filter)
     }
 
     /// Whether the rule names commands, so that it may refuse one and not another.

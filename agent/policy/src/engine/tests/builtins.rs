@@ -32,7 +32,7 @@ no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybinding
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
 no | DELETE /api/v1/namespaces/picket-system             | builtin/picket-namespace
 no | DELETE /api/v1/namespaces                           | builtin/picket-namespace
-no | GET /api/v1/secrets                                 | builtin/picket-namespace
+no | DELETE /api/v1/secrets                              | builtin/picket-namespace
 no | GET /api/v1/namespaces/picket-system/pods/x/exec?command=sh | builtin/picket-namespace
 no | PATCH /api/v1/namespaces/labelled/pods/p             | builtin/agent-labels
 no | PUT /api/v1/namespaces/labelled/pods/p               | builtin/agent-labels
@@ -388,8 +388,8 @@ fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
         ),
         (
             "secrets",
-            "GET /api/v1/secrets",
-            "get, create, update, delete secrets; list, deletecollection secrets within one namespace",
+            "DELETE /api/v1/secrets",
+            "get, list, create, update, delete secrets; deletecollection secrets within one namespace",
         ),
         (
             "pods",

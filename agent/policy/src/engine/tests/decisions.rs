@@ -124,6 +124,7 @@ fn a_recheck_says_what_a_decision_would() {
     let Recheck::Permit {
         user: as_user,
         until: None,
+        filter: None,
     } = recheck(&compile(&[&grant(ALL)]))
     else {
         panic!("not permitted")
@@ -131,7 +132,10 @@ fn a_recheck_says_what_a_decision_would() {
     assert_eq!(as_user.username(), "u");
     assert_eq!(
         recheck(&asking(&[&grant(ALL), &ask_rule("a", "")])),
-        Recheck::Ask { until: None }
+        Recheck::Ask {
+            until: None,
+            filter: None
+        }
     );
     let deny = deny("resources: [secrets]");
     let Recheck::Deny(denial) = recheck(&compile(&[&grant(ALL), &deny])) else {

@@ -205,7 +205,7 @@ fn a_grant_lifts_the_built_in_of_a_proxy_for_its_paths_and_as_long_as_it_holds()
     let until = permitted(&set, stats).until().expect("an end");
     assert_eq!(until.to_string(), "1970-01-02T00:00:00Z");
     let later = set.recheck(&principal(&set, "fixer"), &request(stats), Inputs::at(until));
-    assert!(matches!(later, crate::decision::Recheck::Deny(_)), "{later:?}");
+    assert!(matches!(later, Recheck::Deny(_)), "{later:?}");
     let denial = denied(&set, "GET /api/v1/nodes/x/proxy/pods");
     assert_eq!(denial.rule(), Some("builtin/nodes-proxy"));
     assert!(

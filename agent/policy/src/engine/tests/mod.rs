@@ -7,6 +7,7 @@ mod effects;
 mod examples;
 mod exclusive;
 mod exec;
+mod filter;
 mod grants;
 mod limits;
 mod on_behalf_of;
@@ -21,7 +22,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::api::read_documents;
 use crate::api::v1alpha1::{Action, State};
-use crate::decision::{Ask, Decision, Denial, Permit};
+use crate::decision::{Ask, Decision, Denial, Permit, Recheck};
 use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::request::{CanonicalRequest, KubeRequest};
 

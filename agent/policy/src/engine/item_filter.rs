@@ -1,0 +1,201 @@
+//! Which objects of a list or watch an agent does not get to see.
+//!
+//! In: the Filter rules that are about a request for many objects, and the built-in that keeps Picket's own Secrets. Out: an
+//! [`ItemFilter`], which tells of each object by its namespace and name whether it is hidden.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::match_input::{MatchInput, MatchTarget, Scope};
+use super::rules::CompiledRule;
+use crate::glob::Glob;
+use crate::request::{KubeRequest, Target, Verb};
+
+/// What is taken out of the answer to a list or watch. Two are equal where they hide the same objects by the same rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemFilter {
+    hidden: Box<[Hidden]>,
+    /// The namespace that was asked for, which is that of objects that name none.
+    namespace: Option<Box<str>>,
+    /// Whether the objects are namespaces, each of which counts as being in itself.
+    of_namespaces: bool,
+}
+
+/// The objects that one rule hides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hidden {
+    /// `policy/rule`, or a built-in's name.
+    pub(super) rule: Box<str>,
+    /// `None` matches anything, as in a rule.
+    pub(super) namespaces: Option<Box<[Glob]>>,
+    pub(super) names: Option<Box<[Glob]>>,
+    pub(super) except_namespaces: Box<[Glob]>,
+    pub(super) except_names: Box<[Glob]>,
+}
+
+impl Hidden {
+    /// What is in one namespace, whatever its name.
+    pub(super) fn namespace(rule: &str, namespace: &str) -> Self {
+        Self {
+            rule: rule.into(),
+            namespaces: Some(Box::new([Glob::Exact(namespace.into())])),
+            names: None,
+            except_namespaces: Box::default(),
+            except_names: Box::default(),
+        }
+    }
+
+    fn hides(&self, namespace: &str, name: &str) -> bool {
+        let has = |globs: &[Glob], text: &str| globs.iter().any(|glob| glob.matches(text));
+        let is_in = |globs: &[Glob]| !namespace.is_empty() && has(globs, namespace);
+        self.namespaces.as_deref().is_none_or(is_in)
+            && self.names.as_deref().is_none_or(|globs| has(globs, name))
+            && !is_in(&self.except_namespaces)
+            && !has(&self.except_names, name)
+    }
+}
+
+impl ItemFilter {
+    /// The filter of a request; nothing where no rule hides anything.
+    pub(super) fn new(request: &KubeRequest, hidden: Vec<Hidden>) -> Option<Arc<Self>> {
+        let mut hidden = hidden;
+        // The order of files must not make another filter of it.
+        hidden.sort_by(|one, other| one.rule.cmp(&other.rule));
+        hidden.dedup();
+        (!hidden.is_empty()).then(|| {
+            Arc::new(Self {
+                hidden: hidden.into(),
+                namespace: request
+                    .namespace()
+                    .map(|namespace| namespace.to_ascii_lowercase().into()),
+                of_namespaces: is_of_namespaces(request),
+            })
+        })
+    }
+
+    /// Whether an object with this name is hidden. `namespace` is empty for one that names none.
+    #[must_use]
+    pub fn hides(&self, namespace: &str, name: &str) -> bool {
+        let namespace = match (self.of_namespaces, namespace) {
+            (true, _) => name,
+            (false, "") => self.namespace.as_deref().unwrap_or_default(),
+            (false, namespace) => namespace,
+        };
+        let hides = |namespace: &str| self.hidden.iter().any(|hidden| hidden.hides(namespace, name));
+        // Rules have them in lower case, and so has every API server of Kubernetes.
+        match namespace.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => hides(&namespace.to_ascii_lowercase()),
+            false => hides(namespace),
+        }
+    }
+
+    /// The rules that it is made of, in order: `policy/rule`, or a built-in's name.
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.hidden.iter().map(|hidden| &*hidden.rule)
+    }
+}
+
+impl fmt::Display for ItemFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rules().collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn is_of_namespaces(request: &KubeRequest) -> bool {
+    matches!(&request.target, Target::Resource { group, resource, .. }
+        if group.is_empty() && resource.eq_ignore_ascii_case("namespaces"))
+}
+
+/// Whether the answer to a request is a list or a watch whose objects can be taken out. A WebSocket's frames are not read.
+pub(super) fn can_be_filtered(request: &KubeRequest) -> bool {
+    matches!(request.verb, Verb::List | Verb::Watch)
+        && !request.upgrade
+        && matches!(
+            &request.target,
+            Target::Resource {
+                subresource: None,
+                ..
+            }
+        )
+}
+
+/// A list or watch of namespaces, as a list over all namespaces: what Filter rules hide of a namespace includes the namespace itself.
+pub(super) fn as_over_all_namespaces(request: &KubeRequest) -> Option<MatchInput<'_>> {
+    if !can_be_filtered(request) || !is_of_namespaces(request) {
+        return None;
+    }
+    let mut input = MatchInput::new(request);
+    match &mut input.target {
+        MatchTarget::Resource { namespace, .. } if matches!(namespace, Scope::None) => {
+            *namespace = Scope::All
+        }
+        _ => return None,
+    }
+    Some(input)
+}
+
+impl CompiledRule {
+    /// Whether a rule that is about a list or watch may be about some of its objects only: the request does not name what the rule does.
+    pub(super) fn is_about_some_of(&self, input: &MatchInput<'_>) -> bool {
+        let MatchTarget::Resource { namespace, name, .. } = &input.target else {
+            return false;
+        };
+        let open = |scope: &Scope<'_>| matches!(scope, Scope::All);
+        (open(namespace) && self.is_about_namespaces()) || (open(name) && self.is_about_names_of_objects())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn globs(texts: &[&str]) -> Box<[Glob]> {
+        texts
+            .iter()
+            .map(|text| Glob::name(text).expect("a glob"))
+            .collect()
+    }
+
+    fn filter(hidden: Hidden, namespace: Option<&str>, of_namespaces: bool) -> ItemFilter {
+        ItemFilter {
+            hidden: Box::new([hidden]),
+            namespace: namespace.map(Into::into),
+            of_namespaces,
+        }
+    }
+
+    #[test]
+    fn an_object_is_hidden_by_all_that_the_rule_says() {
+        let hidden = Hidden {
+            names: Some(globs(&["db-*"])),
+            except_names: globs(&["db-public"]),
+            except_namespaces: globs(&["lab"]),
+            ..Hidden::namespace("p/r", "payments")
+        };
+        let hidden = Hidden {
+            namespaces: Some(globs(&["payments", "lab"])),
+            ..hidden
+        };
+        let filter = filter(hidden, None, false);
+        for (namespace, name, hides) in [
+            ("payments", "db-1", true),
+            ("Payments", "db-1", true),
+            ("payments", "web", false),
+            ("payments", "db-public", false),
+            ("lab", "db-1", false),
+            ("other", "db-1", false),
+            ("", "db-1", false),
+        ] {
+            assert_eq!(filter.hides(namespace, name), hides, "{namespace}/{name}");
+        }
+    }
+
+    #[test]
+    fn an_object_without_a_namespace_is_in_the_one_that_was_asked_for_and_a_namespace_is_in_itself() {
+        let hidden = || Hidden::namespace("p/r", "payments");
+        assert!(filter(hidden(), Some("payments"), false).hides("", "x"));
+        assert!(!filter(hidden(), None, false).hides("", "payments"));
+        assert!(filter(hidden(), None, true).hides("", "payments"));
+        assert!(!filter(hidden(), None, true).hides("", "lab"));
+    }
+}

@@ -1,0 +1,124 @@
+//! Refusals that are about the API server's answer.
+//!
+//! In: the answer to a dry run, or to a list from which rules hide objects. Out: what the client is told of it.
+
+use http::StatusCode;
+use http::header::HeaderValue;
+use picket_masking::FilterError;
+
+/// Why an answer cannot be filtered, and by which rules it would be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnfilterableError {
+    /// The client takes no encoding that can be.
+    #[error(
+        "{0} hides objects of this answer, which Picket can do in JSON and protobuf. Allowed instead: the same request with \
+         Accept: application/json"
+    )]
+    Accept(String),
+    /// What the API server answered is no list or watch, or not whole.
+    #[error("{rules} hides objects of this answer, which Picket cannot read: {error}")]
+    Content {
+        /// The rules.
+        rules: String,
+        /// What is wrong.
+        error: FilterError,
+    },
+    /// Other answers of the pod take all the memory that there is for objects that have come in part.
+    #[error(
+        "answers to this pod from which rules hide objects use all the memory for such; try again, with fewer large objects at once"
+    )]
+    Busy,
+    /// The API server answered in another encoding.
+    #[error(
+        "{rules} hides objects of this answer, which Picket can do in JSON and protobuf, and the API server answered with \
+         {media_type:?}"
+    )]
+    Answer {
+        /// The rules.
+        rules: String,
+        /// The answer's Content-Type.
+        media_type: String,
+    },
+}
+
+impl UnfilterableError {
+    /// A stable name of low cardinality, for metrics and records.
+    pub fn code(&self) -> &'static str {
+        match self {
+            UnfilterableError::Accept(_) => "not_acceptable",
+            UnfilterableError::Answer { .. } | UnfilterableError::Content { .. } => "unfilterable",
+            UnfilterableError::Busy => "filters_busy",
+        }
+    }
+}
+
+/// What the API server answered to a dry run, where that is no object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProbeAnswer {
+    pub(super) code: StatusCode,
+    pub(super) reason: &'static str,
+    message: String,
+    /// Whether another try may go better.
+    pub(super) retry: bool,
+}
+
+/// Reasons of the API server's refusals of a patch (k8s.io/apimachinery pkg/apis/meta/v1/types.go).
+const PROBE_REASONS: [&str; 14] = [
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "Invalid",
+    "MethodNotAllowed",
+    "NotFound",
+    "RequestEntityTooLarge",
+    "ServiceUnavailable",
+    "Timeout",
+    "TooManyRequests",
+    "UnsupportedMediaType",
+];
+
+/// Longest message of the API server's that is passed on, in bytes.
+const PROBE_MESSAGE: usize = 4096;
+
+impl ProbeAnswer {
+    /// The API server's answer with this body, which is a `Status`.
+    pub fn of(code: StatusCode, body: &[u8], retry_after: Option<&HeaderValue>) -> Self {
+        let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| {
+            status
+                .get(name)
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default()
+        };
+        let known = |reason: &&'static str| *reason == text("reason");
+        let message = text("message");
+        let message = match message.is_empty() {
+            true => format!(
+                "the API server answered {code} to a dry run of the patch, which a policy's rule about the object needs"
+            ),
+            false => message[..message.floor_char_boundary(PROBE_MESSAGE)].to_owned(),
+        };
+        Self {
+            code,
+            reason: PROBE_REASONS.into_iter().find(known).unwrap_or_default(),
+            message,
+            retry: retry_after.is_some(),
+        }
+    }
+
+    /// An answer that is no object though it says so.
+    pub fn unreadable(code: StatusCode) -> Self {
+        Self {
+            code,
+            reason: "BadGateway",
+            message: "a policy's rule looks into the object that the patch makes, and the API server's answer to a dry run \
+                      of it cannot be read"
+                .to_owned(),
+            retry: false,
+        }
+    }
+}
