@@ -3,9 +3,10 @@
 //! In: the arguments and environment of an exec. Out: a [`Command`], which says whether a `commands` glob matches it and
 //! whether an exception names it.
 //!
-//! A line that is refused is looked for behind what runs other programs too: shells (shell.rs), and programs such as `env`,
-//! `nice` or `xargs` (wrappers.rs). What cannot be told there counts as every line, so that a rule refuses.
+//! A line that is refused is looked for behind what runs other programs too: shells (shell.rs) and their builtins
+//! (builtins.rs), and programs such as `env`, `nice` or `xargs` (wrappers.rs). What cannot be told there counts as every line, so that a rule refuses.
 
+mod builtins;
 mod programs;
 mod shell;
 mod wrappers;

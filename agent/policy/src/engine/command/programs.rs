@@ -42,7 +42,7 @@ pub(super) const SHELLS: [&str; 14] = [
 ];
 
 /// Programs that run others in ways that are not read here, or shells of another language.
-pub(super) const OPAQUE: [&str; 56] = [
+pub(super) const OPAQUE: [&str; 63] = [
     "alias",
     "bwrap",
     "capsh",
@@ -50,25 +50,31 @@ pub(super) const OPAQUE: [&str; 56] = [
     "choom",
     "chpst",
     "chrt",
+    "compgen",
+    "complete",
     "coresched",
     "csh",
     "cttyhack",
     "dbus-run-session",
+    "emulate",
     "enosys",
     "entr",
     "envdir",
     "envuidgid",
     "expect",
     "fakeroot",
+    "fc",
     "firejail",
     "fish",
     "flock",
     "gdb",
+    "hist",
     "i386",
     "inotifyd",
     "linux32",
     "linux64",
     "ltrace",
+    "nameref",
     "nu",
     "numactl",
     "parallel",
@@ -80,6 +86,7 @@ pub(super) const OPAQUE: [&str; 56] = [
     "run-parts",
     "runcon",
     "s6-setuidgid",
+    "sched",
     "screen",
     "setarch",
     "setpgid",
@@ -124,7 +131,8 @@ pub(super) const LONG_OF_BASH: [&str; 14] = [
 
 pub(super) const WRAPPERS: [Wrapper; 17] = [
     Wrapper {
-        names: &["nohup", "builtin", "tini", "dumb-init", "catatonit"],
+        // The dash is zsh's.
+        names: &["nohup", "builtin", "-", "tini", "dumb-init", "catatonit"],
         options: NONE,
         operands: 0,
     },

@@ -4,6 +4,7 @@
 //! or an odd quote decides what runs. The grammar is that of POSIX (XCU 2, Shell Command Language); what bash, zsh and ksh
 //! take for more than POSIX does counts as not known.
 
+use super::builtins::{self, Effect};
 use super::{Argv, Rest};
 
 /// Reserved words after which a command begins, and those that end a compound one.
@@ -11,8 +12,12 @@ const PREFIXES: [&str; 12] = [
     "if", "then", "elif", "else", "while", "until", "do", "!", "{", "fi", "done", "}",
 ];
 
+/// Reserved words of loops over words.
+const LOOPS: [&str; 2] = ["for", "select"];
+
 /// Reserved words whose grammar is another one.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
+    "always",
     "case",
     "esac",
     "function",
@@ -23,6 +28,11 @@ const OTHERS: [&str; 9] = [
     "noglob",
     "nocorrect",
 ];
+
+/// Whether a word is one of a shell's grammar where a command begins.
+pub(super) fn is_reserved(word: &str) -> bool {
+    PREFIXES.contains(&word) || OTHERS.contains(&word) || LOOPS.contains(&word)
+}
 
 /// The commands of a script; `None` where they cannot be told.
 pub(super) fn simple_commands(script: &str) -> Option<Vec<Argv>> {
@@ -45,10 +55,20 @@ pub(super) fn simple_commands(script: &str) -> Option<Vec<Argv>> {
 struct Pending {
     words: Vec<String>,
     rest: Option<Rest>,
-    /// Whether it is the head of a loop over words, which runs nothing by itself.
-    is_loop_head: bool,
+    /// The head of a loop over words, which runs nothing by itself.
+    loop_head: Option<LoopHead>,
     /// Whether the next word is where a redirection leads.
     redirects: bool,
+}
+
+/// How far the head of a loop is read.
+enum LoopHead {
+    /// A variable's name follows.
+    Begun,
+    /// `in` or `do` follows; without them the values are the script's arguments.
+    Named(String),
+    /// Values follow.
+    In(String),
 }
 
 /// A word that is being read.
@@ -269,7 +289,7 @@ impl Parser<'_> {
     fn open_subshell(&mut self) -> Option<()> {
         let begins = self.word.is_none()
             && self.command.words.is_empty()
-            && !self.command.is_loop_head
+            && self.command.loop_head.is_none()
             && !self.command.redirects;
         if !begins || self.peek() == Some('(') {
             return None;
@@ -282,20 +302,30 @@ impl Parser<'_> {
         let Some(word) = self.word.take() else {
             return Some(());
         };
-        let command = &mut self.command;
-        if std::mem::take(&mut command.redirects) || command.is_loop_head || command.rest.is_some() {
+        if std::mem::take(&mut self.command.redirects) {
             return Some(());
+        }
+        if let Some(head) = self.command.loop_head.take() {
+            return self.loop_word(head, &word);
+        }
+        let command = &mut self.command;
+        if command.rest.is_some() {
+            return (!builtins::may_assign(&command.words, &word.text, word.cut)).then_some(());
         }
         if command.words.is_empty() {
             let reserved = |words: &[&str]| !word.quoted && words.contains(&word.text.as_str());
-            if word.assigns || (!word.cut && reserved(&PREFIXES)) {
+            if word.assigns {
+                let (name, value) = word.text.split_once('=')?;
+                return self.assign(name, (!word.cut).then_some(value));
+            }
+            if !word.cut && reserved(&PREFIXES) {
                 return Some(());
             }
             if word.cut || reserved(&OTHERS) {
                 return None;
             }
-            if reserved(&["for", "select"]) {
-                command.is_loop_head = true;
+            if reserved(&LOOPS) {
+                command.loop_head = Some(LoopHead::Begun);
                 return Some(());
             }
         }
@@ -309,8 +339,44 @@ impl Parser<'_> {
         Some(())
     }
 
+    /// Reads a word of a loop's head.
+    fn loop_word(&mut self, head: LoopHead, word: &Word) -> Option<()> {
+        let is_plain = |text: &str| !word.quoted && !word.cut && word.text == text;
+        self.command.loop_head = match head {
+            LoopHead::Begun if word.cut => return None,
+            LoopHead::Begun => Some(LoopHead::Named(word.text.clone())),
+            LoopHead::Named(name) if is_plain("in") => Some(LoopHead::In(name)),
+            LoopHead::Named(name) if is_plain("do") => {
+                self.assign(&name, None)?;
+                None
+            }
+            // Several names, or braces, which shells read in their own ways.
+            LoopHead::Named(_) => return None,
+            LoopHead::In(name) => {
+                self.assign(&name, (!word.cut).then_some(&word.text))?;
+                Some(LoopHead::In(name))
+            }
+        };
+        Some(())
+    }
+
+    /// Adds what an assignment runs.
+    fn assign(&mut self, name: &str, value: Option<&str>) -> Option<()> {
+        match builtins::assigned(name, value) {
+            Effect::Nothing => {}
+            Effect::Runs(argv) => self.commands.push(argv),
+            Effect::Unknown => return None,
+        }
+        Some(())
+    }
+
     fn end_command(&mut self) -> Option<()> {
         self.end_word()?;
+        match self.command.loop_head.take() {
+            Some(LoopHead::Begun) => return None,
+            Some(LoopHead::Named(name)) => self.assign(&name, None)?,
+            Some(LoopHead::In(_)) | None => {}
+        }
         let command = std::mem::take(&mut self.command);
         if command.redirects {
             return None;

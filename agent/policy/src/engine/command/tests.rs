@@ -121,6 +121,9 @@ fn programs_that_run_others_hide_nothing() {
         &["sh", "-c", "if true; then apk add x; fi"],
         &["sh", "-c", "while ! apk add x; do :; done"],
         &["sh", "-c", "for a in b c; do apk add x; done"],
+        &["sh", "-c", "for a do apk add x; done", "sh", "b"],
+        &["sh", "-c", "for a; do apk add x; done", "sh", "b"],
+        &["sh", "-c", "for a\ndo apk add x; done", "sh", "b"],
         &["sh", "-c", "(cd /; apk add x)"],
         &["sh", "-c", "{ apk add x; }"],
         &["sh", "-c", ">/dev/null 2>&1 apk add x"],
@@ -134,6 +137,176 @@ fn programs_that_run_others_hide_nothing() {
         &["sh", "-c", "echo '#'; apk add x"],
     ] {
         assert!(fires("apk add*", argv), "{argv:?}");
+    }
+}
+
+#[test]
+fn options_that_hold_a_command_hide_nothing() {
+    for argv in [
+        &["split", "--filter=apk add x"][..],
+        &["split", "-l", "1", "--filter", "apk add x", "file"],
+        &["split", "file", "--fil=cd /; apk add x"],
+        &["split", "--filter=true", "--filter=apk add x"],
+        &["split", "-t", "--", "--filter=apk add x"],
+        &["sh", "-c", "yes | split --filter='env apk add x' -"],
+    ] {
+        assert!(fires("apk add*", argv), "{argv:?}");
+    }
+    for argv in [
+        &["sort", "--compress-program=apk", "file"][..],
+        &["sort", "-S1", "--compress-program", "/sbin/apk", "file"],
+        &["sort", "file", "--comp=apk"],
+        &["sort", "--compress-program=gzip", "--compress-program=apk"],
+    ] {
+        assert!(fires("apk", argv), "{argv:?}");
+        assert!(fires("apk -d", argv), "{argv:?}");
+        assert!(!fires("apk add*", argv), "{argv:?}");
+    }
+    for argv in [
+        &["split", "-b", "1m", "apk add", "x"][..],
+        &["split", "--filter=gzip > $FILE.gz", "file"],
+        &["sort", "-t,", "-k2", "apk add"],
+        &["sort", "--check", "file"],
+        &["sort", "--compress-program=gzip", "file"],
+        &["sh", "-c", "sort file | uniq"],
+    ] {
+        assert!(!fires("apk*", argv), "{argv:?}");
+    }
+    for argv in [
+        &["split", "--filter"][..],
+        &["split", "--filter=$X add x"],
+        &["sort", "--compress-program=apk add x"],
+        &["sh", "-c", "sort $X"],
+        &["sh", "-c", "split \"$X\""],
+        &["xargs", "sort"],
+    ] {
+        assert!(fires(NO_LINE, argv), "{argv:?}");
+    }
+}
+
+#[test]
+fn builtins_that_run_text_hide_nothing() {
+    for script in [
+        "mapfile -C 'apk add x' -c 1 lines < file",
+        "mapfile -tC 'cd /; apk add' lines",
+        "readarray -c1 -Capk\\ add lines",
+        "builtin mapfile -C 'apk add' -c 1",
+        "time ! apk add x",
+        "true; - apk add x",
+    ] {
+        assert!(fires("apk add*", &["bash", "-c", script]), "{script}");
+    }
+    for script in [
+        "mapfile -t lines < file; echo \"${lines}\"",
+        "readarray -n 5 lines",
+        "mapfile -C 'echo line' -c 1",
+        "hash ls; test -f 'a[0]'; let i=i+1; unset X; time ls",
+        "printf '%s\\n' \"$X\"; read -r LINE; wait",
+    ] {
+        assert!(!fires("apk*", &["bash", "-c", script]), "{script}");
+    }
+    for script in [
+        "mapfile -C \"$X\" lines",
+        "mapfile $X lines",
+        "mapfile -C 'true #' -d ''",
+        "mapfile -C \"echo 'x\" lines",
+        "compgen -C 'apk add x'",
+        "hash -p /sbin/apk ls; ls add x",
+        "emulate sh -c 'apk add x'",
+        "time { apk add x; }",
+        "time -p coproc apk add x",
+        "{ true; } always { apk add x; }",
+        "for a b in c d; do apk add x; done",
+        "let 'a[$(apk add x)]=1'",
+        "let \"$X\"",
+        "[ -v 'a[$(apk add x)]' ]",
+        "[ -v \"$X\" ]",
+        "test -v 'a[`apk add x`]'",
+        "unset 'a[$(apk add x)]'",
+        "exit 'a[$(apk add x)]'",
+        "declare -i n='a[$(apk add x)]'",
+        "declare -i n; n=$X",
+    ] {
+        assert!(fires(NO_LINE, &["bash", "-c", script]), "{script}");
+    }
+}
+
+#[test]
+fn variables_that_shells_run_hide_nothing() {
+    for argv in [
+        &["bash", "-c", "PROMPT_COMMAND='apk add x'; bash -i"][..],
+        &["bash", "-c", "export PROMPT_COMMAND='true; apk add x'"],
+        &["env", "PROMPT_COMMAND=apk add x", "bash", "-i"],
+        &["sudo", "PROMPT_COMMAND=apk add x", "bash", "-i"],
+        &["env", "-S", "A=b", "PROMPT_COMMAND=apk add x", "bash"],
+    ] {
+        assert!(fires("apk add*", argv), "{argv:?}");
+    }
+    for script in [
+        "PS4='$(apk add x)'; set -x; :",
+        "PS4='$(apk add x)' bash -xc :",
+        "PS4+='`apk add x`'",
+        "PS4='\\044(apk add x)'",
+        "PS1='$(apk add x)' bash -i",
+        "PS4=$X",
+        "A=b PS4='$(apk add x)' bash -xc :",
+        "if PS4='$(apk add x)'; then set -x; fi",
+        "export PS4='$(apk add x)'",
+        "export 'PS4=$(apk add x)'",
+        "export -- PS4='$(apk add x)'",
+        "command export PS4='$(apk add x)'",
+        "export A=$B PS4='$(apk add x)'",
+        "export $X",
+        "declare -x PS4='$(apk add x)'",
+        "declare -n r=PS4; r='$(apk add x)'",
+        "typeset 'PS4[0]=$(apk add x)'",
+        "readonly PS4='$(apk add x)'",
+        "f=x local PS4='$(apk add x)'",
+        "for PS4 in '$(apk add x)'; do set -x; :; done",
+        "for PS4 do set -x; :; done",
+        "select PS4 in '$(apk add x)'; do :; done",
+        "printf -v PS4 '%s' '$(apk add x)'",
+        "printf -vPS4 x",
+        "printf $X",
+        "read -r PS4 < file; set -x",
+        "read $X",
+        "mapfile PS4 < file",
+        "getopts a PS4",
+        "ENV='$(apk add x)' sh -i",
+        "export ENV=$X",
+        "BASH_ENV='$(apk add x)' bash -c :",
+        "BASH_ENV=`x` bash -c :",
+        "PROMPT_COMMAND=$X",
+        "SHELL=/sbin/apk split --filter='add x'",
+        "NULLCMD=apk; > file",
+        "LD_PRELOAD=/tmp/x ls",
+        "BASH_FUNC_ls=x",
+    ] {
+        assert!(fires(NO_LINE, &["bash", "-c", script]), "{script}");
+    }
+    for argv in [
+        &["env", "BASH_ENV=$(apk add x)", "bash", "-c", ":"][..],
+        &["env", "PS4=$(apk add x)", "bash", "-xc", ":"],
+        &["env", "-i", "A=b", "ENV=`apk add x`", "sh", "-i"],
+        &["env", "BASH_FUNC_ls%%=() { apk add x; }", "bash", "-c", "ls"],
+        &["env", "ls=() { apk add x; }", "bash", "-c", "ls"],
+        &["busybox", "env", "ENV=$(apk add x)", "sh", "-i"],
+        &["sudo", "-E", "LD_PRELOAD=/tmp/x", "ls"],
+    ] {
+        assert!(fires(NO_LINE, argv), "{argv:?}");
+    }
+    for argv in [
+        &["env", "ENV=prod", "ls"][..],
+        &["env", "PS1=> ", "sh"],
+        &["env", "SHELL=/bin/bash", "ls"],
+        &["bash", "-c", "ENV=prod ls; export ENV=prod"],
+        &["bash", "-c", "for ENV in dev prod; do ls \"$ENV\"; done"],
+        &["bash", "-c", "export A='$(apk add x)' B=$C; ls"],
+        &["bash", "-c", "echo PS4 'PS4=$(apk add x)'"],
+        &["bash", "-c", "BASH_ENV=/etc/env bash -c ls"],
+        &["bash", "-c", "declare -A map; local x=1; readonly Y=$X"],
+    ] {
+        assert!(!fires("apk*", argv), "{argv:?}");
     }
 }
 

@@ -4,9 +4,11 @@
 //! command begins. The tables follow GNU coreutils 9, util-linux 2.41, findutils 4.10, procps-ng 4, sudo 1.9, opendoas 6.8
 //! and BusyBox 1.37; where these differ an option counts as not known.
 
+use super::builtins::{self, Effect};
 use super::programs::{
     ENV, LOADERS, LONG_OF_BASH, OPAQUE, Options, SCRIPT, SHELLS, SPLIT, SU, WATCH, WRAPPERS, Wrapper, XARGS,
 };
+use super::shell::is_reserved;
 use super::{Argv, Rest};
 
 /// What a command runs besides itself.
@@ -22,10 +24,19 @@ pub(super) enum Inner {
     Unknown,
 }
 
+impl Inner {
+    pub(super) fn of(commands: Vec<Argv>) -> Self {
+        match commands.is_empty() {
+            true => Self::Nothing,
+            false => Self::Commands(commands),
+        }
+    }
+}
+
 /// A command's options, and what follows them.
-struct Parsed<'a> {
+pub(super) struct Parsed<'a> {
     options: Vec<(&'a str, Option<&'a str>)>,
-    rest: &'a [String],
+    pub(super) rest: &'a [String],
     /// Whether `--` says that no option follows.
     ended: bool,
 }
@@ -39,6 +50,12 @@ impl<'a> Parsed<'a> {
             .and_then(|(_, value)| *value)
     }
 
+    /// The values of all options of this name.
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        let of_name = self.options.iter().filter(move |(other, _)| *other == name);
+        of_name.filter_map(|(_, value)| *value)
+    }
+
     fn has(&self, names: &[&str]) -> bool {
         self.options.iter().any(|(name, _)| names.contains(name))
     }
@@ -46,7 +63,7 @@ impl<'a> Parsed<'a> {
 
 impl Options {
     /// Reads options up to the first other word; `None` where one is not known.
-    fn parse<'a>(&self, mut words: &'a [String]) -> Option<Parsed<'a>> {
+    pub(super) fn parse<'a>(&self, mut words: &'a [String]) -> Option<Parsed<'a>> {
         let (mut options, mut ended) = (Vec::new(), false);
         while let Some((word, after)) = words.split_first() {
             if options.last().is_some_and(|(name, _)| self.last.contains(name)) {
@@ -137,7 +154,7 @@ impl Options {
 }
 
 /// The name by which a program decides what it is.
-fn base_name(program: &str) -> &str {
+pub(super) fn base_name(program: &str) -> &str {
     let program = program.trim_ascii();
     program.rsplit('/').next().unwrap_or(program)
 }
@@ -173,11 +190,13 @@ pub(super) fn inner(argv: &Argv) -> Inner {
         "watch" => watch(arguments, &argv.rest),
         "su" | "runuser" => su(arguments, &argv.rest),
         "script" => script(arguments, &argv.rest),
+        "sort" => sort(arguments, &argv.rest),
+        "split" => split(arguments, &argv.rest),
         "eval" if argv.rest == Rest::Closed => Some(Inner::Script(arguments.join(" "))),
         "eval" => None,
         name => match WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name)) {
             Some(wrapper) => wrapped(wrapper, arguments, &argv.rest),
-            None => Some(Inner::Nothing),
+            None => builtins::inner(name, arguments, &argv.rest),
         },
     };
     inner.unwrap_or(Inner::Unknown)
@@ -194,20 +213,36 @@ fn command(words: &[String], rest: &Rest) -> Option<Inner> {
     }]))
 }
 
-/// The words after assignments `NAME=VALUE`.
-fn after_assignments(words: &[String]) -> &[String] {
-    let first = words.iter().position(|word| !word.contains('='));
-    &words[first.unwrap_or(words.len())..]
+/// The command after assignments `NAME=VALUE`, and what these run.
+fn after_assignments(words: &[String], rest: &Rest) -> Option<Inner> {
+    let mut commands = Vec::new();
+    let mut words = words;
+    while let Some((word, after)) = words.split_first() {
+        let Some((name, value)) = word.split_once('=') else {
+            break;
+        };
+        match builtins::assigned(name, Some(value)) {
+            Effect::Nothing => {}
+            Effect::Runs(argv) => commands.push(argv),
+            Effect::Unknown => return None,
+        }
+        words = after;
+    }
+    if let Inner::Commands(more) = command(words, rest)? {
+        commands.extend(more);
+    }
+    Some(Inner::of(commands))
 }
 
 fn wrapped(wrapper: &Wrapper, arguments: &[String], rest: &Rest) -> Option<Inner> {
     let parsed = wrapper.options.parse(arguments)?;
     let words = parsed.rest.get(wrapper.operands..).unwrap_or_default();
-    let words = match wrapper.names {
-        ["sudo"] => after_assignments(words),
-        _ => words,
-    };
-    command(words, rest)
+    match wrapper.names {
+        ["sudo"] => after_assignments(words, rest),
+        // A reserved word of shells, which takes more than a simple command.
+        ["time"] if words.first().is_some_and(|word| is_reserved(word)) => None,
+        _ => command(words, rest),
+    }
 }
 
 fn env(arguments: &[String], rest: &Rest) -> Option<Inner> {
@@ -218,7 +253,7 @@ fn env(arguments: &[String], rest: &Rest) -> Option<Inner> {
             [dash, after @ ..] if dash == "-" && !parsed.ended => after,
             words => words,
         };
-        return command(after_assignments(words), rest);
+        return after_assignments(words, rest);
     };
     // Quotes, escapes and variables of its own language.
     if split.contains(['"', '\'', '\\', '$', '#']) {
@@ -297,10 +332,59 @@ fn find(arguments: &[String], rest: &Rest) -> Option<Inner> {
         // What looks like one may be the value of another test, so that the next one can be among these words.
         commands.push(cut_at(&after[..end], "{}", rest)?);
     }
-    Some(match commands.is_empty() {
-        true => Inner::Nothing,
-        false => Inner::Commands(commands),
-    })
+    Some(Inner::of(commands))
+}
+
+/// The values of a long option, which getopt(3) of GNU takes from anywhere and by any beginning of its name. `--` may be the
+/// value of another option, so that it ends nothing here.
+fn option_values<'a>(arguments: &'a [String], name: &str) -> Option<Vec<&'a str>> {
+    let mut values = Vec::new();
+    for (at, word) in arguments.iter().enumerate() {
+        let Some(long) = word.strip_prefix("--") else {
+            continue;
+        };
+        let (begun, value) = long
+            .split_once('=')
+            .map_or((long, None), |(begun, value)| (begun, Some(value)));
+        if !begun.is_empty() && name.starts_with(begun) {
+            values.push(value.or_else(|| arguments.get(at + 1).map(String::as_str))?);
+        }
+    }
+    Some(values)
+}
+
+/// `--filter` has a script for the shell.
+fn split(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    if *rest != Rest::Closed {
+        return None;
+    }
+    let scripts = option_values(arguments, "filter")?.into_iter();
+    let commands = scripts.map(|text| closed(&["sh", "-c", text]));
+    Some(Inner::of(commands.collect()))
+}
+
+/// `--compress-program` has a program, which is run with `-d` too. Whether more than a name is taken apart differs.
+fn sort(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    if *rest != Rest::Closed {
+        return None;
+    }
+    let mut commands = Vec::new();
+    for program in option_values(arguments, "compress-program")? {
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._+-".contains(char);
+        if !program.chars().all(is_plain) {
+            return None;
+        }
+        commands.extend([closed(&[program]), closed(&[program, "-d"])]);
+    }
+    Some(Inner::of(commands))
+}
+
+/// A command of which all is known.
+pub(super) fn closed(words: &[&str]) -> Argv {
+    Argv {
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        rest: Rest::Closed,
+    }
 }
 
 /// The words are a script, unless `-x` is given.
