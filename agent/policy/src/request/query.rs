@@ -73,15 +73,19 @@ impl Query {
             return Err(error);
         }
         let mut pairs: Vec<(String, String)> = Vec::new();
+        // Where the value of each single key came first. Others are compared with that one alone, however many there are.
+        let mut firsts = [None; SINGLE.len()];
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             if pair.contains(';') {
                 return Err(ReadError::Query("has a semicolon outside an escape"));
             }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (key, value) = (unescape(key)?, unescape(value)?);
-            let differs = |(seen, other): &(String, String)| *seen == key && *other != value;
-            if SINGLE.contains(&key.as_str()) && pairs.iter().any(differs) {
-                return Err(ReadError::RepeatedQuery(key));
+            if let Some(single) = SINGLE.iter().position(|single| *single == key) {
+                let first = *firsts[single].get_or_insert(pairs.len());
+                if pairs.get(first).is_some_and(|(_, other)| *other != value) {
+                    return Err(ReadError::RepeatedQuery(key));
+                }
             }
             pairs.push((key, value));
         }
@@ -189,6 +193,19 @@ mod tests {
         }
         let query = Query::read("command=sh&command=-c&command=a+b%3Bc&&x", Pairs::Any).expect("valid");
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "a b;c"]);
+    }
+
+    #[test]
+    fn a_single_key_may_come_again_with_its_first_value_alone() {
+        let many = "tty=1&".repeat(MAX_EXEC_PAIRS - 1);
+        for (last, refused) in [("tty=1", false), ("tty=0", true), ("tty", true), ("command=x", false)] {
+            let query = Query::read(&format!("{many}{last}"), Pairs::Exec);
+            let expected = refused.then(|| ReadError::RepeatedQuery("tty".to_owned()));
+            assert_eq!(query.err(), expected, "{last}");
+        }
+        // Each key has a first value of its own.
+        let query = Query::read("stdin=1&stdout=0&stdin=1&tty=0&stdout=0&stdout=1", Pairs::Exec);
+        assert_eq!(query.err(), Some(ReadError::RepeatedQuery("stdout".to_owned())));
     }
 
     #[test]
