@@ -8,7 +8,6 @@ use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr,
 
 use super::CelError;
 use super::library::signature::SIGNATURES;
-use super::rules::{MAX_RULE_LOOPS, VARIABLES};
 
 /// The longest text of an expression, in bytes. One a person reads has a few hundred.
 pub const MAX_EXPRESSION: usize = 4096;
@@ -18,6 +17,13 @@ pub const MAX_DEPTH: usize = 64;
 
 /// How many of `all`, `exists`, `exists_one`, `map` and `filter` may stand in each other: each multiplies the work.
 pub const MAX_LOOPS: usize = 2;
+
+/// How many of `all`, `exists`, `exists_one`, `map` and `filter` may stand in each other in a rule. What they really cost is counted
+/// when they run: the containers of a pod, their ports and a list of numbers are three.
+pub const MAX_RULE_LOOPS: usize = 4;
+
+/// The name under which an expression reads a policy's `variables`.
+pub(super) const VARIABLES: &str = "variables";
 
 /// Functions and methods by name, operators apart. The interpreter would only miss one when it runs.
 const FUNCTIONS: [&str; 33] = [

@@ -11,7 +11,7 @@ use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr,
 
 use super::CelError;
 use super::check::MAX_LOOPS;
-use super::value::{MAX_TEXT, MAX_VALUES};
+use super::value::{MAX_TEXT, MAX_VALUES, PER_NUMBER};
 
 /// The largest value that an expression may make at worst, in bytes; each value counts for [`PER_VALUE`] beside its text. A prefix of a
 /// claim for each group comes to 84 MB, since either may take all the room of the variables; real tokens come to a few KB.
@@ -32,9 +32,6 @@ const PER_VALUE: u64 = 16;
 
 /// A list or a map without what is in it.
 const LIST: Bound = Bound::of(PER_VALUE, 0);
-
-/// What a number takes as text: 309 digits and a sign (`value` counts it likewise).
-pub(super) const PER_NUMBER: u64 = 320;
 
 /// What compiling a pattern takes, and what each repetition adds: with a backslash it may be of a class of Unicode.
 const PATTERN_STEPS: u64 = 1000;
@@ -58,7 +55,7 @@ struct Bound {
 }
 
 impl Bound {
-    const SCALAR: Self = Self::of(PER_VALUE + PER_NUMBER, 1);
+    const SCALAR: Self = Self::of(PER_VALUE + PER_NUMBER as u64, 1);
 
     const fn of(size: u64, count: u64) -> Self {
         Self {
@@ -337,7 +334,8 @@ pub(super) fn repetition(pattern: &str) -> u64 {
     numbers.fold(1_u64, |all, count| all.saturating_mul(count.max(1)))
 }
 
-fn written_text(node: &IdedExpr) -> Option<&str> {
+/// The text that a node is, where it is written down.
+pub(super) fn written_text(node: &IdedExpr) -> Option<&str> {
     match &node.expr {
         Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
         _ => None,

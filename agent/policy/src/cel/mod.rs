@@ -6,6 +6,9 @@
 //! There are two kinds. Expressions of token claims are judged at their worst where they are read (cost.rs), since any values may come. Those of
 //! rules judge bodies of 1.5 MB on a thread of the data path, so they run on a budget (rules/).
 //!
+//! rules/ imports library/, the functions that rules have; both import runtime/, the values and the budget of an evaluation, which imports none
+//! of them.
+//!
 //! The interpreter is the crate `cel`. It has neither limits nor a check of names before it runs, so check.rs brings both:
 //! what is not known is refused where the file is read, and nothing here runs long or deep. Timestamps and durations are not
 //! part of it.
@@ -14,6 +17,7 @@ mod check;
 mod cost;
 mod library;
 mod rules;
+mod runtime;
 mod value;
 
 use std::collections::BTreeSet;
@@ -24,11 +28,10 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-pub use check::{MAX_DEPTH, MAX_EXPRESSION, MAX_LOOPS};
+pub use check::{MAX_DEPTH, MAX_EXPRESSION, MAX_LOOPS, MAX_RULE_LOOPS};
 pub use cost::{MAX_PATTERN, MAX_REPETITION, MAX_SIZE, MAX_STEPS};
-pub use rules::{
-    Activation, Composition, MAX_RULE_LOOPS, MAX_RULE_PATTERN, MAX_RULE_STEPS, MAX_VARIABLES, Root,
-};
+pub use rules::{Activation, Composition, MAX_RULE_PATTERN, MAX_VARIABLES, Root};
+pub use runtime::MAX_RULE_STEPS;
 pub use value::{CelOutcome, MAX_OUTCOME, MAX_TEXT, MAX_VALUES};
 
 /// Why an expression is refused.

@@ -9,8 +9,6 @@ use ::cel::Value;
 use ::cel::objects::{Key, Map};
 use serde_json::Value as Json;
 
-use super::cost;
-
 /// How many values the variables of one evaluation may hold together. An expression with two loops in each other looks at the
 /// square of this; a directory's tokens have a few hundred groups.
 pub const MAX_VALUES: usize = 1024;
@@ -18,6 +16,9 @@ pub const MAX_VALUES: usize = 1024;
 /// How many bytes of text the variables of one evaluation may hold together, keys included. A token has 16 KB at most, and the
 /// groups of its user a prefix each.
 pub const MAX_TEXT: usize = 24 * 1024;
+
+/// How many bytes of text a number counts for: 309 digits and a sign.
+pub(super) const PER_NUMBER: usize = 320;
 
 /// How many bytes of text an outcome may have. What a token's user is kept with is made of outcomes.
 pub const MAX_OUTCOME: usize = 64 * 1024;
@@ -102,7 +103,7 @@ pub(super) fn of_json(json: &Json, room: &mut Room) -> Option<Value> {
             Some(whole) => Value::Int(whole),
             None => {
                 // Such a number may become a long text.
-                room.text = room.text.checked_sub(cost::PER_NUMBER as usize)?;
+                room.text = room.text.checked_sub(PER_NUMBER)?;
                 Value::Float(number.as_f64()?)
             }
         },

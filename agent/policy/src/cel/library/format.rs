@@ -14,7 +14,7 @@ use ::regex::Regex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::rules::budget::spend_text;
+use super::super::runtime::budget::spend_text;
 use super::opaque::{Named, Opaque, opaque};
 use super::{Operands, Outcome, operand, text_at, url};
 

@@ -10,8 +10,8 @@ use ::cel::common::types::{CelString, LIST_TYPE};
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::budget::spend_text;
-use super::super::rules::{list_of, spend_length, unexpected};
+use super::super::runtime::budget::spend_text;
+use super::super::runtime::{list_of, spend_length, unexpected};
 use super::{Operands, Outcome, boolean, failed, integer};
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {

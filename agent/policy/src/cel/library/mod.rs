@@ -24,9 +24,9 @@ use ::cel::common::types::{CelBool, CelInt, CelString};
 use ::cel::common::value::{CowVal, FromVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::rules::unexpected;
+use super::runtime::unexpected;
 
-pub(super) use operators::Pattern;
+pub(super) use operators::{EQUAL, IS_IN, LOOP, NOT_EQUAL, Pattern, READ, READ_DEEP};
 
 /// The functions of rules.
 pub(super) static RULES: LazyLock<Arc<Env>> = LazyLock::new(|| {

@@ -10,8 +10,23 @@ use ::cel::common::value::{CowVal, StaticVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 use ::regex::Regex;
 
-use super::super::rules::{EQUAL, IS_IN, LOOP, NOT_EQUAL, READ, READ_DEEP, budget, equal, is_in};
+use super::super::runtime::{budget, equal, is_in};
 use super::{Operands, Outcome, boolean, operand, text_at};
+
+// Names that begin with `@` are an instrumented tree's own: no text that people write has such a name.
+
+/// Takes a loop's rounds off the budget: the list, and the steps of a round.
+pub(in crate::cel) const LOOP: &str = "@loop";
+/// Takes the copying of a value off the budget, and gives it back.
+pub(in crate::cel) const READ: &str = "@read";
+/// Likewise the reading of a value whole.
+pub(in crate::cel) const READ_DEEP: &str = "@readDeep";
+/// `==`.
+pub(in crate::cel) const EQUAL: &str = "@equal";
+/// `!=`.
+pub(in crate::cel) const NOT_EQUAL: &str = "@notEqual";
+/// `in`.
+pub(in crate::cel) const IS_IN: &str = "@isIn";
 
 static PATTERN: Type = Type::new_unspecified_type("pattern");
 

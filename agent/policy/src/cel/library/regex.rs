@@ -6,7 +6,7 @@ use ::cel::common::types::{CelList, CelString, DYN_TYPE, INT_TYPE, STRING_TYPE};
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{DeclarationError, Env};
 
-use super::super::rules::budget::{spend, spend_text};
+use super::super::runtime::budget::{spend, spend_text};
 use super::operators::{Pattern, spend_search};
 use super::{Operands, Outcome, int_at, operand, string, text_at};
 

@@ -8,7 +8,7 @@ use ::cel::common::types::{BOOL_TYPE, CelBool, STRING_TYPE, Type};
 use ::cel::common::value::CowVal;
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::budget::spend_text;
+use super::super::runtime::budget::spend_text;
 use super::opaque::{Named, Opaque, opaque};
 use super::{Operands, Outcome, boolean, failed, integer, operand, text_at};
 

@@ -6,7 +6,7 @@ use ::cel::common::types::LIST_TYPE;
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::{is_in, list_of, spend_length};
+use super::super::runtime::{is_in, list_of, spend_length};
 use super::{Operands, Outcome, boolean};
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {

@@ -8,8 +8,8 @@ use ::cel::common::types::{CelInt, CelList, CelString, DYN_TYPE, INT_TYPE, LIST_
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::budget::{spend, spend_text};
-use super::super::rules::{equal, list_of, spend_length, unexpected};
+use super::super::runtime::budget::{spend, spend_text};
+use super::super::runtime::{equal, list_of, spend_length, unexpected};
 use super::{Operands, Outcome, failed, int_at, integer, operand, string, text_at};
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {

@@ -16,8 +16,8 @@ use ::cel::common::value::{CowVal, Val};
 use ::cel::parser::{Macro, MacroExprHelper, ParseError};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::budget::{spend, weight};
-use super::super::rules::unexpected;
+use super::super::runtime::budget::{spend, weight};
+use super::super::runtime::unexpected;
 use super::{Operands, Outcome};
 
 const ACCUMULATOR: &str = "@result";

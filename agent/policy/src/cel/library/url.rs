@@ -11,7 +11,7 @@ use ::cel::common::types::{CelList, CelMap, CelMapKey, CelString, STRING_TYPE, T
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{DeclarationError, Env, ExecutionError};
 
-use super::super::rules::budget::{spend, spend_text};
+use super::super::runtime::budget::{spend, spend_text};
 use super::opaque::{Named, Opaque, opaque};
 use super::{Operands, Outcome, boolean, failed, operand, string, text_at};
 

@@ -11,10 +11,12 @@ use ::cel::common::types::CelBool;
 use ::cel::common::value::Val;
 use serde_json::Value as Json;
 
+use super::super::check::VARIABLES;
 use super::super::library::{self, Pattern};
+use super::super::runtime::budget::{self, MAX_RULE_STEPS};
+use super::super::runtime::of_json;
 use super::super::{EvaluationError, Expression};
-use super::budget::{self, MAX_RULE_STEPS};
-use super::{Compiled, Composition, VARIABLES, json};
+use super::{Compiled, Composition};
 
 /// A root's name, and where its JSON is: asked for at most once. What is not there, such as the `object` of a delete, is `null`.
 pub type Root<'a> = (&'a str, &'a dyn Fn() -> &'a Json);
@@ -55,7 +57,7 @@ impl<'a> Activation<'a> {
         for (place, (name, json)) in self.roots.iter().enumerate() {
             if !self.bound[place] && rule.roots.contains(*name) {
                 self.bound[place] = true;
-                self.context.add_variable_as_val(*name, json::of_json(json()));
+                self.context.add_variable_as_val(*name, of_json(json()));
             }
         }
     }

@@ -13,22 +13,11 @@ use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr,
 use regex::{Regex, RegexBuilder};
 
 use super::super::CelError;
-use super::super::cost::{MAX_REPETITION, repetition};
+use super::super::check::VARIABLES;
+use super::super::cost::{MAX_REPETITION, repetition, written_text};
 use super::super::library::signature::SIGNATURES;
-use super::VARIABLES;
+use super::super::library::{EQUAL, IS_IN, LOOP, NOT_EQUAL, READ, READ_DEEP};
 
-/// Takes a loop's rounds off the budget: the list, and the steps of a round.
-pub(in crate::cel) const LOOP: &str = "@loop";
-/// Takes the copying of a value off the budget, and gives it back.
-pub(in crate::cel) const READ: &str = "@read";
-/// Likewise the reading of a value whole.
-pub(in crate::cel) const READ_DEEP: &str = "@readDeep";
-/// `==`.
-pub(in crate::cel) const EQUAL: &str = "@equal";
-/// `!=`.
-pub(in crate::cel) const NOT_EQUAL: &str = "@notEqual";
-/// `in`.
-pub(in crate::cel) const IS_IN: &str = "@isIn";
 /// What a pattern's variable begins with; the pattern follows.
 const PATTERN: &str = "@pattern:";
 
@@ -329,11 +318,4 @@ fn is_plain_format(format: &str) -> bool {
         clause.bytes().take_while(u8::is_ascii_digit).count()
     };
     clauses.map(digits).all(|digits| digits <= 2)
-}
-
-fn written_text(node: &IdedExpr) -> Option<&str> {
-    match &node.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
-        _ => None,
-    }
 }

@@ -2,14 +2,11 @@
 //!
 //! In: texts, later the JSON of one decision. Out: whether a rule's expression holds.
 //!
-//! An object's JSON is neither copied nor converted: an expression looks up what it selects (json.rs). All expressions of one decision run on
-//! one budget, which each loop and each function takes from before it does its work (budget.rs, instrument.rs).
+//! An object's JSON is neither copied nor converted: an expression looks up what it selects. All expressions of one decision run on one
+//! budget, which each loop and each function takes from before it does its work (instrument.rs, and ../runtime/budget.rs).
 
 mod activation;
-pub(super) mod budget;
-mod compare;
 mod instrument;
-mod json;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,23 +15,12 @@ use std::sync::Arc;
 use ::cel::common::ast::IdedExpr;
 use regex::Regex;
 
+use super::check::VARIABLES;
 use super::library::signature::Type;
 use super::{CelError, Expression, check, library, parse};
 
 pub use activation::{Activation, Root};
-pub use budget::MAX_RULE_STEPS;
 pub use instrument::MAX_RULE_PATTERN;
-
-pub(super) use compare::{equal, is_in};
-pub(super) use instrument::{EQUAL, IS_IN, LOOP, NOT_EQUAL, READ, READ_DEEP};
-pub(super) use json::{list_of, spend_length, unexpected};
-
-/// The name under which an expression reads a policy's `variables`.
-pub(super) const VARIABLES: &str = "variables";
-
-/// How many of `all`, `exists`, `exists_one`, `map` and `filter` may stand in each other in a rule. What they really cost is counted
-/// when they run: the containers of a pod, their ports and a list of numbers are three.
-pub const MAX_RULE_LOOPS: usize = 4;
 
 /// How many variables a policy may have. Those of Kubernetes' and Kyverno's policies have five at most.
 pub const MAX_VARIABLES: usize = 32;

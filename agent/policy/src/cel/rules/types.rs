@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::super::CelError;
+use super::super::check::{TYPES, VARIABLES};
 use super::super::library::signature::{Call, SIGNATURES, Type};
-use super::VARIABLES;
 
 /// The type that a tree comes to.
 pub(super) fn of_tree(tree: &IdedExpr, variables: &BTreeMap<String, Type>) -> Result<Type, CelError> {
@@ -87,7 +87,7 @@ impl<'t> Walk<'t> {
     }
 
     fn name(&self, name: &str) -> Type {
-        let is_type = super::super::check::TYPES.contains(&name);
+        let is_type = TYPES.contains(&name);
         let other = if is_type { Type::Kind } else { Type::Any };
         self.in_scope(name).unwrap_or(other)
     }

@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// Runs an evaluation with so many steps, of which it leaves the rest. The second of the outcome says whether they were enough.
-pub(super) fn run<T>(left: &mut u64, evaluation: impl FnOnce() -> T) -> (T, bool) {
+pub(in crate::cel) fn run<T>(left: &mut u64, evaluation: impl FnOnce() -> T) -> (T, bool) {
     LEFT.set(*left);
     IS_EXHAUSTED.set(false);
     let outcome = evaluation();
