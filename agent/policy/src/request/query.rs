@@ -198,7 +198,12 @@ mod tests {
     #[test]
     fn a_single_key_may_come_again_with_its_first_value_alone() {
         let many = "tty=1&".repeat(MAX_EXEC_PAIRS - 1);
-        for (last, refused) in [("tty=1", false), ("tty=0", true), ("tty", true), ("command=x", false)] {
+        for (last, refused) in [
+            ("tty=1", false),
+            ("tty=0", true),
+            ("tty", true),
+            ("command=x", false),
+        ] {
             let query = Query::read(&format!("{many}{last}"), Pairs::Exec);
             let expected = refused.then(|| ReadError::RepeatedQuery("tty".to_owned()));
             assert_eq!(query.err(), expected, "{last}");
