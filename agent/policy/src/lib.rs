@@ -16,7 +16,7 @@
 //! | [`person`] | a person for whom an agent asks, from a verified token | `jwt`, `upstream_user` |
 //! | [`identity`] | an agent that may act now: the principal of a request | `api`, `person` |
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `cel`, `glob`, `identity`, `jwt`, `kubernetes`, `person`, `request`, `upstream_user`, `yaml` |
-//! | [`testing`] | tests of policies: AgentPolicyTest files, command lines of kubectl as requests (kubectl/), and what each case comes to | `api`, `decision`, `engine`, `identity`, `person`, `request`, `yaml` |
+//! | [`testing`] | tests of policies: AgentPolicyTest files, command lines of kubectl as requests (kubectl/), and what each case comes to | `api`, `body`, `decision`, `engine`, `identity`, `kubernetes`, `person`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request`, `upstream_user` |
 //! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `cel`, `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
@@ -54,6 +54,7 @@ pub use engine::{
     TraceStep, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
+pub use kubernetes::DEFAULT_NAMESPACE;
 pub use person::{Person, PersonError};
 pub use request::{
     BODY_LIMIT, BodyInput, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError,

@@ -206,7 +206,7 @@ async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result
 const WITHOUT_NODE_RULES: &str = "node authorizer does not support user rule resolution";
 
 /// The namespace whose rules are listed in any case; with them come those for every namespace.
-pub const LISTED_NAMESPACE: &str = "default";
+pub const LISTED_NAMESPACE: &str = picket_policy::DEFAULT_NAMESPACE;
 
 /// The verbs that a credential has on some resource: for every namespace, or in one that was asked about.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
+use picket_policy::DEFAULT_NAMESPACE;
+
 use super::cache::ObjectCache;
 use super::dns::DnsNames;
 use super::projections::{Key, NodeProjection, ServicePort, ServiceProjection, SliceProjection};
 use super::target::EndpointTarget;
 
-/// The namespace and the name of the API server's own Service.
-const OWN_NAMESPACE: &str = "default";
+/// The name of the API server's own Service, which is in the namespace `default`.
 const OWN_SERVICE: &str = "kubernetes";
 
 /// Where clouds tell a machine what it is, its credentials included: nearly all of them (the first), and by other addresses AWS,
@@ -174,12 +175,12 @@ pub(super) struct EndpointSet {
 
 /// Whether an object is the API server's own Service, or a slice of it.
 pub(super) fn is_own(namespace: &str, service: &str) -> bool {
-    namespace == OWN_NAMESPACE && service == OWN_SERVICE
+    namespace == DEFAULT_NAMESPACE && service == OWN_SERVICE
 }
 
 /// Under which the API server's own Service is listed.
 pub(super) fn own_service() -> Key {
-    (OWN_NAMESPACE.to_owned(), OWN_SERVICE.to_owned())
+    (DEFAULT_NAMESPACE.to_owned(), OWN_SERVICE.to_owned())
 }
 
 impl EndpointSet {

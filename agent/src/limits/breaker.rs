@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
+use super::SECOND;
 use crate::audit::AuditId;
 
 /// Different refused requests of one identity that are counted at once: 6 KB at most of an identity.
 const REQUESTS: usize = 64;
 
 /// How long refusals are counted for. In nanoseconds, as all moments here.
-pub(super) const WINDOW: u64 = 60 * 1_000_000_000;
+pub(super) const WINDOW: u64 = 60 * SECOND;
 
 /// What a refusal is.
 #[derive(Debug, Clone)]
@@ -138,8 +139,6 @@ fn place_for_another(entries: &mut Vec<Entry>, request: u64, now: u64) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
 
     fn id(number: u128) -> AuditId {
         AuditId::of(number)

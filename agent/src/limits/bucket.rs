@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use picket_policy::Rate;
 
-const SECOND: u64 = 1_000_000_000;
+use super::SECOND;
 
 /// A token bucket. Moments are nanoseconds since a start that is the same for all calls.
 #[derive(Debug, Default)]

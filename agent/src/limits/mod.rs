@@ -37,6 +37,7 @@ pub use breaker::OpenBreaker;
 pub use exceeded::{LimitExceeded, LimitKind, Repeat};
 pub use metrics::{BreakerGuard, LimitMetrics};
 
+/// Nanoseconds of a second: moments are counted in them.
 const SECOND: u64 = 1_000_000_000;
 
 /// How many seconds after a refusal a place may be free. It is free when a request ends, which nobody knows.

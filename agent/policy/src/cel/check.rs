@@ -103,6 +103,15 @@ pub(super) fn text(text: &str) -> Result<(), CelError> {
     Ok(())
 }
 
+/// Whether a text is a name: letters of ASCII, digits and `_`, the first no digit. POSIX has the same names for variables of shells.
+pub(crate) fn is_identifier(text: &str) -> bool {
+    !text.starts_with(|first: char| first.is_ascii_digit())
+        && !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 /// What a tree looks at.
 #[derive(Debug, Default)]
 pub(super) struct Found {

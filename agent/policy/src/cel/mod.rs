@@ -28,6 +28,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value as Json;
 use thiserror::Error;
 
+pub(crate) use check::is_identifier;
 pub use check::{MAX_DEPTH, MAX_EXPRESSION, MAX_LOOPS, MAX_RULE_LOOPS};
 pub use cost::{MAX_PATTERN, MAX_REPETITION, MAX_SIZE, MAX_STEPS};
 pub use rules::{Activation, Composition, MAX_RULE_PATTERN, MAX_VARIABLES, Root};

@@ -7,84 +7,20 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// The groups that Kubernetes keeps for itself, with the resources of every version that is still in use.
-const SERVED: [(&str, &[&str]); 15] = [
-    (
-        "",
-        &[
-            "bindings",
-            "componentstatuses",
-            "configmaps",
-            "endpoints",
-            "events",
-            "limitranges",
-            "namespaces",
-            "nodes",
-            "persistentvolumeclaims",
-            "persistentvolumes",
-            "pods",
-            "podtemplates",
-            "replicationcontrollers",
-            "resourcequotas",
-            "secrets",
-            "serviceaccounts",
-            "services",
-        ],
-    ),
-    (
-        "admissionregistration.k8s.io",
-        &[
-            "mutatingadmissionpolicies",
-            "mutatingadmissionpolicybindings",
-            "mutatingwebhookconfigurations",
-            "validatingadmissionpolicies",
-            "validatingadmissionpolicybindings",
-            "validatingwebhookconfigurations",
-        ],
-    ),
-    ("apiextensions.k8s.io", &["customresourcedefinitions"]),
-    ("apiregistration.k8s.io", &["apiservices"]),
-    (
-        "apps",
-        &[
-            "controllerrevisions",
-            "daemonsets",
-            "deployments",
-            "replicasets",
-            "statefulsets",
-        ],
-    ),
-    ("authentication.k8s.io", &["selfsubjectreviews", "tokenreviews"]),
-    (
-        "authorization.k8s.io",
-        &[
-            "localsubjectaccessreviews",
-            "selfsubjectaccessreviews",
-            "selfsubjectrulesreviews",
-            "subjectaccessreviews",
-        ],
-    ),
-    ("autoscaling", &["horizontalpodautoscalers"]),
-    ("batch", &["cronjobs", "jobs"]),
-    ("coordination.k8s.io", &["leasecandidates", "leases"]),
-    ("discovery.k8s.io", &["endpointslices"]),
-    ("events.k8s.io", &["events"]),
-    (
-        "networking.k8s.io",
-        &[
-            "ingressclasses",
-            "ingresses",
-            "ipaddresses",
-            "networkpolicies",
-            "servicecidrs",
-        ],
-    ),
-    ("policy", &["poddisruptionbudgets", "podsecuritypolicies"]),
-    (
-        "rbac.authorization.k8s.io",
-        &["clusterrolebindings", "clusterroles", "rolebindings", "roles"],
-    ),
+use super::table::{METRICS, TABLE};
+
+/// Resources of releases before or of feature gates that are off, in groups that Kubernetes keeps for itself.
+const FURTHER: [(&str, &str); 3] = [
+    ("certificates.k8s.io", "clustertrustbundles"),
+    ("coordination.k8s.io", "leasecandidates"),
+    ("policy", "podsecuritypolicies"),
 ];
+
+/// The resources of the groups that Kubernetes keeps for itself, each with its group.
+fn own() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = TABLE.iter().filter(|row| row.group != METRICS);
+    rows.map(|row| (row.group, row.plural)).chain(FURTHER)
+}
 
 /// Subresources that Kubernetes serves, as requests combine them with their resources.
 const SUBRESOURCES: [(&str, &[&str]); 27] = [
@@ -133,7 +69,7 @@ const SUBRESOURCES: [(&str, &[&str]); 27] = [
 
 /// Resources and subresources that Kubernetes serves, each as `pods` or `pods/exec`, whatever their groups. Rules are filed under them.
 static KNOWN: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
-    let resources = SERVED.iter().flat_map(|(_, resources)| resources.iter().copied());
+    let resources = own().map(|(_, resource)| resource);
     let with_subresources = SUBRESOURCES.iter().flat_map(|(resource, subs)| {
         // Once for each process.
         subs.iter()
@@ -152,36 +88,16 @@ pub(crate) fn known_resources() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().copied()
 }
 
-/// Resources without a namespace, so that listing them is not "in every namespace". A resource that is not here (a
-/// custom one) is taken for namespaced, which can only make a Deny rule match more.
-const CLUSTER_SCOPED: [(&str, &str); 26] = [
-    ("", "componentstatuses"),
-    ("", "namespaces"),
-    ("", "nodes"),
-    ("", "persistentvolumes"),
+/// More resources without a namespace than the table has.
+const CLUSTER_SCOPED: [(&str, &str); 4] = [
     ("admissionregistration.k8s.io", "*"),
-    ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ("apiregistration.k8s.io", "apiservices"),
-    ("certificates.k8s.io", "certificatesigningrequests"),
     ("certificates.k8s.io", "clustertrustbundles"),
     ("flowcontrol.apiserver.k8s.io", "*"),
     ("internal.apiserver.k8s.io", "storageversions"),
-    ("metrics.k8s.io", "nodes"),
-    ("networking.k8s.io", "ingressclasses"),
-    ("networking.k8s.io", "ipaddresses"),
-    ("networking.k8s.io", "servicecidrs"),
-    ("node.k8s.io", "runtimeclasses"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"),
-    ("rbac.authorization.k8s.io", "clusterroles"),
-    ("resource.k8s.io", "deviceclasses"),
-    ("resource.k8s.io", "resourceslices"),
-    ("scheduling.k8s.io", "priorityclasses"),
-    ("storage.k8s.io", "csidrivers"),
-    ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "storageclasses"),
-    ("storage.k8s.io", "volumeattachments"),
-    ("storage.k8s.io", "volumeattributesclasses"),
 ];
+
+/// Groups whose requests are about somebody else's: a review of what may be done in a namespace is itself in none.
+const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 
 /// Resources whose objects have DNS names. Others may have any name that fits in a path, as roles and bindings do.
 const NAMED_BY_DNS: [&str; 23] = [
@@ -210,72 +126,46 @@ const NAMED_BY_DNS: [&str; 23] = [
     "statefulsets",
 ];
 
-/// Kinds and short names as kubectl takes them, which a rule does not: it would match nothing, and a rule that refuses would
-/// be a hole that nobody sees. Each with the resource's name in requests.
-const NOT_RESOURCES: [(&str, &str); 40] = [
-    ("clusterrole", "clusterroles"),
-    ("clusterrolebinding", "clusterrolebindings"),
-    ("cm", "configmaps"),
-    ("configmap", "configmaps"),
-    ("crd", "customresourcedefinitions"),
-    ("cronjob", "cronjobs"),
-    ("customresourcedefinition", "customresourcedefinitions"),
-    ("daemonset", "daemonsets"),
-    ("deploy", "deployments"),
-    ("deployment", "deployments"),
-    ("ds", "daemonsets"),
-    ("endpoint", "endpoints"),
-    ("event", "events"),
-    ("ing", "ingresses"),
-    ("ingress", "ingresses"),
-    ("job", "jobs"),
-    ("namespace", "namespaces"),
-    ("netpol", "networkpolicies"),
-    ("networkpolicy", "networkpolicies"),
-    ("node", "nodes"),
-    ("ns", "namespaces"),
-    ("persistentvolume", "persistentvolumes"),
-    ("persistentvolumeclaim", "persistentvolumeclaims"),
-    ("po", "pods"),
-    ("pod", "pods"),
-    ("pv", "persistentvolumes"),
-    ("pvc", "persistentvolumeclaims"),
-    ("replicaset", "replicasets"),
-    ("role", "roles"),
-    ("rolebinding", "rolebindings"),
-    ("rs", "replicasets"),
-    ("sa", "serviceaccounts"),
-    ("secret", "secrets"),
-    ("service", "services"),
-    ("serviceaccount", "serviceaccounts"),
-    ("statefulset", "statefulsets"),
-    ("storageclass", "storageclasses"),
-    ("sts", "statefulsets"),
-    ("svc", "services"),
-    ("validatingadmissionpolicy", "validatingadmissionpolicies"),
-];
+/// Short names that could be the plural of a custom resource.
+const NOT_MISSPELT: [&str; 1] = ["limits"];
+
+/// The resource that is meant by a kind or a short name as kubectl takes them, which a rule does not: it would match nothing, and a
+/// rule that refuses would be a hole that nobody sees.
+fn meant_by(word: &str) -> Option<&'static str> {
+    if word == "endpoint" {
+        return Some("endpoints");
+    }
+    let mut rows = TABLE.iter().filter(|row| row.group != METRICS);
+    let row = rows.find(|row| row.plural != word && row.is_called(word))?;
+    (!NOT_MISSPELT.contains(&word)).then_some(row.plural)
+}
 
 /// Changes between a word and what was meant by it: two letters that changed places are two.
 const SLIPS: usize = 2;
 
-/// Whether a resource has no namespace.
+/// Whether a resource has no namespace, so that listing it is not "in every namespace". One that is not known (a custom one) is
+/// taken for namespaced, which can only make a Deny rule match more; so are reviews.
 pub(crate) fn is_cluster_scoped(group: &str, resource: &str) -> bool {
-    CLUSTER_SCOPED
+    let further = CLUSTER_SCOPED.iter();
+    let mut further = further.filter(|(of, _)| *of == group).map(|(_, known)| *known);
+    if further.any(|known| known == "*" || known == resource) {
+        return true;
+    }
+    let row = TABLE
         .iter()
-        .any(|entry| entry.0 == group && (entry.1 == "*" || entry.1 == resource))
+        .find(|row| row.group == group && row.plural == resource);
+    row.is_some_and(|row| !row.namespaced) && !REVIEWS.contains(&group)
 }
 
-fn resources_of(group: &str) -> Option<&'static [&'static str]> {
-    let (_, resources) = SERVED.iter().find(|(served, _)| *served == group)?;
-    Some(resources)
+/// The resources of a group; none where the group is not known.
+fn resources_of(group: &str) -> Vec<&'static str> {
+    let of_group = own().filter(|(known, _)| *known == group);
+    of_group.map(|(_, resource)| resource).collect()
 }
 
 fn groups_of(resource: &str) -> Vec<&'static str> {
-    SERVED
-        .iter()
-        .filter(|(_, resources)| resources.contains(&resource))
-        .map(|(group, _)| *group)
-        .collect()
+    let served = own().filter(|(_, known)| *known == resource);
+    served.map(|(group, _)| group).collect()
 }
 
 fn is_glob(text: &str) -> bool {
@@ -283,7 +173,7 @@ fn is_glob(text: &str) -> bool {
 }
 
 /// `v1`, `v1beta2`: the version of a group.
-fn is_version(text: &str) -> bool {
+pub(crate) fn is_version(text: &str) -> bool {
     let Some(rest) = text.strip_prefix('v') else {
         return false;
     };
@@ -325,7 +215,7 @@ pub(crate) fn misspelt(text: &str) -> Option<String> {
         ));
     }
     let resource = text.split('/').next().unwrap_or(text);
-    let (_, meant) = NOT_RESOURCES.iter().find(|(name, _)| *name == resource)?;
+    let meant = meant_by(resource)?;
     Some(format!(
         "resource {text:?}: no request has it; did you mean `{meant}`?"
     ))
@@ -338,7 +228,7 @@ pub(crate) fn resource_error(groups: &[String], written: &str) -> Option<String>
         return None;
     }
     if let Some((name, group)) = resource.split_once('.')
-        && resources_of(group).is_some_and(|resources| resources.contains(&name))
+        && resources_of(group).contains(&name)
     {
         return Some(format!(
             "resource {written:?}: its group stands apart: write apiGroups: [{group:?}] and resources: [{name}]"
@@ -346,7 +236,11 @@ pub(crate) fn resource_error(groups: &[String], written: &str) -> Option<String>
     }
     let mut known = Vec::new();
     for group in groups {
-        known.extend(resources_of(group)?);
+        let of_group = resources_of(group);
+        if of_group.is_empty() {
+            return None;
+        }
+        known.extend(of_group);
     }
     if known.is_empty() || known.contains(&resource) {
         return None;
@@ -464,11 +358,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_is_listed_once_and_in_order() {
-        assert!(SERVED.is_sorted());
-        for (group, resources) in SERVED {
-            assert!(resources.is_sorted(), "{group}");
+    fn what_has_no_namespace_is_told_by_its_group() {
+        for (group, resource, expected) in [
+            ("", "nodes", true),
+            ("", "pods", false),
+            ("metrics.k8s.io", "nodes", true),
+            ("metrics.k8s.io", "pods", false),
+            ("admissionregistration.k8s.io", "newer", true),
+            ("storage.k8s.io", "volumeattributesclasses", true),
+            ("storage.k8s.io", "csistoragecapacities", false),
+            ("authentication.k8s.io", "tokenreviews", false),
+            ("example.com", "nodes", false),
+        ] {
+            assert_eq!(is_cluster_scoped(group, resource), expected, "{group}/{resource}");
         }
+    }
+
+    #[test]
+    fn kinds_and_short_names_are_told_from_resources() {
+        for (word, meant) in [
+            ("po", "pods"),
+            ("hpa", "horizontalpodautoscalers"),
+            ("endpoint", "endpoints"),
+            ("event", "events"),
+            ("vac", "volumeattributesclasses"),
+        ] {
+            assert_eq!(meant_by(word), Some(meant), "{word}");
+        }
+        for word in ["pods", "endpoints", "limits", "widgets", "podmetrics"] {
+            assert_eq!(meant_by(word), None, "{word}");
+        }
+        // What kubectl takes for a resource is never another one.
+        for row in TABLE {
+            assert_eq!(meant_by(row.plural), None, "{}", row.plural);
+        }
+    }
+
+    #[test]
+    fn what_is_served_is_listed_once_and_in_order() {
+        let mut all: Vec<_> = TABLE.iter().map(|row| (row.group, row.plural)).collect();
+        assert!(all.is_sorted());
+        all.extend(FURTHER);
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
         assert!(NAMED_BY_DNS.is_sorted());
         assert!(NAMED_BY_DNS.iter().all(|name| !groups_of(name).is_empty()));
     }

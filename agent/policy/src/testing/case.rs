@@ -14,15 +14,13 @@ use super::read::PolicyTest;
 use crate::decision::Decision;
 use crate::engine::{Cause, FiredRule, Inputs, ObjectSource, PolicySet, TraceOutcome, TracePart, TraceStep};
 use crate::identity::{Principal, PrincipalOrigin, Standing};
+use crate::kubernetes::DEFAULT_NAMESPACE;
 use crate::person::Person;
 use crate::request::BodyInput;
 use crate::yaml::{Diagnostic, SourceLocation};
 
 /// The pod of an agent whose test names none.
 const POD: &str = "agent";
-
-/// The namespace of a command line of an agent that is in none.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// What became of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::Value as Json;
 
 use super::model::TestRequest;
+use crate::body::MediaType;
 use crate::request::{CanonicalRequest, ReadError};
 
 /// What is wrong with an input, and what to write instead.
@@ -41,9 +42,6 @@ pub struct PlannedRequest {
     pub body: Vec<u8>,
 }
 
-/// The content type of an object.
-pub(super) const JSON: &str = "application/json";
-
 impl PlannedRequest {
     /// A request without a body.
     pub(super) fn new(role: RequestRole, method: Method, target: impl Into<String>) -> Self {
@@ -57,9 +55,9 @@ impl PlannedRequest {
     }
 
     /// Likewise, with an object as the body.
-    pub(super) fn with_body(mut self, content_type: &str, body: &Json) -> Self {
+    pub(super) fn with_body(mut self, media: MediaType, body: &Json) -> Self {
         self.headers
-            .push(("Content-Type".to_owned(), content_type.to_owned()));
+            .push(("Content-Type".to_owned(), media.name().to_owned()));
         self.body = body.to_string().into_bytes();
         self
     }
@@ -129,7 +127,9 @@ pub fn of_http(request: &TestRequest) -> Result<PlannedRequest, InputError> {
             let has_type = |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
             planned.body = object.to_string().into_bytes();
             if !planned.headers.iter().any(has_type) {
-                planned.headers.push(("Content-Type".to_owned(), JSON.to_owned()));
+                planned
+                    .headers
+                    .push(("Content-Type".to_owned(), MediaType::Json.name().to_owned()));
             }
         }
     }
@@ -183,9 +183,9 @@ pub fn of_audit_record(record: &Json) -> Result<PlannedRequest, InputError> {
         // The log has no content type. Only a server-side apply has `force` in its query.
         let apply = method == Method::PATCH && target.contains("force=");
         let kind = match (apply, method == Method::PATCH) {
-            (true, _) => "application/apply-patch+yaml",
-            (false, true) => "application/merge-patch+json",
-            (false, false) => JSON,
+            (true, _) => MediaType::ApplyYaml,
+            (false, true) => MediaType::MergePatch,
+            (false, false) => MediaType::Json,
         };
         planned = planned.with_body(kind, body);
     }

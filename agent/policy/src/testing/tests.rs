@@ -526,18 +526,90 @@ fn what_is_applied_is_created_or_changed() {
 }
 
 #[test]
+fn the_kind_of_a_patch_is_kubectls() {
+    let widget = "{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}}";
+    let snapshot = "{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshot, metadata: {name: w}}";
+    let crd = "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: w}}";
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: w}}";
+    for (line, stdin, kind) in [
+        ("apply -f -", pod, "strategic-merge-patch+json"),
+        ("apply -f -", crd, "strategic-merge-patch+json"),
+        ("apply -f -", widget, "merge-patch+json"),
+        ("apply -f -", snapshot, "merge-patch+json"),
+        ("diff -f -", pod, "strategic-merge-patch+json"),
+        ("diff -f -", widget, "merge-patch+json"),
+        ("diff -f -", snapshot, "merge-patch+json"),
+        ("diff --server-side -f -", widget, "apply-patch+yaml"),
+        ("edit pod w", "", "strategic-merge-patch+json"),
+        ("edit crd w", "", "merge-patch+json"),
+        ("edit widgets.example.com w", "", "merge-patch+json"),
+        // kubectl sends what it is told to, and the API server refuses it for a custom resource.
+        (
+            "patch widgets.example.com w -p {}",
+            "",
+            "strategic-merge-patch+json",
+        ),
+        (
+            "patch widgets.example.com w -p {} --type merge",
+            "",
+            "merge-patch+json",
+        ),
+        ("rollout undo deploy/w", "", "json-patch+json"),
+        ("rollout undo sts/w", "", "strategic-merge-patch+json"),
+    ] {
+        let around = CommandContext {
+            namespace: "agents",
+            stdin: Some(stdin),
+            exists: true,
+        };
+        let requests = requests(line, around).expect(line);
+        let patch = requests
+            .iter()
+            .find(|request| request.method == "PATCH")
+            .expect(line);
+        let (_, media) = &patch.headers[0];
+        assert_eq!(
+            media.strip_prefix("application/"),
+            Some(kind),
+            "{line} of {stdin}"
+        );
+    }
+    let around = CommandContext {
+        namespace: "agents",
+        stdin: Some(pod),
+        exists: true,
+    };
+    let line = "diff --server-side --force-conflicts --field-manager me -f -";
+    let target = &requests(line, around).expect(line)[1].target;
+    assert_eq!(
+        target,
+        "/api/v1/namespaces/agents/pods/w?dryRun=All&fieldManager=me&force=true"
+    );
+}
+
+#[test]
 fn a_pod_that_kubectl_makes_has_its_image_and_command() {
     let around = CommandContext {
         namespace: "agents",
         stdin: None,
         exists: true,
     };
-    let run = requests("run x --image=nginx --privileged -- sleep 1", around).expect("requests");
+    let run = requests("run x --image=nginx --privileged --command -- sleep 1", around).expect("requests");
     let body: serde_json::Value = serde_json::from_slice(&run[0].body).expect("JSON");
     assert_eq!(
         body["spec"]["containers"],
         json!([{"name": "x", "image": "nginx", "command": ["sleep", "1"], "securityContext": {"privileged": true}}])
     );
+    let run = requests("run x --image=nginx -- sleep 1", around).expect("requests");
+    let body: serde_json::Value = serde_json::from_slice(&run[0].body).expect("JSON");
+    assert_eq!(body["spec"]["containers"][0]["args"], json!(["sleep", "1"]));
+    let debug = requests("debug x -it --image=nginx -- sleep 1", around).expect("requests");
+    let body: serde_json::Value = serde_json::from_slice(&debug[1].body).expect("JSON");
+    assert_eq!(
+        body["spec"]["ephemeralContainers"],
+        json!([{"name": "debugger", "image": "nginx", "command": ["sleep", "1"], "stdin": true, "tty": true}])
+    );
+    assert!(requests("run x --image=nginx --help", around).is_err());
     let node = requests("debug node/n1 --image=busybox", around).expect("requests");
     let body: serde_json::Value = serde_json::from_slice(&node[1].body).expect("JSON");
     assert_eq!(body["spec"]["volumes"][0]["hostPath"]["path"], "/");

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use jiff::Timestamp;
+use picket_policy::body::MediaType;
 use picket_policy::{KubeRequest, Verb};
 use serde::Deserialize;
 
@@ -115,7 +116,7 @@ impl Act<'_> {
         }
         let may_apply = verb == Verb::Patch && (query.contains(MANAGER) || self.uri.ends_with(CUT));
         let as_apply = may_apply.then(|| {
-            let apply = HeaderValue::from_static("application/apply-patch+yaml");
+            let apply = HeaderValue::from_static(MediaType::ApplyYaml.name());
             let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), apply)]);
             KubeRequest::read(&method, &uri, &headers).ok()
         });

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use k8s_openapi::api::authorization::v1::ResourceRule;
 use kube::Client;
 use picket_policy::api::GROUP;
-use picket_policy::{PolicySet, service_account};
+use picket_policy::{DEFAULT_NAMESPACE, PolicySet, service_account};
 
 use super::needs::{AUTHENTICATION, CONSTRAINED, EXTRAS, PLAIN};
 use crate::cluster::rights::{ReviewError, Right, lacking, rules_in};
@@ -25,7 +25,7 @@ const NAME: &str = "upstream rights";
 
 /// The namespaces whose rules are listed whatever the grants name: one that has none of its own as a rule, and the one whose
 /// accounts are worth most.
-const NAMESPACES: [&str; 2] = ["default", "kube-system"];
+const NAMESPACES: [&str; 2] = [DEFAULT_NAMESPACE, "kube-system"];
 
 /// Most namespaces that rules are listed in, a request each.
 const MAX_NAMESPACES: usize = 16;

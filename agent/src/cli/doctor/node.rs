@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
+use picket_policy::DEFAULT_NAMESPACE;
 
 use crate::cluster::printable;
 use crate::config::{Config, EnforceSection};
@@ -29,8 +30,7 @@ const NAMED: usize = 8;
 /// Another value in each boot of each machine, for all containers of a machine the same. The kubelet reports it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The Service of the API server and its namespace, and the label that ties its slices to it.
-const OWN_NAMESPACE: &str = "default";
+/// The Service of the API server, and the label that ties its slices to it.
 const OWN_SERVICE: &str = "metadata.name=kubernetes";
 const OWN_SLICES: &str = "kubernetes.io/service-name=kubernetes";
 
@@ -153,8 +153,8 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
 
 /// Whether the servers are named by another address than that of the API server's Service, which kube-proxy serves.
 async fn address(client: &Client, servers: &[Server<'_>]) -> kube::Result<Check> {
-    let services: Api<Service> = Api::namespaced(client.clone(), OWN_NAMESPACE);
-    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), OWN_NAMESPACE);
+    let services: Api<Service> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
     let services = services.list(&ListParams::default().fields(OWN_SERVICE)).await?;
     let addresses: Vec<IpAddr> = services
         .items

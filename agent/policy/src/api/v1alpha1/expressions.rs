@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent_policy::Rule;
 use crate::api::field::FieldErrors;
-use crate::cel::{Composition, Expression};
+use crate::cel::{Composition, Expression, is_identifier};
 use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
@@ -61,15 +61,6 @@ fn reason(error: &crate::cel::CelError) -> String {
     error.to_string()
 }
 
-/// Whether a name can stand after `variables.`.
-fn is_name(name: &str) -> bool {
-    let starts = |first: char| first.is_ascii_alphabetic() || first == '_';
-    name.starts_with(starts)
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
 /// Notes variables that cannot stand; else their composition.
 fn validate_variables(
     variables: &[Variable],
@@ -86,7 +77,7 @@ fn validate_variables(
     let mut names = BTreeSet::new();
     for (index, variable) in variables.iter().enumerate() {
         let at = path.index(index).field("name");
-        if !is_name(&variable.name) {
+        if !is_identifier(&variable.name) {
             let reason = format!(
                 "variable {:?}: a name has letters, digits and _, and no digit first",
                 variable.name

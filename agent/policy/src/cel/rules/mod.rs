@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ::cel::common::ast::IdedExpr;
 use regex::Regex;
 
-use super::check::VARIABLES;
+use super::check::{VARIABLES, is_identifier};
 use super::library::signature::Type;
 use super::{CelError, Expression, check, library, parse};
 
@@ -55,7 +55,7 @@ impl Composition {
             if place >= MAX_VARIABLES {
                 return Err(refused(CelError::TooManyVariables));
             }
-            if !is_name(name) || composition.place(name).is_some() {
+            if !is_identifier(name) || composition.place(name).is_some() {
                 return Err(refused(CelError::Name(name.clone())));
             }
             let expression = compile(text, roots, &composition).map_err(refused)?;
@@ -80,15 +80,6 @@ impl Composition {
         };
         self.variables.iter().map(of).collect()
     }
-}
-
-/// Whether a name can be read as `variables.NAME`.
-fn is_name(name: &str) -> bool {
-    let mut letters = name.bytes();
-    let begins = letters
-        .next()
-        .is_some_and(|letter| letter.is_ascii_alphabetic() || letter == b'_');
-    begins && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
 }
 
 impl Expression {

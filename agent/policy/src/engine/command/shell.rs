@@ -6,6 +6,7 @@
 
 use super::builtins::{self, Effect};
 use super::{Argv, Rest};
+use crate::cel::is_identifier;
 
 /// Reserved words after which a command begins, and those that end a compound one.
 const PREFIXES: [&str; 12] = [
@@ -92,16 +93,8 @@ impl Word {
 
     fn names_variable(&self) -> bool {
         let name = self.text.strip_suffix('+').unwrap_or(&self.text);
-        !self.quoted && !self.cut && is_name(name)
+        !self.quoted && !self.cut && is_identifier(name)
     }
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with(|char: char| char.is_ascii_digit())
-        && text
-            .chars()
-            .all(|char| char == '_' || char.is_ascii_alphanumeric())
 }
 
 struct Parser<'s> {
@@ -241,7 +234,7 @@ impl Parser<'_> {
             Some('{') => {
                 let (name, rest) = self.rest[1..].split_once('}')?;
                 let special = name.chars().count() == 1 && name.chars().all(is_special);
-                if !is_name(name) && !special {
+                if !is_identifier(name) && !special {
                     return None;
                 }
                 self.rest = rest;

@@ -17,6 +17,8 @@ mod writes;
 use http::Method;
 use serde_json::Value as Json;
 
+use crate::body::MediaType;
+
 use super::input::{InputError, PlannedRequest, RequestRole};
 use flags::Arguments;
 use resources::Resource;
@@ -36,10 +38,11 @@ pub struct CommandContext<'a> {
 }
 
 /// Commands that ask the API server for nothing.
-const LOCAL: [&str; 7] = [
+const LOCAL: [&str; 8] = [
     "completion",
     "config",
     "help",
+    "kuberc",
     "kustomize",
     "options",
     "plugin",
@@ -64,6 +67,7 @@ pub fn requests(line: &str, around: CommandContext<'_>) -> Result<Vec<PlannedReq
                 "there is no command: write such as \"get pods\"".to_owned(),
             ));
         }
+        _ if plan.arguments.has("help") => return Err(plan.no_request("--help")),
         local if LOCAL.contains(&local) => {
             return Err(InputError(format!(
                 "`kubectl {local}` asks the API server for nothing by itself: test what is asked for later, as a request"
@@ -152,7 +156,7 @@ impl<'a> Plan<'a> {
         method: Method,
         path: String,
         query: &[(&str, String)],
-        body: (&str, &Json),
+        body: (MediaType, &Json),
     ) {
         let request = self.ask(role, method, path, query);
         *request = request.clone().with_body(body.0, body.1);

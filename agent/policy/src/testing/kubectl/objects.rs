@@ -128,7 +128,7 @@ impl Plan<'_> {
     }
 
     /// The container of a made pod.
-    fn container(&self, name: &str) -> Json {
+    pub(super) fn container(&self, name: &str) -> Json {
         let image = self.arguments.value("image").unwrap_or_default();
         let mut container = json!({"name": name, "image": image});
         if let Some(command) = self
@@ -137,7 +137,13 @@ impl Plan<'_> {
             .as_ref()
             .filter(|command| !command.is_empty())
         {
-            container["command"] = json!(command);
+            // `run` takes the words for the arguments of the image, and `debug` for a command.
+            let field = match self.arguments.command.as_str() {
+                "run" if !self.arguments.has("command") => "args",
+                "debug" if self.arguments.has("arguments-only") => "args",
+                _ => "command",
+            };
+            container[field] = json!(command);
         }
         if self.arguments.has("privileged") {
             container["securityContext"] = json!({"privileged": true});

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::resources::{self, Resource, served};
 use super::{EXAMPLE, Named, Plan};
-use crate::testing::input::{InputError, JSON, RequestRole};
+use crate::body::MediaType;
+use crate::testing::input::{InputError, RequestRole};
 
 impl Plan<'_> {
     /// Adds the requests of a command that reads; `false` where it is none.
@@ -210,27 +211,28 @@ impl Plan<'_> {
                 .unwrap_or_else(|| self.namespace.clone());
             let path = |name: Option<&str>| manifest.resource.path(Some(&namespace), name, None);
             self.ask(RequestRole::Needed, Method::GET, path(Some(&manifest.name)), &[]);
-            let mut query = vec![("dryRun", "All".to_owned())];
-            let manager = "kubectl-client-side-apply";
-            query.push(("fieldManager", manager.to_owned()));
-            if self.arguments.has("server-side") {
-                query.push(("force", "false".to_owned()));
-                let body = ("application/apply-patch+yaml", &manifest.object);
+            let server_side = self.arguments.has("server-side");
+            let manager = match server_side {
+                true => "kubectl",
+                false => "kubectl-client-side-apply",
+            };
+            let manager = self.arguments.value("field-manager").unwrap_or(manager);
+            let mut query = vec![("dryRun", "All".to_owned()), ("fieldManager", manager.to_owned())];
+            if server_side || self.around.exists {
+                let kind = match server_side {
+                    true => MediaType::ApplyYaml,
+                    false => manifest.resource.applied_patch(),
+                };
+                if server_side {
+                    let force = self.arguments.has("force-conflicts");
+                    query.push(("force", force.to_string()));
+                }
                 self.send(
                     RequestRole::Acting,
                     Method::PATCH,
                     path(Some(&manifest.name)),
                     &query,
-                    body,
-                );
-            } else if self.around.exists {
-                let body = ("application/strategic-merge-patch+json", &manifest.object);
-                self.send(
-                    RequestRole::Acting,
-                    Method::PATCH,
-                    path(Some(&manifest.name)),
-                    &query,
-                    body,
+                    (kind, &manifest.object),
                 );
             } else {
                 self.send(
@@ -238,7 +240,7 @@ impl Plan<'_> {
                     Method::POST,
                     path(None),
                     &query,
-                    (JSON, &manifest.object),
+                    (MediaType::Json, &manifest.object),
                 );
             }
         }
@@ -297,7 +299,13 @@ impl Plan<'_> {
             }
         };
         let path = resource.path(None, None, None);
-        self.send(RequestRole::Acting, Method::POST, path, &[], (JSON, &object));
+        self.send(
+            RequestRole::Acting,
+            Method::POST,
+            path,
+            &[],
+            (MediaType::Json, &object),
+        );
         Ok(())
     }
 
@@ -318,7 +326,7 @@ impl Plan<'_> {
                 method,
                 path(name),
                 &[],
-                (JSON, &manifest.object),
+                (MediaType::Json, &manifest.object),
             );
         }
         Ok(())

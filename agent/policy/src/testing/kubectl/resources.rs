@@ -1,7 +1,10 @@
-//! The resources of Kubernetes 1.36, by every name that kubectl takes for them.
+//! Resources, by every name that kubectl takes for them.
 //!
 //! In: `po`, `deployments.apps`, `widgets.v1.example.com`, or group and kind of an object. Out: a [`Resource`] and its paths.
 
+use crate::body::MediaType;
+use crate::kubernetes::resources::is_version;
+use crate::kubernetes::table::{METRICS, ServedResource, TABLE};
 use crate::testing::input::InputError;
 
 /// A resource, as its paths have it.
@@ -17,89 +20,6 @@ pub(super) struct Resource {
     pub(super) namespaced: bool,
 }
 
-/// A row: group, version, plural, kind in lower case, short names, and whether objects are in namespaces.
-type Row = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [&'static str],
-    bool,
-);
-
-/// What `kubectl api-resources` of a plain cluster lists, and the metrics API. Where several groups have a name, kubectl takes the first.
-#[rustfmt::skip]
-const TABLE: [Row; 68] = [
-    ("", "v1", "bindings", "binding", &[], true),
-    ("", "v1", "componentstatuses", "componentstatus", &["cs"], false),
-    ("", "v1", "configmaps", "configmap", &["cm"], true),
-    ("", "v1", "endpoints", "endpoints", &["ep"], true),
-    ("", "v1", "events", "event", &["ev"], true),
-    ("", "v1", "limitranges", "limitrange", &["limits"], true),
-    ("", "v1", "namespaces", "namespace", &["ns"], false),
-    ("", "v1", "nodes", "node", &["no"], false),
-    ("", "v1", "persistentvolumeclaims", "persistentvolumeclaim", &["pvc"], true),
-    ("", "v1", "persistentvolumes", "persistentvolume", &["pv"], false),
-    ("", "v1", "pods", "pod", &["po"], true),
-    ("", "v1", "podtemplates", "podtemplate", &[], true),
-    ("", "v1", "replicationcontrollers", "replicationcontroller", &["rc"], true),
-    ("", "v1", "resourcequotas", "resourcequota", &["quota"], true),
-    ("", "v1", "secrets", "secret", &[], true),
-    ("", "v1", "serviceaccounts", "serviceaccount", &["sa"], true),
-    ("", "v1", "services", "service", &["svc"], true),
-    ("admissionregistration.k8s.io", "v1", "mutatingadmissionpolicies", "mutatingadmissionpolicy", &[], false),
-    ("admissionregistration.k8s.io", "v1", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybinding", &[], false),
-    ("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "mutatingwebhookconfiguration", &[], false),
-    ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "validatingadmissionpolicy", &[], false),
-    ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", "validatingadmissionpolicybinding", &[], false),
-    ("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "validatingwebhookconfiguration", &[], false),
-    ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "customresourcedefinition", &["crd", "crds"], false),
-    ("apiregistration.k8s.io", "v1", "apiservices", "apiservice", &[], false),
-    ("apps", "v1", "controllerrevisions", "controllerrevision", &[], true),
-    ("apps", "v1", "daemonsets", "daemonset", &["ds"], true),
-    ("apps", "v1", "deployments", "deployment", &["deploy"], true),
-    ("apps", "v1", "replicasets", "replicaset", &["rs"], true),
-    ("apps", "v1", "statefulsets", "statefulset", &["sts"], true),
-    ("authentication.k8s.io", "v1", "selfsubjectreviews", "selfsubjectreview", &[], false),
-    ("authentication.k8s.io", "v1", "tokenreviews", "tokenreview", &[], false),
-    ("authorization.k8s.io", "v1", "localsubjectaccessreviews", "localsubjectaccessreview", &[], true),
-    ("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "selfsubjectaccessreview", &[], false),
-    ("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "selfsubjectrulesreview", &[], false),
-    ("authorization.k8s.io", "v1", "subjectaccessreviews", "subjectaccessreview", &[], false),
-    ("autoscaling", "v2", "horizontalpodautoscalers", "horizontalpodautoscaler", &["hpa"], true),
-    ("batch", "v1", "cronjobs", "cronjob", &["cj"], true),
-    ("batch", "v1", "jobs", "job", &[], true),
-    ("certificates.k8s.io", "v1", "certificatesigningrequests", "certificatesigningrequest", &["csr"], false),
-    ("coordination.k8s.io", "v1", "leases", "lease", &[], true),
-    ("discovery.k8s.io", "v1", "endpointslices", "endpointslice", &[], true),
-    ("events.k8s.io", "v1", "events", "event", &["ev"], true),
-    ("flowcontrol.apiserver.k8s.io", "v1", "flowschemas", "flowschema", &[], false),
-    ("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations", "prioritylevelconfiguration", &[], false),
-    ("metrics.k8s.io", "v1beta1", "nodes", "nodemetrics", &[], false),
-    ("metrics.k8s.io", "v1beta1", "pods", "podmetrics", &[], true),
-    ("networking.k8s.io", "v1", "ingressclasses", "ingressclass", &[], false),
-    ("networking.k8s.io", "v1", "ingresses", "ingress", &["ing"], true),
-    ("networking.k8s.io", "v1", "ipaddresses", "ipaddress", &["ip"], false),
-    ("networking.k8s.io", "v1", "networkpolicies", "networkpolicy", &["netpol"], true),
-    ("networking.k8s.io", "v1", "servicecidrs", "servicecidr", &[], false),
-    ("node.k8s.io", "v1", "runtimeclasses", "runtimeclass", &[], false),
-    ("policy", "v1", "poddisruptionbudgets", "poddisruptionbudget", &["pdb"], true),
-    ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "clusterrolebinding", &[], false),
-    ("rbac.authorization.k8s.io", "v1", "clusterroles", "clusterrole", &[], false),
-    ("rbac.authorization.k8s.io", "v1", "rolebindings", "rolebinding", &[], true),
-    ("rbac.authorization.k8s.io", "v1", "roles", "role", &[], true),
-    ("resource.k8s.io", "v1", "deviceclasses", "deviceclass", &[], false),
-    ("resource.k8s.io", "v1", "resourceclaims", "resourceclaim", &[], true),
-    ("resource.k8s.io", "v1", "resourceclaimtemplates", "resourceclaimtemplate", &[], true),
-    ("resource.k8s.io", "v1", "resourceslices", "resourceslice", &[], false),
-    ("scheduling.k8s.io", "v1", "priorityclasses", "priorityclass", &["pc"], false),
-    ("storage.k8s.io", "v1", "csidrivers", "csidriver", &[], false),
-    ("storage.k8s.io", "v1", "csinodes", "csinode", &[], false),
-    ("storage.k8s.io", "v1", "csistoragecapacities", "csistoragecapacity", &[], true),
-    ("storage.k8s.io", "v1", "storageclasses", "storageclass", &["sc"], false),
-    ("storage.k8s.io", "v1", "volumeattachments", "volumeattachment", &[], false),
-];
-
 /// What `kubectl get all` gets.
 const ALL: [&str; 10] = [
     "pods",
@@ -114,13 +34,13 @@ const ALL: [&str; 10] = [
     "jobs",
 ];
 
-impl From<&Row> for Resource {
-    fn from(row: &Row) -> Self {
+impl From<&ServedResource> for Resource {
+    fn from(row: &ServedResource) -> Self {
         Self {
-            group: row.0.to_owned(),
-            version: row.1.to_owned(),
-            plural: row.2.to_owned(),
-            namespaced: row.5,
+            group: row.group.to_owned(),
+            version: row.version.to_owned(),
+            plural: row.plural.to_owned(),
+            namespaced: row.namespaced,
         }
     }
 }
@@ -147,6 +67,26 @@ impl Resource {
     pub(super) fn is(&self, group: &str, plural: &str) -> bool {
         self.group == group && self.plural == plural
     }
+
+    /// How kubectl changes such an object by `apply` and `diff`: the API server says in its OpenAPI documents for what it takes strategic
+    /// merge patches, and that is its own kinds (k8s.io/kubectl, pkg/cmd/apply/patcher.go).
+    pub(super) fn applied_patch(&self) -> MediaType {
+        let own = TABLE.iter().any(|row| row.group == self.group) && self.group != METRICS;
+        if own {
+            MediaType::StrategicMergePatch
+        } else {
+            MediaType::MergePatch
+        }
+    }
+
+    /// Likewise by `edit`, which goes by kubectl's own types (pkg/cmd/util/editor/editoptions.go): those of the two groups that
+    /// other servers than kube-apiserver's own hold are none of them.
+    pub(super) fn edited_patch(&self) -> MediaType {
+        match self.group.as_str() {
+            "apiextensions.k8s.io" | "apiregistration.k8s.io" => MediaType::MergePatch,
+            _ => self.applied_patch(),
+        }
+    }
 }
 
 /// Pods.
@@ -156,7 +96,9 @@ pub(super) fn pods() -> Resource {
 
 /// A resource of the table.
 pub(super) fn served(group: &str, plural: &str) -> Resource {
-    let row = TABLE.iter().find(|row| row.0 == group && row.2 == plural);
+    let row = TABLE
+        .iter()
+        .find(|row| row.group == group && row.plural == plural);
     row.map_or_else(|| custom(group, "v1", plural), Resource::from)
 }
 
@@ -193,10 +135,8 @@ pub(super) fn find(names: &str) -> Result<Vec<Resource>, InputError> {
     Ok(found)
 }
 
-fn row_of(name: &str) -> Option<&'static Row> {
-    TABLE
-        .iter()
-        .find(|row| row.2 == name || row.3 == name || row.4.contains(&name))
+fn row_of(name: &str) -> Option<&'static ServedResource> {
+    TABLE.iter().find(|row| row.is_called(name))
 }
 
 fn named(name: &str) -> Result<Resource, InputError> {
@@ -208,12 +148,13 @@ fn named(name: &str) -> Result<Resource, InputError> {
             "no resource of Kubernetes is called {name:?}: write a custom one with its group, such as {name}.example.com"
         )));
     };
-    let is = |row: &&Row| row.2 == first || row.3 == first || row.4.contains(&first);
     let (version, group) = match rest.split_once('.') {
         Some((version, group)) if is_version(version) => (Some(version), group),
         _ => (None, rest),
     };
-    let row = TABLE.iter().filter(is).find(|row| row.0 == group);
+    let row = TABLE
+        .iter()
+        .find(|row| row.group == group && row.is_called(first));
     let mut resource = match row {
         Some(row) => Resource::from(row),
         None => custom(group, "v1", first),
@@ -224,16 +165,11 @@ fn named(name: &str) -> Result<Resource, InputError> {
     Ok(resource)
 }
 
-fn is_version(text: &str) -> bool {
-    text.strip_prefix('v')
-        .is_some_and(|rest| rest.starts_with(|char: char| char.is_ascii_digit()))
-}
-
 /// The resource of an object's `apiVersion` and `kind`.
 pub(super) fn of_object(api_version: &str, kind: &str) -> Resource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kind = kind.to_ascii_lowercase();
-    let row = TABLE.iter().find(|row| row.0 == group && row.3 == kind);
+    let row = TABLE.iter().find(|row| row.group == group && row.kind == kind);
     let mut resource = match row {
         Some(row) => Resource::from(row),
         None => custom(group, version, &plural_of(&kind)),
@@ -295,11 +231,23 @@ mod tests {
     }
 
     #[test]
-    fn the_table_agrees_with_the_engine_about_what_has_no_namespace() {
-        for row in TABLE {
-            let scoped = crate::kubernetes::resources::is_cluster_scoped(row.0, row.2);
-            let review = row.0.starts_with("auth");
-            assert!(scoped != row.5 || review, "{}/{}", row.0, row.2);
+    fn the_kind_of_a_patch_goes_by_who_serves_the_object() {
+        for (name, applied, edited) in [
+            ("deploy", "strategic", "strategic"),
+            ("crd", "strategic", "merge"),
+            ("apiservices", "strategic", "merge"),
+            ("storageclasses", "strategic", "strategic"),
+            ("widgets.example.com", "merge", "merge"),
+            ("gateways.gateway.networking.k8s.io", "merge", "merge"),
+            ("volumesnapshots.snapshot.storage.k8s.io", "merge", "merge"),
+        ] {
+            let resource = one(name).expect(name);
+            let name_of = |media: MediaType| match media {
+                MediaType::StrategicMergePatch => "strategic",
+                _ => "merge",
+            };
+            assert_eq!(name_of(resource.applied_patch()), applied, "{name}");
+            assert_eq!(name_of(resource.edited_patch()), edited, "{name}");
         }
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::resources::{self, served};
 use super::{EXAMPLE, Plan};
-use crate::testing::input::{InputError, JSON, RequestRole};
+use crate::body::MediaType;
+use crate::testing::input::{InputError, RequestRole};
 
 impl Plan<'_> {
     /// Adds the requests of a command that opens sessions; `false` where it is none.
@@ -148,7 +149,6 @@ impl Plan<'_> {
     /// An ephemeral container of a pod, a copy of a pod, or a pod on a node.
     fn debug(&mut self) -> Result<(), InputError> {
         let target = self.first("debug")?.to_owned();
-        let image = self.arguments.value("image").unwrap_or_default().to_owned();
         if let Some(node) = target.strip_prefix("node/") {
             self.get(RequestRole::Needed, &served("", "nodes"), node);
             let name = format!("node-debugger-{node}");
@@ -169,7 +169,10 @@ impl Plan<'_> {
             self.join(&copy);
             return Ok(());
         }
-        let container = json!({"name": "debugger", "image": image, "stdin": true, "tty": true});
+        let mut container = self.container("debugger");
+        for stream in ["stdin", "tty"] {
+            container[stream] = json!(self.arguments.has(stream));
+        }
         let patch = json!({"spec": {"ephemeralContainers": [container]}});
         let path = resources::pods().path(Some(&self.namespace), Some(&pod), Some("ephemeralcontainers"));
         self.send(
@@ -177,7 +180,7 @@ impl Plan<'_> {
             Method::PATCH,
             path,
             &[],
-            ("application/strategic-merge-patch+json", &patch),
+            (MediaType::StrategicMergePatch, &patch),
         );
         self.join(&pod);
         Ok(())
@@ -185,7 +188,13 @@ impl Plan<'_> {
 
     fn create_pod(&mut self, pod: &Json) {
         let path = resources::pods().path(Some(&self.namespace), None, None);
-        self.send(RequestRole::Acting, Method::POST, path, &[], (JSON, pod));
+        self.send(
+            RequestRole::Acting,
+            Method::POST,
+            path,
+            &[],
+            (MediaType::Json, pod),
+        );
     }
 
     /// Attaches to a new container, where the line asks for its streams.
@@ -205,7 +214,13 @@ impl Plan<'_> {
             "kind": "Eviction",
             "metadata": {"name": EXAMPLE, "namespace": self.namespace},
         });
-        self.send(RequestRole::Acting, Method::POST, path, &[], (JSON, &eviction));
+        self.send(
+            RequestRole::Acting,
+            Method::POST,
+            path,
+            &[],
+            (MediaType::Json, &eviction),
+        );
     }
 }
 

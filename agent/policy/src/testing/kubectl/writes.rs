@@ -8,12 +8,8 @@ use serde_json::{Value as Json, json};
 use super::objects::Manifest;
 use super::resources::{self, Resource, served};
 use super::{EXAMPLE, Plan};
-use crate::testing::input::{InputError, JSON, RequestRole};
-
-/// How kubectl changes objects of Kubernetes' own.
-const STRATEGIC: &str = "application/strategic-merge-patch+json";
-/// How it changes others, and labels.
-const MERGE: &str = "application/merge-patch+json";
+use crate::body::MediaType;
+use crate::testing::input::{InputError, RequestRole};
 
 /// What `kubectl create KIND` makes: the word, group, resource and kind.
 #[rustfmt::skip]
@@ -49,7 +45,7 @@ impl Plan<'_> {
             "replace" => self.replace()?,
             "delete" => self.delete()?,
             "patch" => self.patch()?,
-            "edit" => self.change(self.rest(), STRATEGIC, &json!({}))?,
+            "edit" => self.edit()?,
             "label" | "annotate" => self.label(command)?,
             "set" => self.set()?,
             "scale" => self.scale()?,
@@ -98,7 +94,13 @@ impl Plan<'_> {
             let path = self.path(&served("", "serviceaccounts"), Some(name), Some("token"));
             let request =
                 json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-            self.send(RequestRole::Acting, Method::POST, path, &[], (JSON, &request));
+            self.send(
+                RequestRole::Acting,
+                Method::POST,
+                path,
+                &[],
+                (MediaType::Json, &request),
+            );
             return Ok(());
         }
         let made = match word {
@@ -120,7 +122,13 @@ impl Plan<'_> {
         }
         let object = self.made(&resource, kind, name);
         let path = resource.path(Some(&self.namespace), None, None);
-        self.send(RequestRole::Acting, Method::POST, path, &query, (JSON, &object));
+        self.send(
+            RequestRole::Acting,
+            Method::POST,
+            path,
+            &query,
+            (MediaType::Json, &object),
+        );
         Ok(())
     }
 
@@ -133,7 +141,7 @@ impl Plan<'_> {
             Method::POST,
             path,
             query,
-            (JSON, &manifest.object),
+            (MediaType::Json, &manifest.object),
         );
     }
 
@@ -152,7 +160,13 @@ impl Plan<'_> {
         let object = self.made(&pods, "Pod", &name);
         let path = pods.path(Some(&self.namespace), None, None);
         let query = self.write_query("kubectl-run");
-        self.send(RequestRole::Acting, Method::POST, path, &query, (JSON, &object));
+        self.send(
+            RequestRole::Acting,
+            Method::POST,
+            path,
+            &query,
+            (MediaType::Json, &object),
+        );
         self.join(&name);
         if self.arguments.has("rm") {
             let path = pods.path(Some(&self.namespace), Some(&name), None);
@@ -171,7 +185,7 @@ impl Plan<'_> {
                 return Ok(());
             }
             Some("edit-last-applied") => {
-                return self.change(&self.rest()[1..], MERGE, &json!({"metadata": {}}));
+                return self.change(&self.rest()[1..], MediaType::MergePatch, &json!({"metadata": {}}));
             }
             Some(other) => {
                 return Err(InputError(format!(
@@ -192,7 +206,7 @@ impl Plan<'_> {
                 let mut query = self.write_query("kubectl");
                 let force = self.arguments.has("force-conflicts");
                 query.push(("force", force.to_string()));
-                let body = ("application/apply-patch+yaml", &manifest.object);
+                let body = (MediaType::ApplyYaml, &manifest.object);
                 self.send(RequestRole::Acting, Method::PATCH, path, &query, body);
                 continue;
             }
@@ -212,7 +226,7 @@ impl Plan<'_> {
                     Method::PATCH,
                     path,
                     &query,
-                    (patch_type(&manifest.resource), &manifest.object),
+                    (manifest.resource.applied_patch(), &manifest.object),
                 );
             } else {
                 self.post(&manifest, &query);
@@ -239,7 +253,7 @@ impl Plan<'_> {
                     Method::PUT,
                     path,
                     &query,
-                    (JSON, &manifest.object),
+                    (MediaType::Json, &manifest.object),
                 );
             }
         }
@@ -280,7 +294,7 @@ impl Plan<'_> {
                 Method::DELETE,
                 path,
                 &query,
-                (JSON, &options),
+                (MediaType::Json, &options),
             );
             if self.arguments.value("wait") != Some("false") && query.is_empty() {
                 let before = std::mem::replace(&mut self.namespace, namespace);
@@ -301,9 +315,9 @@ impl Plan<'_> {
         let patch =
             patch.ok_or_else(|| InputError(format!("the patch {text:?} is neither JSON nor YAML")))?;
         let kind = match self.arguments.value("type").unwrap_or("strategic") {
-            "json" => "application/json-patch+json",
-            "merge" => MERGE,
-            "strategic" => STRATEGIC,
+            "json" => MediaType::JsonPatch,
+            "merge" => MediaType::MergePatch,
+            "strategic" => MediaType::StrategicMergePatch,
             other => {
                 return Err(InputError(format!(
                     "{other:?} is no type of patch: write json, merge or strategic"
@@ -313,8 +327,20 @@ impl Plan<'_> {
         self.change(self.rest(), kind, &patch)
     }
 
+    fn edit(&mut self) -> Result<(), InputError> {
+        let query = self.write_query("kubectl-edit");
+        let sub = self.arguments.value("subresource").map(str::to_owned);
+        for (resource, name) in self.objects(self.rest())? {
+            self.get(RequestRole::Needed, &resource, &name);
+            let path = self.path(&resource, Some(&name), sub.as_deref());
+            let body = (resource.edited_patch(), &json!({}));
+            self.send(RequestRole::Acting, Method::PATCH, path, &query, body);
+        }
+        Ok(())
+    }
+
     /// A patch of each object that words name.
-    fn change(&mut self, words: &[String], kind: &str, patch: &Json) -> Result<(), InputError> {
+    fn change(&mut self, words: &[String], kind: MediaType, patch: &Json) -> Result<(), InputError> {
         let query = self.write_query(&format!("kubectl-{}", self.arguments.command));
         let sub = self.arguments.value("subresource").map(str::to_owned);
         for (resource, name) in self.objects(words)? {
@@ -323,11 +349,6 @@ impl Plan<'_> {
                 continue;
             }
             let path = self.path(&resource, Some(&name), sub.as_deref());
-            let kind = if kind == STRATEGIC {
-                patch_type(&resource)
-            } else {
-                kind
-            };
             self.send(RequestRole::Acting, Method::PATCH, path, &query, (kind, patch));
         }
         if self.is_client_dry_run() {
@@ -380,7 +401,7 @@ impl Plan<'_> {
         }
         let mut metadata = serde_json::Map::new();
         metadata.insert(field.to_owned(), Json::Object(values));
-        self.change(&objects, MERGE, &json!({"metadata": metadata}))
+        self.change(&objects, MediaType::MergePatch, &json!({"metadata": metadata}))
     }
 
     /// `set image deploy/web web=nginx` and the like change a template.
@@ -417,7 +438,7 @@ impl Plan<'_> {
             "subject" => json!({"subjects": []}),
             other => return Err(InputError(format!("kubectl has no `set {other}`"))),
         };
-        self.change(&objects, STRATEGIC, &patch)
+        self.change(&objects, MediaType::StrategicMergePatch, &patch)
     }
 
     fn scale(&mut self) -> Result<(), InputError> {
@@ -432,7 +453,13 @@ impl Plan<'_> {
             self.get(RequestRole::Needed, &resource, &name);
             let path = self.path(&resource, Some(&name), Some("scale"));
             let patch = json!({"spec": {"replicas": replicas}});
-            self.send(RequestRole::Acting, Method::PATCH, path, &query, (MERGE, &patch));
+            self.send(
+                RequestRole::Acting,
+                Method::PATCH,
+                path,
+                &query,
+                (MediaType::MergePatch, &patch),
+            );
         }
         Ok(())
     }
@@ -453,7 +480,13 @@ impl Plan<'_> {
             let name = self.arguments.value("name").unwrap_or(&name).to_owned();
             let object = self.made(&resource, kind, &name);
             let path = resource.path(Some(&self.namespace), None, None);
-            self.send(RequestRole::Acting, Method::POST, path, &query, (JSON, &object));
+            self.send(
+                RequestRole::Acting,
+                Method::POST,
+                path,
+                &query,
+                (MediaType::Json, &object),
+            );
         }
         Ok(())
     }
@@ -469,14 +502,31 @@ impl Plan<'_> {
         };
         let template = |value: &str| json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": value}}}}});
         match what {
-            "restart" => self.change(rest, STRATEGIC, &template("2026-01-01T00:00:00Z")),
-            "pause" => self.change(rest, STRATEGIC, &json!({"spec": {"paused": true}})),
-            "resume" => self.change(rest, STRATEGIC, &json!({"spec": {"paused": null}})),
+            "restart" => self.change(
+                rest,
+                MediaType::StrategicMergePatch,
+                &template("2026-01-01T00:00:00Z"),
+            ),
+            "pause" => self.change(
+                rest,
+                MediaType::StrategicMergePatch,
+                &json!({"spec": {"paused": true}}),
+            ),
+            "resume" => self.change(
+                rest,
+                MediaType::StrategicMergePatch,
+                &json!({"spec": {"paused": null}}),
+            ),
             "undo" => {
+                let mut patch = (MediaType::StrategicMergePatch, json!({"spec": {"template": {}}}));
                 for (resource, _) in self.each(rest)? {
                     self.revisions(RequestRole::Needed, &resource);
+                    if resource.is("apps", "deployments") {
+                        let template = json!({"op": "replace", "path": "/spec/template", "value": {}});
+                        patch = (MediaType::JsonPatch, json!([template]));
+                    }
                 }
-                self.change(rest, STRATEGIC, &json!({"spec": {"template": {}}}))
+                self.change(rest, patch.0, &patch.1)
             }
             "history" => {
                 for (resource, name) in self.each(rest)? {
@@ -532,7 +582,7 @@ impl Plan<'_> {
                 Method::PATCH,
                 path,
                 &query,
-                (STRATEGIC, patch),
+                (MediaType::StrategicMergePatch, patch),
             );
         }
         Ok(())
@@ -578,14 +628,14 @@ impl Plan<'_> {
             self.get(RequestRole::Needed, &requests, name);
             let path = requests.path(None, Some(name), Some("approval"));
             let object = self.made(&requests, "CertificateSigningRequest", name);
-            self.send(RequestRole::Acting, Method::PUT, path, &[], (JSON, &object));
+            self.send(
+                RequestRole::Acting,
+                Method::PUT,
+                path,
+                &[],
+                (MediaType::Json, &object),
+            );
         }
         Ok(())
     }
-}
-
-/// The patch that kubectl makes: custom resources know no strategic merge.
-fn patch_type(resource: &Resource) -> &'static str {
-    let own = !resource.group.contains('.') || resource.group.ends_with(".k8s.io");
-    if own { STRATEGIC } else { MERGE }
 }
