@@ -88,6 +88,18 @@ impl Plan<'_> {
         })
     }
 
+    /// The namespace of an object.
+    pub(super) fn namespace_of<'m>(&'m self, manifest: &'m Manifest) -> &'m str {
+        manifest.namespace.as_deref().unwrap_or(&self.namespace)
+    }
+
+    /// The path of an object, or of all of its resource in its namespace.
+    pub(super) fn manifest_path(&self, manifest: &Manifest, name: Option<&str>) -> String {
+        manifest
+            .resource
+            .path(Some(self.namespace_of(manifest)), name, None)
+    }
+
     /// The object that `kubectl create KIND NAME` or `kubectl run NAME` makes, as far as policies look into it.
     pub(super) fn made(&self, resource: &Resource, kind: &str, name: &str) -> Json {
         let version = match resource.group.as_str() {

@@ -205,12 +205,12 @@ impl Plan<'_> {
     /// What the API server would make of an apply: a dry run.
     fn diff(&mut self) -> Result<(), InputError> {
         for manifest in self.manifests()? {
-            let namespace = manifest
-                .namespace
-                .clone()
-                .unwrap_or_else(|| self.namespace.clone());
-            let path = |name: Option<&str>| manifest.resource.path(Some(&namespace), name, None);
-            self.ask(RequestRole::Needed, Method::GET, path(Some(&manifest.name)), &[]);
+            self.ask(
+                RequestRole::Needed,
+                Method::GET,
+                self.manifest_path(&manifest, Some(&manifest.name)),
+                &[],
+            );
             let server_side = self.arguments.has("server-side");
             let manager = match server_side {
                 true => "kubectl",
@@ -230,7 +230,7 @@ impl Plan<'_> {
                 self.send(
                     RequestRole::Acting,
                     Method::PATCH,
-                    path(Some(&manifest.name)),
+                    self.manifest_path(&manifest, Some(&manifest.name)),
                     &query,
                     (kind, &manifest.object),
                 );
@@ -238,7 +238,7 @@ impl Plan<'_> {
                 self.send(
                     RequestRole::Acting,
                     Method::POST,
-                    path(None),
+                    self.manifest_path(&manifest, None),
                     &query,
                     (MediaType::Json, &manifest.object),
                 );
@@ -311,12 +311,12 @@ impl Plan<'_> {
 
     fn reconcile(&mut self) -> Result<(), InputError> {
         for manifest in self.manifests()? {
-            let namespace = manifest
-                .namespace
-                .clone()
-                .unwrap_or_else(|| self.namespace.clone());
-            let path = |name: Option<&str>| manifest.resource.path(Some(&namespace), name, None);
-            self.ask(RequestRole::Needed, Method::GET, path(Some(&manifest.name)), &[]);
+            self.ask(
+                RequestRole::Needed,
+                Method::GET,
+                self.manifest_path(&manifest, Some(&manifest.name)),
+                &[],
+            );
             let (method, name) = match self.around.exists {
                 true => (Method::PUT, Some(manifest.name.as_str())),
                 false => (Method::POST, None),
@@ -324,7 +324,7 @@ impl Plan<'_> {
             self.send(
                 RequestRole::Acting,
                 method,
-                path(name),
+                self.manifest_path(&manifest, name),
                 &[],
                 (MediaType::Json, &manifest.object),
             );

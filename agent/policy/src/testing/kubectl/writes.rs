@@ -45,7 +45,7 @@ impl Plan<'_> {
             "replace" => self.replace()?,
             "delete" => self.delete()?,
             "patch" => self.patch()?,
-            "edit" => self.edit()?,
+            "edit" => self.change_each(self.rest(), Resource::edited_patch, &json!({}))?,
             "label" | "annotate" => self.label(command)?,
             "set" => self.set()?,
             "scale" => self.scale()?,
@@ -133,9 +133,7 @@ impl Plan<'_> {
     }
 
     fn post(&mut self, manifest: &Manifest, query: &[(&str, String)]) {
-        let path = manifest
-            .resource
-            .path(Some(self.namespace_of(manifest)), None, None);
+        let path = self.manifest_path(manifest, None);
         self.send(
             RequestRole::Acting,
             Method::POST,
@@ -143,10 +141,6 @@ impl Plan<'_> {
             query,
             (MediaType::Json, &manifest.object),
         );
-    }
-
-    fn namespace_of<'m>(&'m self, manifest: &'m Manifest) -> &'m str {
-        manifest.namespace.as_deref().unwrap_or(&self.namespace)
     }
 
     fn run(&mut self) -> Result<(), InputError> {
@@ -199,9 +193,7 @@ impl Plan<'_> {
             ));
         }
         for manifest in self.manifests()? {
-            let path = manifest
-                .resource
-                .path(Some(self.namespace_of(&manifest)), Some(&manifest.name), None);
+            let path = self.manifest_path(&manifest, Some(&manifest.name));
             if self.arguments.has("server-side") {
                 let mut query = self.write_query("kubectl");
                 let force = self.arguments.has("force-conflicts");
@@ -327,20 +319,18 @@ impl Plan<'_> {
         self.change(self.rest(), kind, &patch)
     }
 
-    fn edit(&mut self) -> Result<(), InputError> {
-        let query = self.write_query("kubectl-edit");
-        let sub = self.arguments.value("subresource").map(str::to_owned);
-        for (resource, name) in self.objects(self.rest())? {
-            self.get(RequestRole::Needed, &resource, &name);
-            let path = self.path(&resource, Some(&name), sub.as_deref());
-            let body = (resource.edited_patch(), &json!({}));
-            self.send(RequestRole::Acting, Method::PATCH, path, &query, body);
-        }
-        Ok(())
-    }
-
     /// A patch of each object that words name.
     fn change(&mut self, words: &[String], kind: MediaType, patch: &Json) -> Result<(), InputError> {
+        self.change_each(words, |_| kind, patch)
+    }
+
+    /// Likewise, of a kind that goes by the resource.
+    fn change_each(
+        &mut self,
+        words: &[String],
+        kind: impl Fn(&Resource) -> MediaType,
+        patch: &Json,
+    ) -> Result<(), InputError> {
         let query = self.write_query(&format!("kubectl-{}", self.arguments.command));
         let sub = self.arguments.value("subresource").map(str::to_owned);
         for (resource, name) in self.objects(words)? {
@@ -349,7 +339,13 @@ impl Plan<'_> {
                 continue;
             }
             let path = self.path(&resource, Some(&name), sub.as_deref());
-            self.send(RequestRole::Acting, Method::PATCH, path, &query, (kind, patch));
+            self.send(
+                RequestRole::Acting,
+                Method::PATCH,
+                path,
+                &query,
+                (kind(&resource), patch),
+            );
         }
         if self.is_client_dry_run() {
             return Err(self.no_request("--dry-run=client"));
