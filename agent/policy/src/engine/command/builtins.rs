@@ -123,9 +123,15 @@ pub(super) fn inner(name: &str, arguments: &[String], rest: &Rest) -> Option<Inn
     }
 }
 
+/// Whether none of the words is a name of a variable whose value can be run. It may stand behind an option: `-aPS4`.
 fn names_are_safe(words: &[String]) -> bool {
-    let name = |word: &String| word.strip_prefix("-v").unwrap_or(word).to_owned();
-    !words.iter().map(name).any(|name| sets_what_runs(&name))
+    let is_safe = |word: &String| {
+        let is_option = word.starts_with('-');
+        let starts = word.char_indices().map(|(at, _)| at);
+        let mut names = starts.take(if is_option { usize::MAX } else { 1 });
+        !names.any(|at| sets_what_runs(&word[at..]))
+    };
+    words.iter().all(is_safe)
 }
 
 /// Each word is an option, a name or an assignment.

@@ -17,12 +17,13 @@ const PREFIXES: [&str; 12] = [
 const LOOPS: [&str; 2] = ["for", "select"];
 
 /// Reserved words whose grammar is another one.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "always",
     "case",
     "esac",
     "function",
     "coproc",
+    "namespace",
     "[[",
     "repeat",
     "foreach",

@@ -190,6 +190,7 @@ pub(super) fn inner(argv: &Argv) -> Inner {
         "watch" => watch(arguments, &argv.rest),
         "su" | "runuser" => su(arguments, &argv.rest),
         "script" => script(arguments, &argv.rest),
+        "ip" => ip(arguments, &argv.rest),
         "sort" => sort(arguments, &argv.rest),
         "split" => split(arguments, &argv.rest),
         "eval" if argv.rest == Rest::Closed => Some(Inner::Script(arguments.join(" "))),
@@ -377,6 +378,12 @@ fn sort(arguments: &[String], rest: &Rest) -> Option<Inner> {
         commands.extend([closed(&[program]), closed(&[program, "-d"])]);
     }
     Some(Inner::of(commands))
+}
+
+/// `ip netns exec` and `ip vrf exec` run a command; `ip` takes any beginning of its words.
+fn ip(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let runs = |word: &String| !word.is_empty() && "exec".starts_with(word.as_str());
+    (*rest == Rest::Closed && !arguments.iter().any(runs)).then_some(Inner::Nothing)
 }
 
 /// A command of which all is known.
