@@ -588,6 +588,32 @@ fn the_kind_of_a_patch_is_kubectls() {
 }
 
 #[test]
+fn a_raw_path_is_sent_as_it_is_with_what_is_read() {
+    for (line, method, body) in [
+        ("create --raw /api/v1/namespaces/shop/pods -f -", "POST", "{}"),
+        ("replace --raw /api/v1/namespaces/shop/pods -f -", "PUT", "{}"),
+        ("delete --raw /api/v1/namespaces/shop/pods -f -", "DELETE", "{}"),
+        ("delete --raw /api/v1/namespaces/shop/pods", "DELETE", ""),
+        ("get --raw /api/v1/namespaces/shop/pods", "GET", ""),
+    ] {
+        let around = CommandContext {
+            namespace: "agents",
+            stdin: Some("{}"),
+            exists: true,
+        };
+        let sent = requests(line, around).expect(line);
+        assert_eq!(sent.len(), 1, "{line}");
+        assert_eq!(
+            sent[0].line(),
+            format!("{method} /api/v1/namespaces/shop/pods"),
+            "{line}"
+        );
+        assert_eq!(sent[0].body, body.as_bytes(), "{line}");
+        assert!(sent[0].headers.is_empty(), "{line}");
+    }
+}
+
+#[test]
 fn a_pod_that_kubectl_makes_has_its_image_and_command() {
     let around = CommandContext {
         namespace: "agents",

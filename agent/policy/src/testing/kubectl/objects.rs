@@ -30,16 +30,7 @@ impl Plan<'_> {
                 "-k builds from files: write the objects under `stdin`, with -f -".to_owned(),
             ));
         }
-        if self.arguments.files.iter().any(|file| file != "-") {
-            return Err(InputError(
-                "a test reads no file of -f: write -f -, and the objects under `stdin`".to_owned(),
-            ));
-        }
-        let Some(text) = self.around.stdin else {
-            return Err(InputError(
-                "the case has no objects for -f -: write them under `stdin`".to_owned(),
-            ));
-        };
+        let text = self.stdin()?;
         let nodes = parse("stdin", text).map_err(|error| {
             InputError(format!(
                 "`stdin` cannot be read, in its line {}: {}",
@@ -54,6 +45,18 @@ impl Plan<'_> {
             manifests.push(self.manifest(node)?);
         }
         Ok(manifests)
+    }
+
+    /// What `-f -` reads.
+    pub(super) fn stdin(&self) -> Result<&str, InputError> {
+        if self.arguments.files.iter().any(|file| file != "-") {
+            return Err(InputError(
+                "a test reads no file of -f: write -f -, and the objects under `stdin`".to_owned(),
+            ));
+        }
+        self.around.stdin.ok_or_else(|| {
+            InputError("the case has no objects for -f -: write them under `stdin`".to_owned())
+        })
     }
 
     fn manifest(&self, node: &YamlNode) -> Result<Manifest, InputError> {

@@ -70,7 +70,25 @@ impl Plan<'_> {
         }
     }
 
+    /// `--raw PATH`: the path as it is, with what `-f -` reads as the body; `false` without the flag.
+    fn raw(&mut self, method: &Method) -> Result<bool, InputError> {
+        let Some(path) = self.arguments.value("raw") else {
+            return Ok(false);
+        };
+        let body = match self.arguments.files.is_empty() {
+            true => "",
+            false => self.stdin()?,
+        };
+        let body = body.as_bytes().to_vec();
+        self.ask(RequestRole::Acting, method.clone(), path.to_owned(), &[])
+            .body = body;
+        Ok(true)
+    }
+
     fn create(&mut self) -> Result<(), InputError> {
+        if self.raw(&Method::POST)? {
+            return Ok(());
+        }
         self.refuse_client_dry_run()?;
         let query = self.write_query("kubectl-create");
         let (word, rest) = match self.rest() {
@@ -228,6 +246,9 @@ impl Plan<'_> {
     }
 
     fn replace(&mut self) -> Result<(), InputError> {
+        if self.raw(&Method::PUT)? {
+            return Ok(());
+        }
         self.refuse_client_dry_run()?;
         let query = self.write_query("kubectl-replace");
         for manifest in self.manifests()? {
@@ -254,8 +275,7 @@ impl Plan<'_> {
 
     fn delete(&mut self) -> Result<(), InputError> {
         self.refuse_client_dry_run()?;
-        if let Some(path) = self.arguments.value("raw") {
-            self.ask(RequestRole::Acting, Method::DELETE, path.to_owned(), &[]);
+        if self.raw(&Method::DELETE)? {
             return Ok(());
         }
         let mut objects = Vec::new();
