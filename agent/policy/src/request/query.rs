@@ -209,6 +209,7 @@ mod tests {
             assert_eq!(query.err(), expected, "{last}");
         }
         // Each key has a first value of its own.
+        assert!(Query::read("stdin=1&stdout=0&stdin=1&tty=0&stdout=0", Pairs::Exec).is_ok());
         let query = Query::read("stdin=1&stdout=0&stdin=1&tty=0&stdout=0&stdout=1", Pairs::Exec);
         assert_eq!(query.err(), Some(ReadError::RepeatedQuery("stdout".to_owned())));
     }
