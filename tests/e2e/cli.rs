@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
+use picket_tests::audit::about;
 use picket_tests::output::Done;
 use picket_tests::running::Running;
 
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     audit_tail_follows,
     policy_check,
     policy_test,
+    policies_on_recorded_traffic,
     doctor,
 };
 
@@ -82,6 +84,77 @@ fn policy_check(world: &mut World) -> Result<()> {
     ensure!(
         said.contains(&format!("{broken}:{line}:")) && said.contains("RequireApproval"),
         "{said}"
+    );
+    Ok(())
+}
+
+/// Records of real requests: the present objects decide them as they did, another policy does not, and suggested grants give all of them.
+fn policies_on_recorded_traffic(world: &mut World) -> Result<()> {
+    world.admin(&["create", "configmap", "replayed", "-n", "lab"])?;
+    let seen = world.picket_log();
+    world.worker("kubectl get configmap replayed -n lab")?.good()?;
+    world.worker("kubectl delete configmap replayed -n lab")?.good()?;
+    seen.wait("the delete", |record| {
+        about(record, "delete", "configmaps", "replayed") && record["stage"] == "ResponseComplete"
+    })?;
+    let mut lines = String::new();
+    for mut record in seen.all(|record| record["agent"]["identity"] == "worker")? {
+        // What is not written byte for byte is in no chain.
+        if let Some(record) = record.as_object_mut() {
+            record.remove("integrity");
+        }
+        lines.push_str(&format!("{record}\n"));
+    }
+    let folder = world.agent.dir().join("recorded");
+    std::fs::create_dir_all(&folder)?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = folder.join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let log = file("traffic.jsonl", &lines)?;
+    let objects = world.agent.objects_dir().display().to_string();
+    let replay = |files: &[&str]| -> Result<Done> {
+        let mut arguments = vec!["policy", "replay", "--audit", &log, "--file"];
+        arguments.extend(files);
+        Ok(Done::from(world.agent.picket(&arguments)?))
+    };
+    let same = replay(&[&objects])?.good()?;
+    ensure!(same.starts_with("0 of "), "{same}");
+    let stricter = file(
+        "stricter.yaml",
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: stricter}\nspec:\n  rules:\n  \
+         - {name: no-reading, action: Deny, match: {verbs: [get], resources: [configmaps]}}\n",
+    )?;
+    let changed = replay(&[&objects, &stricter])?;
+    ensure!(
+        changed.code == 1
+            && changed.out.contains("allowed -> denied")
+            && changed.out.contains("stricter/no-reading"),
+        "ended with {}: {}{}",
+        changed.code,
+        changed.out,
+        changed.err
+    );
+    let suggest = ["policy", "suggest", "--audit", &log];
+    let suggested = file(
+        "suggested.yaml",
+        &Done::from(world.agent.picket(&suggest)?).good()?,
+    )?;
+    let identities: Vec<_> = include_str!("files/objects.yaml")
+        .split("---\n")
+        .filter(|document| document.contains("kind: AgentIdentity"))
+        .collect();
+    let identities = file("identities.yaml", &identities.join("---\n"))?;
+    let covered = replay(&[&identities, &suggested])?.good()?;
+    ensure!(covered.starts_with("0 of "), "{covered}");
+    let shadow = Done::from(world.agent.picket(&["policy", "shadow", "--audit", &log])?);
+    ensure!(
+        shadow.code == 1 && shadow.out.contains("trial") && shadow.out.contains("no-deletes"),
+        "ended with {}: {}{}",
+        shadow.code,
+        shadow.out,
+        shadow.err
     );
     Ok(())
 }

@@ -133,12 +133,22 @@ impl Person {
         })
     }
 
-    /// A person by name, for tests of policies, which verify no token. Nothing else makes one so.
+    /// A person by name, for tests of policies, which verify no token.
     pub(crate) fn named(issuer: &str, username: &str, groups: &[String]) -> Result<Self, PersonError> {
+        Self::recorded(issuer, username, username, groups)
+    }
+
+    /// Likewise, with the subject that an audit record has. Nothing but tests and replays makes one so.
+    pub(crate) fn recorded(
+        issuer: &str,
+        subject: &str,
+        username: &str,
+        groups: &[String],
+    ) -> Result<Self, PersonError> {
         check(username, groups)?;
         Ok(Self {
             issuer: issuer.to_owned(),
-            subject: username.to_owned(),
+            subject: subject.to_owned(),
             user: Arc::new(UpstreamUser::Impersonated(Impersonate::new(username, groups))),
             username: username.to_owned(),
             groups: groups.to_vec(),

@@ -16,7 +16,7 @@ use crate::engine::{Cause, FiredRule, Inputs, ObjectSource, PolicySet, TraceOutc
 use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::kubernetes::DEFAULT_NAMESPACE;
 use crate::person::Person;
-use crate::request::BodyInput;
+use crate::request::{BodyInput, CanonicalRequest};
 use crate::yaml::{Diagnostic, SourceLocation};
 
 /// The pod of an agent whose test names none.
@@ -213,7 +213,7 @@ impl TestAgent {
 }
 
 /// The principal of an agent; its standing where it may not act.
-type Caller = Result<Arc<Principal>, (String, Standing)>;
+pub(super) type Caller = Result<Arc<Principal>, (String, Standing)>;
 
 fn principal(set: &PolicySet, agent: &TestAgent, now: Timestamp) -> Result<Caller, InputError> {
     let mut identities = set.identities().iter();
@@ -277,7 +277,6 @@ fn judge(
     planned: &PlannedRequest,
     now: Timestamp,
 ) -> Result<Explained, InputError> {
-    let canonical = planned.canonical()?;
     let explained = |verdict, fired, steps| Explained {
         outcome: RequestOutcome {
             line: planned.line(),
@@ -287,32 +286,48 @@ fn judge(
         },
         steps,
     };
-    let refused = |rule, message: &str| explained(denied(rule, message), Vec::new(), Vec::new());
-    let mut request = match canonical {
-        Ok(request) => request,
-        Err(error) => return Ok(refused("unreadable", &error.to_string())),
-    };
-    let principal = match caller {
-        Ok(principal) => principal,
-        Err((name, standing)) => {
-            let message = format!("agent {name} may not act: its AgentIdentity is {standing:?}");
-            return Ok(refused("identity", &message));
-        }
+    let (principal, mut request) = match prepare(caller, planned)? {
+        Prepared::Ready(principal, request) => (principal, request),
+        Prepared::Refused(verdict) => return Ok(explained(verdict, Vec::new(), Vec::new())),
     };
     // What a patch makes only the API server knows; a rule that looks into it fires here.
     let inputs = Inputs::at(now);
-    if set.needs(principal, request.kube(), inputs).object == Some(ObjectSource::Body)
+    if set.needs(&principal, request.kube(), inputs).object == Some(ObjectSource::Body)
         && let Err(error) = request.read_object(BodyInput::Whole(&planned.body))
     {
-        return Ok(refused("unreadable", &error.to_string()));
+        let verdict = denied("unreadable", &error.to_string());
+        return Ok(explained(verdict, Vec::new(), Vec::new()));
     }
-    let steps = set.trace(principal, request.kube(), inputs).steps;
+    let steps = set.trace(&principal, request.kube(), inputs).steps;
     let fired = steps.iter().filter(|step| {
         step.part == TracePart::Rule && matches!(step.outcome, TraceOutcome::Fired | TraceOutcome::Audited)
     });
     let fired = fired.map(|step| step.name.clone()).collect();
-    let decision = set.decide(Arc::clone(principal), request, inputs);
+    let decision = set.decide(principal, request, inputs);
     Ok(explained(verdict(&decision), fired, steps))
+}
+
+/// A request before its decision.
+pub(super) enum Prepared {
+    /// It can be judged.
+    Ready(Arc<Principal>, CanonicalRequest),
+    /// It is refused before that.
+    Refused(CaseVerdict),
+}
+
+/// Reads a request of a caller.
+pub(super) fn prepare(caller: &Caller, planned: &PlannedRequest) -> Result<Prepared, InputError> {
+    let request = match planned.canonical()? {
+        Ok(request) => request,
+        Err(error) => return Ok(Prepared::Refused(denied("unreadable", &error.to_string()))),
+    };
+    Ok(match caller {
+        Ok(principal) => Prepared::Ready(Arc::clone(principal), request),
+        Err((name, standing)) => {
+            let message = format!("agent {name} may not act: its AgentIdentity is {standing:?}");
+            Prepared::Refused(denied("identity", &message))
+        }
+    })
 }
 
 fn denied(rule: &str, message: &str) -> CaseVerdict {
@@ -330,7 +345,7 @@ fn full_name(fired: &FiredRule) -> String {
     format!("{}/{}", fired.policy, fired.rule)
 }
 
-fn verdict(decision: &Decision) -> CaseVerdict {
+pub(super) fn verdict(decision: &Decision) -> CaseVerdict {
     let names = |rules: &[FiredRule]| rules.iter().map(full_name).collect();
     let of_rules = |decision, rules: &[FiredRule], grant: &str, would_deny| CaseVerdict {
         decision,

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use serde::Deserialize as _;
 use serde_json::Value as Json;
 
 use super::model::TestRequest;
+use super::recorded::AuditEvent;
 use crate::body::MediaType;
 use crate::request::{CanonicalRequest, ReadError};
 
@@ -141,53 +143,14 @@ fn headers(headers: &BTreeMap<String, String>) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The request that an audit record tells of (`audit.k8s.io/v1`, Event; Picket's records are a superset).
+/// The request that an audit record tells of (`audit.k8s.io/v1`, Event; Picket's records are a superset). Where it may be of more than
+/// one, the likeliest.
 ///
 /// # Errors
-/// Where the record does not tell verb and requestURI.
+/// Where the record does not tell verb and requestURI, or only a part of the request line.
 pub fn of_audit_record(record: &Json) -> Result<PlannedRequest, InputError> {
-    let text = |name: &str| {
-        record
-            .get(name)
-            .and_then(Json::as_str)
-            .filter(|text| !text.is_empty())
-    };
-    let missing = |name: &str| {
-        InputError(format!(
-            "the record has no {name}: it is no Event of audit.k8s.io/v1"
-        ))
-    };
-    let verb = text("verb").ok_or_else(|| missing("verb"))?;
-    let target = text("requestURI").ok_or_else(|| missing("requestURI"))?;
-    let session = record.pointer("/objectRef/subresource").and_then(Json::as_str);
-    let session = session.is_some_and(|sub| matches!(sub, "exec" | "attach" | "portforward"));
-    let method = match verb {
-        "get" | "list" | "watch" => Method::GET,
-        "create" | "post" => Method::POST,
-        "update" | "put" => Method::PUT,
-        "patch" => Method::PATCH,
-        "delete" | "deletecollection" => Method::DELETE,
-        "head" => Method::HEAD,
-        "options" => Method::OPTIONS,
-        other => {
-            return Err(InputError(format!(
-                "the record's verb {other:?} is none of an HTTP request"
-            )));
-        }
-    };
-    let mut planned = PlannedRequest::new(RequestRole::Acting, method.clone(), target);
-    if session && method == Method::GET {
-        planned = planned.over_websocket();
-    }
-    if let Some(body) = record.get("requestObject") {
-        // The log has no content type. Only a server-side apply has `force` in its query.
-        let apply = method == Method::PATCH && target.contains("force=");
-        let kind = match (apply, method == Method::PATCH) {
-            (true, _) => MediaType::ApplyYaml,
-            (false, true) => MediaType::MergePatch,
-            (false, false) => MediaType::Json,
-        };
-        planned = planned.with_body(kind, body);
-    }
-    Ok(planned)
+    let event = AuditEvent::deserialize(record)
+        .map_err(|error| InputError(format!("the record is no Event of audit.k8s.io/v1: {error}")))?;
+    let mut requests = event.requests()?;
+    Ok(requests.swap_remove(0).0)
 }

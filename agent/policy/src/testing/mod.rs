@@ -1,6 +1,6 @@
 //! Tests of policies: AgentPolicyTest files, what kubectl would ask for, and whether the decisions are those that a file expects.
 //!
-//! In: the text of a test file, and a [`PolicySet`](crate::engine::PolicySet). Out: [`CaseResult`]s, and the rules that no case
+//! In: the text of a test file or records of an audit log, and a [`PolicySet`](crate::engine::PolicySet). Out: [`CaseResult`]s, and the rules that no case
 //! made fire. No cluster and no kubectl is asked.
 
 mod case;
@@ -9,6 +9,7 @@ mod input;
 pub mod kubectl;
 mod model;
 mod read;
+pub mod recorded;
 
 pub use case::{CaseResult, CaseVerdict, Explained, RequestOutcome, explain, run, together};
 pub use coverage::Coverage;

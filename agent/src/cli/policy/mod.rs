@@ -1,21 +1,27 @@
-//! `picket policy`: identity, grant and policy files, and what of them is in force.
+//! `picket policy`: identity, grant and policy files, what of them is in force, and what they make of recorded traffic.
 //!
-//! In: the arguments of `check`, `test`, `explain`, `schema` and `status`. Out: the exit code of the one that was asked for.
+//! In: the arguments of a command. Out: its exit code.
 
 mod check;
 mod error_report;
 mod explain;
 mod junit;
 mod objects;
+mod records;
+mod replay;
 mod schema;
+mod shadow;
 mod status;
+mod suggest;
 mod test;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-/// Checks identity, grant and policy files, and shows what is in force.
+use super::output;
+
+/// Checks identity, grant and policy files, shows what is in force, and what recorded traffic says of them.
 #[derive(Debug, Args)]
 pub(super) struct PolicyArgs {
     #[command(subcommand)]
@@ -33,6 +39,15 @@ enum PolicyCommand {
     /// Shows what every built-in, rule and grant rule says of a request, and the decision.
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Shows what other objects would have decided of recorded traffic.
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(replay::ReplayArgs),
+    /// Proposes the narrowest AgentGrants for what agents were allowed, as YAML to review.
+    #[command(after_help = suggest::EXAMPLES)]
+    Suggest(suggest::SuggestArgs),
+    /// Counts what rules in mode Audit would have denied, by rule and agent.
+    #[command(after_help = shadow::EXAMPLES)]
+    Shadow(shadow::ShadowArgs),
     /// Prints the JSON Schema of the objects and of test files.
     #[command(after_help = schema::EXAMPLES)]
     Schema(schema::SchemaArgs),
@@ -48,7 +63,22 @@ pub(super) fn run(args: &PolicyArgs) -> ExitCode {
         PolicyCommand::Check(args) => check::run(args),
         PolicyCommand::Test(args) => test::run(args),
         PolicyCommand::Explain(args) => explain::run(args),
+        PolicyCommand::Replay(args) => replay::run(args),
+        PolicyCommand::Suggest(args) => suggest::run(args),
+        PolicyCommand::Shadow(args) => shadow::run(args),
         PolicyCommand::Schema(args) => schema::run(args),
         PolicyCommand::Status(args) => status::run(args),
     }
+}
+
+/// The exit code of a command whose 1 is an answer, where it cannot give one. It is that of wrong usage, as diff has it.
+const TROUBLE: u8 = 2;
+
+/// Says on standard error why there is no answer. A reader of standard output that went is none.
+fn trouble(error: &anyhow::Error) -> ExitCode {
+    if output::reader_went(error) {
+        return ExitCode::SUCCESS;
+    }
+    super::fail(error);
+    ExitCode::from(TROUBLE)
 }

@@ -1,0 +1,301 @@
+//! What a set would have decided of a recorded request, beside what was decided.
+//!
+//! In: a set and an [`AuditEvent`]. Out: a [`Comparison`], or why the record does not tell the outcome.
+//!
+//! Who asked is taken from the record: an identity is not proven again. The moment is that of the request.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::event::{AuditEvent, Outcome, RecordedDecision, Untold};
+use crate::engine::{Inputs, ObjectSource, PolicySet};
+use crate::identity::{Principal, PrincipalOrigin};
+use crate::person::Person;
+use crate::request::{BodyInput, KubeRequest, RequestObject};
+use crate::testing::case::{Caller, CaseVerdict, Prepared, prepare, verdict};
+use crate::testing::input::{InputError, PlannedRequest};
+use crate::testing::model::ExpectedDecision;
+
+/// How an identity can have been proven.
+const ATTESTATIONS: [&str; 7] = [
+    "pod",
+    "jwt",
+    "x509",
+    "pod+jwt",
+    "pod+x509",
+    "jwt+x509",
+    "pod+jwt+x509",
+];
+
+/// The group of every user, which the API server adds by itself.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// What comes of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayed {
+    /// What was decided, and what would have been.
+    Told(Box<Comparison>),
+    /// It cannot be told.
+    Untold(Untold),
+}
+
+/// What was decided of a request, and what would have been.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// What was decided.
+    pub recorded: RecordedDecision,
+    /// What the set decides.
+    pub replayed: RecordedDecision,
+    /// What the agent would read of it; empty where it reads nothing.
+    pub message: String,
+    /// Rules in mode Audit that would have denied, as `policy/rule`.
+    pub would_deny: Vec<String>,
+    /// The verb.
+    pub verb: String,
+    /// `pods/exec`, `deployments.apps`, or the path of a non-resource request.
+    pub resource: String,
+    /// The namespace, where the request has one.
+    pub namespace: Option<String>,
+    /// The name, where the request has one.
+    pub name: Option<String>,
+}
+
+impl Comparison {
+    /// Whether the request gets another outcome, or is stopped by something else. Another grant that allows it as well is no change.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        self.recorded.outcome != self.replayed.outcome || (self.is_stopped() && self.differs())
+    }
+
+    /// Whether another grant allows it.
+    #[must_use]
+    pub fn is_other_grant(&self) -> bool {
+        !self.is_change() && self.differs()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.recorded.outcome != Outcome::Allowed
+    }
+
+    fn differs(&self) -> bool {
+        self.recorded.by != self.replayed.by && !self.recorded.by.is_empty()
+    }
+
+    /// What changes, in words: `allowed -> denied`, or `other rule`.
+    #[must_use]
+    pub fn change(&self) -> String {
+        match self.recorded.outcome == self.replayed.outcome {
+            true => "other rule".to_owned(),
+            false => format!(
+                "{} -> {}",
+                self.recorded.outcome.word(),
+                self.replayed.outcome.word()
+            ),
+        }
+    }
+}
+
+/// Judges the request of a record as the set would have at that moment.
+///
+/// # Errors
+/// Where the record is of no request.
+pub fn replay(set: &PolicySet, event: &AuditEvent) -> Result<Replayed, InputError> {
+    let compared = told(set, event)?;
+    Ok(match compared {
+        Ok(comparison) => Replayed::Told(Box::new(comparison)),
+        Err(untold) => Replayed::Untold(untold),
+    })
+}
+
+fn told(set: &PolicySet, event: &AuditEvent) -> Result<Result<Comparison, Untold>, InputError> {
+    let facts = event.recorded().and_then(|recorded| {
+        let now = event.at().ok_or(Untold::NoTime)?;
+        Ok((recorded, caller(set, event, now)?, now))
+    });
+    let (recorded, caller, now) = match facts {
+        Ok(facts) => facts,
+        Err(untold) => return Ok(Err(untold)),
+    };
+    if !event.tells_request_line() {
+        return Ok(Err(Untold::RequestLine));
+    }
+    let mut first: Option<Judged> = None;
+    for (planned, differs) in event.requests()? {
+        for (judged, unread) in judge(set, &caller, event, &planned, now)? {
+            match &first {
+                None => first = Some(judged),
+                Some(known) if known.decided == judged.decided => {}
+                // It is stopped in any case, and what stops it in the first fires in the others too: only which of them is told first
+                // may differ.
+                Some(known)
+                    if known.decided.outcome == judged.decided.outcome
+                        && recorded.outcome != known.decided.outcome => {}
+                Some(_) => return Ok(Err(unread.or(differs).unwrap_or(Untold::Object))),
+            }
+        }
+    }
+    let Some(first) = first else {
+        return Ok(Err(Untold::Undecided));
+    };
+    Ok(Ok(first.compared(recorded)))
+}
+
+/// Who asked.
+fn caller(set: &PolicySet, event: &AuditEvent, now: Timestamp) -> Result<Caller, Untold> {
+    let name = event.identity().ok_or(Untold::NoIdentity)?;
+    let mut identities = set.identities().iter();
+    let identity = identities
+        .find(|identity| identity.name == name)
+        .ok_or(Untold::UnknownIdentity)?;
+    let origin = match event.pod() {
+        Some(pod) => PrincipalOrigin::pod(&pod.namespace, &pod.name),
+        None => PrincipalOrigin::Gateway {
+            peer: Ipv4Addr::LOCALHOST.into(),
+        },
+    };
+    let attestation = ATTESTATIONS
+        .into_iter()
+        .find(|known| *known == event.attestation())
+        .unwrap_or("unknown");
+    let person = event.person().map(|person| {
+        let user = event.upstream().ok_or(Untold::Person)?;
+        let groups: Vec<_> = user
+            .groups
+            .iter()
+            .filter(|group| *group != AUTHENTICATED)
+            .cloned()
+            .collect();
+        Person::recorded(&person.issuer, &person.subject, &person.username, &groups)
+            .map_err(|_| Untold::Person)
+    });
+    let person = person.transpose()?;
+    Ok(
+        match Principal::new(Arc::clone(identity), origin, attestation, now) {
+            Err(standing) => Err((name.to_owned(), standing)),
+            Ok(principal) => Ok(Arc::new(match person {
+                Some(person) => principal.on_behalf_of(Arc::new(person)),
+                None => principal,
+            })),
+        },
+    )
+}
+
+/// A request, as it was judged.
+struct Judged {
+    decided: RecordedDecision,
+    message: String,
+    would_deny: Vec<String>,
+    target: Target,
+}
+
+#[derive(Default)]
+struct Target {
+    verb: String,
+    resource: String,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+impl Target {
+    fn of(request: &KubeRequest) -> Self {
+        let group = request.group();
+        let resource = request.resource_words();
+        Self {
+            verb: request.verb.as_str().to_owned(),
+            resource: match group.is_empty() {
+                true => resource,
+                false => format!("{resource}.{group}"),
+            },
+            namespace: request.namespace().map(str::to_owned),
+            name: request.name().map(str::to_owned),
+        }
+    }
+
+    /// That of a request that cannot be read.
+    fn unread(event: &AuditEvent) -> Self {
+        let path = event.request_uri.split('?').next().unwrap_or_default();
+        Self {
+            verb: event.verb.clone(),
+            resource: path.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Judged {
+    fn new(verdict: CaseVerdict, target: Target) -> Self {
+        let outcome = match verdict.decision {
+            ExpectedDecision::Allow | ExpectedDecision::Warn => Outcome::Allowed,
+            ExpectedDecision::Pending => Outcome::Pending,
+            ExpectedDecision::Deny | ExpectedDecision::Partial => Outcome::Denied,
+        };
+        let by = match outcome {
+            Outcome::Allowed => verdict.grant,
+            Outcome::Pending | Outcome::Denied => verdict.rule,
+        };
+        Self {
+            decided: RecordedDecision { outcome, by },
+            message: verdict.message,
+            would_deny: verdict.would_deny,
+            target,
+        }
+    }
+
+    fn compared(self, recorded: RecordedDecision) -> Comparison {
+        Comparison {
+            recorded,
+            replayed: self.decided,
+            message: self.message,
+            would_deny: self.would_deny,
+            verb: self.target.verb,
+            resource: self.target.resource,
+            namespace: self.target.namespace,
+            name: self.target.name,
+        }
+    }
+}
+
+/// A request judged once, or for each extreme of what the object that nobody knows can be: none of the rules that look into it fires,
+/// or each of them does. Every object is between the two.
+fn judge(
+    set: &PolicySet,
+    caller: &Caller,
+    event: &AuditEvent,
+    planned: &PlannedRequest,
+    now: Timestamp,
+) -> Result<Vec<(Judged, Option<Untold>)>, InputError> {
+    let inputs = Inputs::at(now);
+    let (principal, mut request) = match prepare(caller, planned)? {
+        Prepared::Ready(principal, request) => (principal, request),
+        Prepared::Refused(verdict) => {
+            return Ok(vec![(Judged::new(verdict, Target::unread(event)), None)]);
+        }
+    };
+    let decide = |request, object: Option<RequestObject>| {
+        let mut request: crate::request::CanonicalRequest = request;
+        if let Some(object) = object {
+            request.set_object(object);
+        }
+        let target = Target::of(request.kube());
+        let decision = set.decide(Arc::clone(&principal), request, inputs);
+        Judged::new(verdict(&decision), target)
+    };
+    match set.needs(&principal, request.kube(), inputs).object {
+        None => Ok(vec![(decide(request, None), None)]),
+        Some(ObjectSource::Body) if event.has_object() => {
+            request.look_at_object(BodyInput::Whole(&planned.body));
+            Ok(vec![(decide(request, None), None)])
+        }
+        Some(_) => {
+            let Prepared::Ready(_, again) = prepare(caller, planned)? else {
+                return Ok(Vec::new());
+            };
+            Ok(vec![
+                (decide(request, Some(RequestObject::Sought)), None),
+                (decide(again, Some(RequestObject::Unread)), Some(Untold::Object)),
+            ])
+        }
+    }
+}
