@@ -85,6 +85,13 @@ fn policy_check(world: &mut World) -> Result<()> {
         said.contains(&format!("{broken}:{line}:")) && said.contains("RequireApproval"),
         "{said}"
     );
+    let sarif = Done::from(world.agent.picket(&["policy", "check", &broken, "-o", "sarif"])?);
+    let document: Value = serde_json::from_str(&sarif.out)?;
+    let region = &document["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"];
+    ensure!(
+        document["version"] == "2.1.0" && region["startLine"] == line,
+        "{document:#}"
+    );
     Ok(())
 }
 

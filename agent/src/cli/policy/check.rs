@@ -15,6 +15,7 @@ use picket_policy::{
 use serde::Serialize;
 
 use super::error_report::ErrorReport;
+use super::sarif;
 use crate::cli::output::{self, clean};
 use crate::identity::jwt::{self, Issuers};
 use crate::store::StoreError;
@@ -27,6 +28,7 @@ Examples:
   picket policy check identities.yaml grants.yaml policies.yaml -o json
   picket policy check objects/ --authentication /etc/picket/issuers.yaml
   picket policy check objects/ --beside-cluster
+  picket policy check objects/ -o sarif > picket.sarif
   picket policy check deploy/examples/ -o json | jq -r '.errors[] | \"\\(.file):\\(.line): \\(.reason)\"'
 
 Name every file and folder that a node reads: grants and policies are checked against the identities they name. With --beside-cluster the \
@@ -65,6 +67,8 @@ enum Output {
     Text,
     /// One JSON document.
     Json,
+    /// SARIF 2.1.0, which code scanning and editors read.
+    Sarif,
 }
 
 /// The result, as `-o json` prints it.
@@ -214,6 +218,7 @@ pub(super) fn run(check: &CheckArgs) -> ExitCode {
     let valid = report.valid;
     let printed = match check.output {
         Output::Json => json(&report, &mut io::stdout().lock()),
+        Output::Sarif => json(&report.to_sarif(), &mut io::stdout().lock()),
         Output::Text => text(&report, &mut io::stdout().lock(), &mut io::stderr().lock()),
     };
     // A reader that went away (`| head`) is no error of the files.
@@ -349,7 +354,48 @@ impl From<&Document> for ObjectReport {
     }
 }
 
-fn json(report: &Report, out: &mut impl Write) -> io::Result<()> {
+impl Report {
+    /// All that is wrong or warned of, as SARIF. What has no place in a file stands without one.
+    fn to_sarif(&self) -> serde_json::Value {
+        let mut results: Vec<sarif::Finding> = Vec::new();
+        for error in &self.errors {
+            results.push(sarif::Finding::of(&sarif::INVALID, error));
+        }
+        for warning in &self.warnings {
+            results.push(sarif::Finding::of(&sarif::NOT_IN_FILES, warning));
+        }
+        for caution in &self.cautions {
+            let grant = caution.grants.first().map(String::as_str);
+            let mut grants = self
+                .files
+                .iter()
+                .flat_map(|file| file.objects.iter().map(move |object| (file, object)));
+            let place =
+                grants.find(|(_, object)| object.kind == "AgentGrant" && Some(object.name.as_str()) == grant);
+            results.push(sarif::Finding {
+                rule: &sarif::LEADS_PAST,
+                message: caution.to_string(),
+                file: place.map(|(file, _)| file.file.clone()),
+                line: place.map(|(_, object)| object.line),
+                column: None,
+            });
+        }
+        for path in &self.not_read {
+            results.push(sarif::Finding {
+                rule: &sarif::NOT_READ,
+                message: format!(
+                    "{path} is not read: an agent reads the .yaml and .yml files right in a folder"
+                ),
+                file: Some(path.clone()),
+                line: None,
+                column: None,
+            });
+        }
+        sarif::document(&results)
+    }
+}
+
+fn json(report: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     writeln!(out)
 }
@@ -655,6 +701,32 @@ mod tests {
         assert!(
             err.starts_with(&format!("warning: {} is not read", names[0])),
             "{err}"
+        );
+    }
+
+    #[test]
+    fn sarif_has_what_is_wrong_and_what_is_warned_of_at_its_place() {
+        let levels = |report: &Report| -> Vec<(String, String, u64)> {
+            let document = report.to_sarif();
+            let results = document["runs"][0]["results"]
+                .as_array()
+                .expect("results")
+                .clone();
+            let results = results.iter().map(|result| {
+                let line = &result["locations"][0]["physicalLocation"]["region"]["startLine"];
+                let word = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
+                (word("ruleId"), word("level"), line.as_u64().unwrap_or_default())
+            });
+            results.collect()
+        };
+        let (broken, ..) = check(&IDENTITY.replace("  attest", "  state: Gone\n  attest"));
+        assert_eq!(levels(&broken), [("not-valid".to_owned(), "error".to_owned(), 7)]);
+        let grant = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: g}\nspec:\n  to: {identities: [a]}\n  \
+            upstream: {impersonate: {user: u}}\n  rules: [{verbs: [create, get], apiGroups: [''], resources: [secrets]}]\n";
+        let (warned, ..) = check(&format!("{IDENTITY}{grant}"));
+        assert_eq!(
+            levels(&warned),
+            [("leads-past-picket".to_owned(), "warning".to_owned(), 12)]
         );
     }
 

@@ -9,6 +9,7 @@ mod junit;
 mod objects;
 mod records;
 mod replay;
+mod sarif;
 mod schema;
 mod shadow;
 mod status;
