@@ -374,7 +374,7 @@ impl Report {
                 grants.find(|(_, object)| object.kind == "AgentGrant" && Some(object.name.as_str()) == grant);
             results.push(sarif::Finding {
                 rule: &sarif::LEADS_PAST,
-                message: caution.to_string(),
+                message: sarif::without_level(&caution.to_string()).to_owned(),
                 file: place.map(|(file, _)| file.file.clone()),
                 line: place.map(|(_, object)| object.line),
                 column: None,
@@ -727,6 +727,13 @@ mod tests {
         assert_eq!(
             levels(&warned),
             [("leads-past-picket".to_owned(), "warning".to_owned(), 12)]
+        );
+        let message = &warned.to_sarif()["runs"][0]["results"][0]["message"]["text"];
+        assert!(
+            message
+                .as_str()
+                .is_some_and(|text| text.starts_with("AgentGrant g gives ")),
+            "{message}"
         );
     }
 

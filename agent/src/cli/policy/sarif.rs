@@ -66,10 +66,9 @@ pub(super) struct Finding {
 impl Finding {
     /// What an error or a warning says.
     pub(super) fn of(rule: &'static Rule, report: &ErrorReport) -> Self {
-        let reason = report.reason.as_str();
         Self {
             rule,
-            message: reason.strip_prefix("warning: ").unwrap_or(reason).to_owned(),
+            message: without_level(&report.reason).to_owned(),
             file: report.file.clone(),
             line: report.line,
             column: report.column,
@@ -96,6 +95,11 @@ impl Finding {
         }
         result
     }
+}
+
+/// A message without the word that text has in front of a warning. A finding has its level.
+pub(super) fn without_level(message: &str) -> &str {
+    message.strip_prefix("warning: ").unwrap_or(message)
 }
 
 /// The document.
