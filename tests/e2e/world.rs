@@ -77,7 +77,8 @@ impl harness::World for World {
     }
 
     fn inspect(&mut self) -> Result<()> {
-        self.0.search()
+        self.0.search()?;
+        self.0.compare_logs()
     }
 
     fn down(self) -> Result<()> {

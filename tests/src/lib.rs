@@ -9,6 +9,7 @@
 //! cgroup from the first instruction. So taking it down never depends on the process that brought it up.
 
 pub mod agent;
+pub mod agreement;
 pub mod audit;
 pub mod build;
 pub mod cgroup;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::agent::{self, Agent, AgentOptions};
+use crate::agreement;
 use crate::audit::Since;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::images::{self, ExtraFile};
@@ -168,6 +169,23 @@ impl Pair {
     /// It does not.
     pub fn admin(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl_client().run(arguments, None)
+    }
+
+    /// Compares what both audit logs say of each request since the beginning: Picket's, of the first agent, and the API server's.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn compare_logs(&self) -> Result<()> {
+        let found = agreement::compare(&self.agent.audit_directory(), &self.cluster.audit_log())?;
+        println!("{} requests are in both audit logs", found.joined);
+        let shown = found.differing.len().min(20);
+        ensure!(
+            found.differing.is_empty(),
+            "the audit logs differ about {} requests:\n{}",
+            found.differing.len(),
+            found.differing[..shown].join("\n")
+        );
+        Ok(())
     }
 
     /// Picket's audit log from now on.

@@ -3,13 +3,13 @@
 //! In: a [`KubeRequest`], who sent it, Picket's own namespace and those of agents. Out: whether a [`Builtin`] fires, and the
 //! message of its denial.
 //!
-//! The head of a request is judged here, and the name of a new object in its body. Verbs that only RBAC knows (escalate, bind,
+//! The head of a request is judged here, and of the body the name of a new object and the type of a new Secret. Verbs that only RBAC knows (escalate, bind,
 //! impersonate) are checked by the API server against the impersonated user. A port-forward's port is in the stream.
 
 use super::agent_namespaces::AgentNamespaces;
 use super::item_filter::can_be_filtered;
 pub use crate::api::v1alpha1::Builtin;
-use crate::request::{KubeRequest, ObjectName, Target, Verb};
+use crate::request::{KubeRequest, ObjectName, RequestObject, Target, Verb};
 
 /// The namespace of Picket's own objects. No configuration key changes it.
 pub const OWN_NAMESPACE: &str = "picket-system";
@@ -77,6 +77,19 @@ const RESERVED_NAMESPACES: &str = "kube-";
 /// Subresources of pods through which a request runs something in the pod, or reaches what listens on its loopback for itself alone.
 const RUN_IN_POD: [&str; 3] = ["exec", "attach", "portforward"];
 
+/// The types of Secrets that hold tokens (k8s.io/api/core/v1 and k8s.io/cluster-bootstrap).
+const TOKEN_TYPES: [&str; 2] = [
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+];
+
+/// Whether a request can make a Secret, so that a built-in looks into the object.
+pub(super) fn makes_secret(request: &KubeRequest) -> bool {
+    let is_secret = matches!(&request.target, Target::Resource { group, resource, subresource: None, .. }
+        if group.is_empty() && resource.eq_ignore_ascii_case("secrets"));
+    is_secret && (request.verb == Verb::Create || request.apply)
+}
+
 /// What a built-in is judged by besides the request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
@@ -100,6 +113,9 @@ impl Builtin {
             }
             Self::ApiserverPortforward => "a port-forward into a kube-* namespace can bypass Picket",
             Self::TokenRequest => "a service account token would work without Picket",
+            Self::TokenSecrets => {
+                "a Secret of the type kubernetes.io/service-account-token or bootstrap.kubernetes.io/token holds a token that works without Picket"
+            }
             Self::CertificateRequests => "a client certificate would work without Picket",
             Self::PicketObjects => "an agent may not reach the objects that limit it",
             Self::PicketAdmission => {
@@ -154,6 +170,7 @@ impl Builtin {
             Self::ServicesProxy => asked.is("", "services") && asked.is_sub("proxy"),
             Self::ApiserverPortforward => asked.forwards_into_reserved_namespace(),
             Self::TokenRequest => asked.is("", "serviceaccounts") && asked.is_sub("token"),
+            Self::TokenSecrets => asked.makes_token_secret(),
             Self::CertificateRequests => asked.requests_certificate(),
             Self::PicketObjects => asked.reaches_picket_objects(),
             Self::PicketAdmission => asked.changes_enrolment(around.agents),
@@ -220,6 +237,20 @@ impl Asked<'_> {
             prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED_NAMESPACES))
         };
         self.is("", "pods") && self.is_sub("portforward") && self.namespace.is_some_and(is_reserved)
+    }
+
+    /// The token controller writes a token into a new Secret of the first type, which whoever may read it can use; one of the second type
+    /// says itself what its token is. A Secret's type cannot be changed later (pkg/apis/core/validation, `ValidateSecretUpdate`).
+    fn makes_token_secret(self) -> bool {
+        makes_secret(self.request)
+            && match &self.request.object {
+                RequestObject::Read(object) => {
+                    let of_type = object.get("type").and_then(serde_json::Value::as_str);
+                    of_type.is_some_and(|of_type| TOKEN_TYPES.contains(&of_type))
+                }
+                RequestObject::Unread | RequestObject::TooLarge => true,
+                RequestObject::Absent | RequestObject::Sought => false,
+            }
     }
 
     fn requests_certificate(self) -> bool {

@@ -109,8 +109,8 @@ impl PolicySet {
         Ok(past)
     }
 
-    /// Whether a built-in would refuse the request for some name of its new object.
-    pub(super) fn builtin_needs_name(&self, principal: &Principal, request: &KubeRequest) -> bool {
+    /// Whether a built-in would refuse the request for what its object could be.
+    pub(super) fn builtin_needs_object(&self, principal: &Principal, request: &KubeRequest) -> bool {
         let around = self.surroundings(principal);
         Builtin::ALL
             .into_iter()

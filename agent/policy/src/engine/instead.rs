@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::PolicySet;
 use super::builtin::{Builtin, DISCOVERY, known_paths, url_matches};
 use super::evaluate::granted;
+use super::explain::quoted;
 use super::grants::{Grant, as_dry_run};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
@@ -26,6 +27,9 @@ const MAX_ALLOWED: usize = 300;
 
 /// How many URLs of grants are looked at for that text. Each costs a decision for every verb, and more would not fit anyway.
 const MAX_URLS: usize = 32;
+
+/// How many namespaces that a rule leaves alone are tried. Each costs a decision.
+const MAX_NAMESPACES: usize = 8;
 
 /// A namespace that no rule and no built-in is about, since no namespace has that name.
 const ELSEWHERE: &str = "-";
@@ -89,7 +93,43 @@ impl PolicySet {
         {
             return format!("{} with another command", request.resource_words());
         }
+        if let Some(instead) = self.within_one_namespace(rule, principal, request, (input, inputs)) {
+            return shorten(instead);
+        }
         self.allowed_instead(principal, request, inputs, refused)
+    }
+
+    /// Where a rule about namespaces refuses a list or watch over all of them: the same in a namespace where it passes.
+    fn within_one_namespace(
+        &self,
+        rule: &CompiledRule,
+        principal: &Principal,
+        request: &KubeRequest,
+        (input, inputs): (&MatchInput<'_>, Inputs),
+    ) -> Option<String> {
+        let lists = matches!(request.verb, Verb::List | Verb::Watch);
+        if !lists || !input.is_of_all_namespaces() || !rule.is_about_namespaces() {
+            return None;
+        }
+        let passes = |wanted: &str| {
+            let mut other = request.clone();
+            if let Target::Resource { namespace, .. } = &mut other.target {
+                *namespace = Some(wanted.to_owned());
+            }
+            self.may_pass(principal, &other, inputs)
+        };
+        let asked = format!("{} {}", request.verb, request.resource_words());
+        let excepted = rule.excepted_namespaces().iter().filter_map(Glob::exact);
+        let excepted: Vec<_> = excepted
+            .take(MAX_NAMESPACES)
+            .filter(|name| passes(name))
+            .map(|name| format!("{name:?}"))
+            .collect();
+        if !excepted.is_empty() {
+            return Some(format!("{asked} in one namespace of {}", excepted.join(", ")));
+        }
+        let globs = rule.namespaces().filter(|_| passes(ELSEWHERE))?;
+        Some(format!("{asked} in one namespace other than {}", quoted(globs)))
     }
 
     /// The grants of an agent that give something now.

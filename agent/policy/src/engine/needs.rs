@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 
 use super::PolicySet;
+use super::builtin::makes_secret;
 use super::evaluate::is_given;
 use super::match_input::MatchInput;
 use crate::api::v1alpha1::{Action, Mode};
@@ -58,7 +59,8 @@ impl PolicySet {
             Verb::Patch => ObjectSource::Probe,
             _ => ObjectSource::Body,
         };
-        let by_builtin = is_nameless && self.builtin_needs_name(principal, request);
+        let by_builtin =
+            (is_nameless || makes_secret(request)) && self.builtin_needs_object(principal, request);
         let by_rules = match self.rules.uses_objects() {
             true => self.rules_need_object(principal, request, is_nameless),
             false => (false, false),

@@ -16,6 +16,8 @@ pub enum Builtin {
     ApiserverPortforward,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,
+    /// Secrets that hold tokens: of a service account, or for a node that joins.
+    TokenSecrets,
     /// Certificate requests and their approval: a client certificate that works without Picket.
     CertificateRequests,
     /// Objects of the group picket.dev, its CRDs and API service, and the RBAC objects that Picket's nodes live by.
@@ -34,12 +36,13 @@ pub enum Builtin {
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NodesProxy,
         Self::PodsProxy,
         Self::ServicesProxy,
         Self::ApiserverPortforward,
         Self::TokenRequest,
+        Self::TokenSecrets,
         Self::CertificateRequests,
         Self::PicketObjects,
         Self::PicketAdmission,
@@ -58,6 +61,7 @@ impl Builtin {
             Self::ServicesProxy => "builtin/services-proxy",
             Self::ApiserverPortforward => "builtin/apiserver-portforward",
             Self::TokenRequest => "builtin/token-request",
+            Self::TokenSecrets => "builtin/token-secrets",
             Self::CertificateRequests => "builtin/certificate-requests",
             Self::PicketObjects => "builtin/picket-objects",
             Self::PicketAdmission => "builtin/picket-admission",

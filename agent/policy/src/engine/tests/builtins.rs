@@ -12,6 +12,7 @@ no | GET /api/v1/namespaces/n/pods/https:x:443/proxy/    | builtin/pods-proxy
 no | GET /api/v1/namespaces/default/services/https:kubernetes:443/proxy/api          | builtin/services-proxy
 no | GET /api/v1/namespaces/kube-system/pods/kube-apiserver-n1/portforward           | builtin/apiserver-portforward
 no | POST /api/v1/namespaces/n/serviceaccounts/default/token                         | builtin/token-request
+no | POST /api/v1/namespaces/n/secrets                                               | builtin/token-secrets
 no | POST /apis/certificates.k8s.io/v1/certificatesigningrequests                    | builtin/certificate-requests
 no | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval          | builtin/certificate-requests
 no | GET /apis/picket.dev/v1alpha1/agentpolicies                                     | builtin/picket-objects

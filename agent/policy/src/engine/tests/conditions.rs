@@ -571,6 +571,68 @@ fn built_ins_know_the_name_of_a_new_object() {
     }
 }
 
+#[test]
+fn a_secret_that_would_hold_a_token_is_refused_by_its_type() {
+    let set = compile(&[&grant(ALL)]);
+    let except = policy(
+        "e",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/token-secrets]",
+    );
+    let excepting = compile(&[&grant(ALL), &except]);
+    let secrets = "POST /api/v1/namespaces/n/secrets";
+    let apply = "PATCH /api/v1/namespaces/n/secrets/s content-type:application/apply-patch+yaml";
+    for (line, source) in [(secrets, ObjectSource::Body), (apply, ObjectSource::Probe)] {
+        let needs = |set: &PolicySet| set.needs(&principal(set, "fixer"), &request(line), NOW);
+        assert_eq!(
+            (needs(&set).object, needs(&set).only_to_note),
+            (Some(source), false),
+            "{line}"
+        );
+        assert_eq!(needs(&excepting).object, None, "{line}");
+        for (of_type, is_denied) in [
+            ("kubernetes.io/service-account-token", true),
+            ("bootstrap.kubernetes.io/token", true),
+            ("Opaque", false),
+            ("kubernetes.io/tls", false),
+        ] {
+            let made = || {
+                let mut request = canonical(line);
+                let object = serde_json::json!({"metadata": {"name": "s"}, "type": of_type});
+                request.set_object(RequestObject::Read(Arc::new(object)));
+                request
+            };
+            assert_eq!(fires(&set, made()), is_denied, "{line} {of_type}");
+            assert!(!fires(&excepting, made()), "{line} {of_type}");
+        }
+        for unknown in [RequestObject::Unread, RequestObject::TooLarge] {
+            let mut request = canonical(line);
+            request.set_object(unknown);
+            assert!(fires(&set, request), "{line}");
+        }
+    }
+    let denied = with_body(
+        secrets,
+        "{\"metadata\": {\"name\": \"s\"}, \"type\": \"kubernetes.io/service-account-token\"}",
+    );
+    let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), denied, NOW) else {
+        panic!("not refused")
+    };
+    assert_eq!(denial.rule(), Some("builtin/token-secrets"));
+    // A type is never changed, and what has no type is no token.
+    for line in [
+        "PUT /api/v1/namespaces/n/secrets/s",
+        "PATCH /api/v1/namespaces/n/secrets/s content-type:application/merge-patch+json",
+        "POST /api/v1/namespaces/n/configmaps",
+    ] {
+        assert_eq!(
+            set.needs(&principal(&set, "fixer"), &request(line), NOW).object,
+            None,
+            "{line}"
+        );
+        assert!(!fires(&set, canonical(line)), "{line}");
+    }
+}
+
 /// Whether the name was read for another rule must make no difference.
 #[test]
 fn a_rule_that_leaves_names_alone_knows_the_name_of_a_new_object() {

@@ -5,7 +5,7 @@ use super::*;
 const TABLE: &str = "
 # A rule about reading covers what answers with the object or the list.
 yes | PATCH /api/v1/namespaces/x/secrets/y   | verbs: [get], resources: [secrets]
-yes | PATCH /api/v1/namespaces/x/secrets/y content-type:application/apply-patch+yaml | verbs: [get], resources: [secrets]
+yes | PATCH /api/v1/namespaces/x/configmaps/y content-type:application/apply-patch+yaml | verbs: [get], resources: [configmaps]
 yes | PUT /api/v1/namespaces/x/secrets/y     | verbs: [get], resources: [secrets]
 yes | PUT /api/v1/namespaces/x/secrets/y?dryRun=All | verbs: [get], resources: [secrets]
 yes | DELETE /api/v1/namespaces/x/secrets/y  | verbs: [get], resources: [secrets]
@@ -14,8 +14,8 @@ yes | DELETE /api/v1/namespaces/x/secrets    | verbs: [get], resources: [secrets
 yes | DELETE /api/v1/namespaces/x/secrets    | verbs: [list], resources: [secrets]
 no  | DELETE /api/v1/namespaces/x/secrets/y  | verbs: [list], resources: [secrets]
 no  | DELETE /api/v1/namespaces/x/secrets    | verbs: [watch], resources: [secrets]
-no  | POST /api/v1/namespaces/x/secrets      | verbs: [get], resources: [secrets]
-no  | POST /api/v1/namespaces/x/secrets?dryRun=All | verbs: [get], resources: [secrets]
+no  | POST /api/v1/namespaces/x/configmaps      | verbs: [get], resources: [configmaps]
+no  | POST /api/v1/namespaces/x/configmaps?dryRun=All | verbs: [get], resources: [configmaps]
 no  | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [get], resources: [pods]
 no  | GET /api/v1/namespaces/x/secrets/y     | verbs: [update, delete], resources: [secrets]
 yes | GET /api/v1/namespaces/x/pods/y/status | verbs: [get], resources: [pods]
@@ -68,7 +68,7 @@ yes | GET /api/v1/namespaces/x/secrets/z     | resources: [secrets], exceptNames
 yes | GET /api/v1/namespaces/x/secrets       | resources: [secrets], exceptNames: [y]
 no  | GET /api/v1/namespaces/x/secrets?fieldSelector=metadata.name=y | resources: [secrets], exceptNames: [y]
 yes | DELETE /api/v1/namespaces/x/secrets?fieldSelector=metadata.name=y | resources: [secrets], exceptNames: [y]
-yes | POST /api/v1/namespaces/x/secrets      | resources: [secrets], exceptNames: [y]
+yes | POST /api/v1/namespaces/x/configmaps      | resources: [configmaps], exceptNames: [y]
 no  | GET /api/v1/namespaces/x/services/http:y:80/proxy/ | resources: [services/proxy], exceptNames: [y]
 yes | GET /api/v1/namespaces/x/services/y:z:80/proxy/ | resources: [services/proxy], exceptNames: [y]
 no  | GET /api/v1/namespaces/x/pods/y/log    | resources: ['pods/*'], exceptResources: [pods/log]

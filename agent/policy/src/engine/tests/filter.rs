@@ -220,3 +220,36 @@ fn a_filter_that_could_hide_everything_or_nothing_is_refused() {
         assert!(errors[0].to_string().contains(reason), "{matches}: {errors:?}");
     }
 }
+
+#[test]
+fn a_list_of_all_namespaces_that_a_rule_refuses_is_offered_where_it_passes() {
+    let line = "GET /api/v1/pods";
+    for (matches, allowed) in [
+        (
+            "namespaces: [pay, 'vault-*']",
+            "list pods in one namespace other than \"pay\", \"vault-*\"",
+        ),
+        (
+            "exceptNamespaces: [shop, pay]",
+            "list pods in one namespace of \"shop\", \"pay\"",
+        ),
+    ] {
+        let set = compile(&[&grant(ALL), &deny(&format!("resources: [pods], {matches}"))]);
+        assert_eq!(denied(&set, line).allowed(), allowed, "{matches}");
+    }
+    // Where it passes in no namespace, it is not offered.
+    let none = compile(&[&grant(ALL), &deny("resources: [pods], namespaces: ['*']")]);
+    assert!(!denied(&none, line).allowed().contains("in one namespace"));
+    let both = [
+        deny("resources: [pods], exceptNamespaces: [shop, pay]"),
+        policy(
+            "q",
+            "rules: [{name: q, action: Deny, match: {resources: [pods], namespaces: [pay]}}]",
+        ),
+    ];
+    let set = compile(&[&grant(ALL), &both[0], &both[1]]);
+    assert_eq!(
+        denied(&set, line).allowed(),
+        "list pods in one namespace of \"shop\""
+    );
+}

@@ -1,0 +1,160 @@
+//! Whether Picket and the API server read the same requests alike: both audit logs, joined by `auditID`.
+//!
+//! In: the two logs of a suite. Out: how many requests are in both, and each in which they differ in verb, object or user. A request
+//! that the two read differently is one that a policy judged as something else than what was done.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::audit::files;
+
+/// What a log says of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reading {
+    verb: String,
+    /// Resource, subresource, namespace, name, group and version; empty for other paths.
+    object: [String; 6],
+    /// The name and groups that the request was authorized by.
+    user: (String, Vec<String>),
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} by {} {:?}", self.verb, self.object, self.user.0, self.user.1)
+    }
+}
+
+/// What both logs come to.
+#[derive(Debug, Default)]
+pub struct Agreement {
+    /// Events of the API server about requests that Picket recorded.
+    pub joined: usize,
+    /// Those in which the two differ.
+    pub differing: Vec<String>,
+}
+
+impl Reading {
+    /// Of a record of either log.
+    fn of(record: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &record["objectRef"];
+        let user = match &record["impersonatedUser"] {
+            Value::Null => &record["user"],
+            impersonated => impersonated,
+        };
+        let mut groups: Vec<_> = user["groups"].as_array().into_iter().flatten().map(text).collect();
+        groups.sort_unstable();
+        Self {
+            verb: text(&record["verb"]),
+            object: ["resource", "subresource", "namespace", "name", "apiGroup", "apiVersion"]
+                .map(|field| text(&object[field])),
+            user: (text(&user["username"]), groups),
+        }
+    }
+
+    /// Whether the API server's reading is the same. The name of a new object is in its body, which Picket reads where a rule needs it; and
+    /// the API server puts everyone whom it has authenticated into a group more.
+    fn agrees(&self, server: &Self) -> bool {
+        let mut server = server.clone();
+        if self.verb == "create" && self.object[3].is_empty() {
+            server.object[3].clear();
+        }
+        let missing: Vec<_> = server.user.1.iter().filter(|group| !self.user.1.contains(group)).collect();
+        let same_groups = self.user.1.iter().all(|group| server.user.1.contains(group))
+            && missing.iter().all(|group| *group == "system:authenticated");
+        self.verb == server.verb && self.object == server.object && self.user.0 == server.user.0 && same_groups
+    }
+}
+
+/// Calls `each` with the records of a log.
+fn each_record(path: &Path, mut each: impl FnMut(&str, &Value)) -> Result<()> {
+    for file in files(path)? {
+        let lines = BufReader::new(File::open(&file).with_context(|| file.display().to_string())?);
+        for line in lines.lines() {
+            // A line that an agent was killed in the middle of is no record.
+            let Ok(record) = serde_json::from_str::<Value>(&line?) else { continue };
+            if let Some(id) = record["auditID"].as_str() {
+                each(id, &record);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares the two logs.
+///
+/// # Errors
+/// A log cannot be read.
+pub fn compare(picket: &Path, server: &Path) -> Result<Agreement> {
+    let mut ours = HashMap::new();
+    each_record(picket, |id, record| {
+        let outcome = record["decision"]["outcome"].as_str().unwrap_or_default();
+        if matches!(outcome, "allow" | "masked" | "unknown" | "error") && !record["impersonatedUser"].is_null() {
+            ours.insert(id.to_owned(), Reading::of(record));
+        }
+    })?;
+    let mut found = Agreement::default();
+    each_record(server, |id, record| {
+        let Some(ours) = ours.get(id) else { return };
+        let theirs = Reading::of(record);
+        found.joined += 1;
+        if !ours.agrees(&theirs) {
+            let uri = record["requestURI"].as_str().unwrap_or_default();
+            found.differing.push(format!("{id} {uri}\n  Picket:     {ours}\n  API server: {theirs}"));
+        }
+    })?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(path: &Path, records: &[Value]) {
+        let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
+        std::fs::write(path, lines).expect("written");
+    }
+
+    #[test]
+    fn each_difference_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = ["picket", "server"].map(|name| folder.path().join(name));
+        let user = json!({"username": "agent:x", "groups": ["a"]});
+        let theirs = json!({"username": "agent:x", "groups": ["a", "system:authenticated"]});
+        let ours = |id: &str, verb: &str, object: Value| {
+            json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": user, "decision": {"outcome": "allow"}})
+        };
+        let server = |id: &str, verb: &str, object: Value| {
+            json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": theirs, "user": {"username": "node"}})
+        };
+        let pod = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1"});
+        let named = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1", "name": "x"});
+        write(&paths[0], &[
+            ours("same", "get", named.clone()),
+            ours("made", "create", pod.clone()),
+            ours("verb", "get", named.clone()),
+            ours("object", "list", pod.clone()),
+            json!({"auditID": "denied", "decision": {"outcome": "deny"}}),
+        ]);
+        write(&paths[1], &[
+            server("same", "get", named.clone()),
+            server("made", "create", named.clone()),
+            server("verb", "update", named.clone()),
+            server("object", "list", named.clone()),
+            server("denied", "get", named),
+            server("of somebody else", "get", pod),
+        ]);
+        let found = compare(&paths[0], &paths[1]).expect("compared");
+        assert_eq!(found.joined, 4);
+        let told: Vec<_> = found.differing.iter().map(|text| &text[..4]).collect();
+        assert_eq!(told, ["verb", "obje"], "{:#?}", found.differing);
+    }
+}
