@@ -291,7 +291,7 @@ impl Findings {
             .groups
             .sort_by(|one, other| (&one.change.change, other.count).cmp(&(&other.change.change, one.count)));
         let untold = report.explained.iter();
-        report.untold = untold.map(|(why, count)| (why.code(), *count)).collect();
+        report.untold = untold.map(|(why, count)| (why.word(), *count)).collect();
         report
     }
 }

@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Present {
 
 /// What became of a request, as far as objects decide it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
+pub enum ReplayOutcome {
     /// It may go upstream.
     Allowed,
     /// A person decides.
@@ -148,7 +148,7 @@ pub enum Outcome {
     Denied,
 }
 
-impl Outcome {
+impl ReplayOutcome {
     /// In tables and in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -164,7 +164,7 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedDecision {
     /// The decision.
-    pub outcome: Outcome,
+    pub outcome: ReplayOutcome,
     /// What decided: the grant of an allowed request, else `policy/rule`, `builtin/NAME`, `no_grant` or `identity`.
     pub by: String,
 }
@@ -199,7 +199,7 @@ pub enum Untold {
 impl Untold {
     /// In JSON.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::NoIdentity => "no_identity",
             Self::UnknownIdentity => "unknown_identity",
@@ -297,25 +297,25 @@ impl AuditEvent {
         let decided = |outcome, by: String| Ok(RecordedDecision { outcome, by });
         let Some(decision) = &self.decision else {
             return match self.annotations.decision.as_deref() {
-                Some("allow") => decided(Outcome::Allowed, String::new()),
-                Some("forbid") => decided(Outcome::Denied, String::new()),
+                Some("allow") => decided(ReplayOutcome::Allowed, String::new()),
+                Some("forbid") => decided(ReplayOutcome::Denied, String::new()),
                 _ => Err(Untold::Undecided),
             };
         };
         let [policy, rule] = [&decision.policy, &decision.rule].map(|name| name.clone().unwrap_or_default());
         let permitted = self.annotations.decision.as_deref() == Some("allow");
         match (decision.outcome.as_deref(), decision.reason.as_str()) {
-            (Some("allow" | "masked" | "unknown"), _) => decided(Outcome::Allowed, policy),
+            (Some("allow" | "masked" | "unknown"), _) => decided(ReplayOutcome::Allowed, policy),
             // The grants allowed it, and the way to the API server failed.
-            (Some("error"), _) if permitted => decided(Outcome::Allowed, policy),
-            (Some("pending"), _) => decided(Outcome::Pending, format!("{policy}/{rule}")),
-            (Some("deny"), "no_grant") => decided(Outcome::Denied, "no_grant".to_owned()),
-            (Some("deny"), "builtin") => decided(Outcome::Denied, rule),
-            (Some("deny"), "policy") => decided(Outcome::Denied, format!("{policy}/{rule}")),
+            (Some("error"), _) if permitted => decided(ReplayOutcome::Allowed, policy),
+            (Some("pending"), _) => decided(ReplayOutcome::Pending, format!("{policy}/{rule}")),
+            (Some("deny"), "no_grant") => decided(ReplayOutcome::Denied, "no_grant".to_owned()),
+            (Some("deny"), "builtin") => decided(ReplayOutcome::Denied, rule),
+            (Some("deny"), "policy") => decided(ReplayOutcome::Denied, format!("{policy}/{rule}")),
             (
                 Some("deny"),
                 "identity_suspended" | "identity_revoked" | "identity_expired" | "identity_overdue",
-            ) => decided(Outcome::Denied, "identity".to_owned()),
+            ) => decided(ReplayOutcome::Denied, "identity".to_owned()),
             (Some("deny"), "rate_limited" | "too_many_requests_at_once" | "loop") => Err(Untold::Limits),
             (
                 Some("deny"),
@@ -413,7 +413,11 @@ impl AuditEvent {
                 vec![(plain.over_websocket(), None)]
             }
             // What was upgraded has a session in its record, so that of a refused request alone nobody knows.
-            (Some("proxy"), _) if self.recorded().is_ok_and(|it| it.outcome != Outcome::Allowed) => {
+            (Some("proxy"), _)
+                if self
+                    .recorded()
+                    .is_ok_and(|it| it.outcome != ReplayOutcome::Allowed) =>
+            {
                 vec![
                     (plain.clone(), None),
                     (plain.over_websocket(), Some(Untold::Upgrade)),

@@ -13,7 +13,7 @@ mod rights;
 mod suggest;
 mod yaml;
 
-pub use event::{AuditEvent, Outcome, RecordedDecision, RecordedFinding, Untold};
+pub use event::{AuditEvent, RecordedDecision, RecordedFinding, ReplayOutcome, Untold};
 pub use once::Once;
 pub use replay::{Comparison, Replayed, replay};
 pub use rights::{MAX_NAMED, MAX_RIGHTS, Rights, Seen, Uncovered};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::event::{AuditEvent, Outcome, RecordedDecision, Untold};
+use super::event::{AuditEvent, RecordedDecision, ReplayOutcome, Untold};
 use crate::engine::{Inputs, ObjectSource, PolicySet};
 use crate::identity::{Principal, PrincipalOrigin};
 use crate::person::Person;
@@ -76,7 +76,7 @@ impl Comparison {
     }
 
     fn is_stopped(&self) -> bool {
-        self.recorded.outcome != Outcome::Allowed
+        self.recorded.outcome != ReplayOutcome::Allowed
     }
 
     fn differs(&self) -> bool {
@@ -227,13 +227,13 @@ impl Target {
 impl Judged {
     fn new(verdict: CaseVerdict, target: Target) -> Self {
         let outcome = match verdict.decision {
-            ExpectedDecision::Allow | ExpectedDecision::Warn => Outcome::Allowed,
-            ExpectedDecision::Pending => Outcome::Pending,
-            ExpectedDecision::Deny | ExpectedDecision::Partial => Outcome::Denied,
+            ExpectedDecision::Allow | ExpectedDecision::Warn => ReplayOutcome::Allowed,
+            ExpectedDecision::Pending => ReplayOutcome::Pending,
+            ExpectedDecision::Deny | ExpectedDecision::Partial => ReplayOutcome::Denied,
         };
         let by = match outcome {
-            Outcome::Allowed => verdict.grant,
-            Outcome::Pending | Outcome::Denied => verdict.rule,
+            ReplayOutcome::Allowed => verdict.grant,
+            ReplayOutcome::Pending | ReplayOutcome::Denied => verdict.rule,
         };
         Self {
             decided: RecordedDecision { outcome, by },

@@ -185,7 +185,7 @@ fn a_body_that_matters_is_not_guessed() {
     );
     is_untold(&patch, Untold::Object);
     // An API server's record can have the object.
-    for (host, outcome) in [(true, Outcome::Denied), (false, Outcome::Allowed)] {
+    for (host, outcome) in [(true, ReplayOutcome::Denied), (false, ReplayOutcome::Allowed)] {
         let whole = with(
             pods.clone(),
             "/requestObject",
@@ -218,11 +218,11 @@ fn a_body_that_matters_is_not_guessed() {
 fn a_patch_that_may_be_an_apply_is_judged_as_both() {
     let jobs = "/apis/batch/v1/namespaces/shop/jobs/j";
     let plain = allowed("patch", jobs);
-    assert_eq!(told(&plain).replayed.outcome, Outcome::Allowed);
+    assert_eq!(told(&plain).replayed.outcome, ReplayOutcome::Allowed);
     let managed = allowed("patch", &format!("{jobs}?fieldManager=me"));
     is_untold(&managed, Untold::Apply);
     let by_kubectl = with(managed, "/userAgent", json!("kubectl/v1.36.0 (linux/amd64)"));
-    assert_eq!(told(&by_kubectl).replayed.outcome, Outcome::Allowed);
+    assert_eq!(told(&by_kubectl).replayed.outcome, ReplayOutcome::Allowed);
     let applied = allowed("patch", &format!("{jobs}?fieldManager=me&force=false"));
     assert_eq!(told(&applied).replayed.by, "no_grant");
     // Where both come to the same, it is told.
@@ -237,7 +237,7 @@ fn a_patch_that_may_be_an_apply_is_judged_as_both() {
 fn an_upgrade_that_nobody_recorded_is_not_guessed() {
     let uri = "/api/v1/namespaces/shop/services/web/proxy/metrics";
     let proxied = with(allowed("get", uri), "/objectRef", json!({"subresource": "proxy"}));
-    assert_eq!(told(&proxied).replayed.outcome, Outcome::Allowed);
+    assert_eq!(told(&proxied).replayed.outcome, ReplayOutcome::Allowed);
     let refused = with(
         proxied.clone(),
         "/decision",

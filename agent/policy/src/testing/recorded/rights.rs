@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::event::{AuditEvent, Outcome, RecordedUser, Untold};
+use super::event::{AuditEvent, RecordedUser, ReplayOutcome, Untold};
 use crate::api::read_documents;
 use crate::engine::builtin::implicit_grant;
 use crate::engine::{Grant, PolicySet, uses};
@@ -93,9 +93,9 @@ pub enum Uncovered {
 impl Uncovered {
     /// In JSON and in tests.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
-            Self::Record(untold) => untold.code(),
+            Self::Record(untold) => untold.word(),
             Self::NoUser => "no_user",
             Self::Unnameable => "unnameable",
             Self::Paths => "paths",
@@ -278,7 +278,7 @@ impl Default for Rights {
 impl Rights {
     /// Notes what an allowed request took. Records of other requests are left alone.
     pub fn add(&mut self, event: &AuditEvent) {
-        if event.recorded().map(|recorded| recorded.outcome) != Ok(Outcome::Allowed) {
+        if event.recorded().map(|recorded| recorded.outcome) != Ok(ReplayOutcome::Allowed) {
             return;
         }
         self.seen.add(event.at());

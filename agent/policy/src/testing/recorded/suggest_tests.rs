@@ -77,7 +77,7 @@ fn compiled(documents: Vec<Document>) -> PolicySet {
 
 fn is_allowed(set: &PolicySet, sent: &Sent) -> bool {
     match replay(set, &sent.event()).expect("a request") {
-        Replayed::Told(comparison) => comparison.replayed.outcome == Outcome::Allowed,
+        Replayed::Told(comparison) => comparison.replayed.outcome == ReplayOutcome::Allowed,
         Replayed::Untold(untold) => panic!("{untold:?}: {sent:?}"),
     }
 }
@@ -395,7 +395,7 @@ fn what_no_rule_can_give_is_counted() {
     let uncovered: Vec<_> = suggestion
         .uncovered
         .iter()
-        .map(|(why, count)| (why.code(), *count))
+        .map(|(why, count)| (why.word(), *count))
         .collect();
     assert_eq!(
         uncovered,
