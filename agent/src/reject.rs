@@ -22,7 +22,7 @@ use crate::identity::{ClaimError, IdentityError};
 use crate::limits::LimitExceeded;
 use crate::upstream::{AUDIT_ID, SendError};
 
-pub use answers::{ProbeAnswer, UnfilterableError};
+pub use answers::{ProbeAnswer, UnfilterableError, WithheldAnswer};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -74,6 +74,9 @@ pub enum Rejection {
     /// Rules hide objects of the answer, and it cannot be filtered.
     #[error("{0}")]
     Unfilterable(UnfilterableError),
+    /// The API server failed in a way that is no `Status`, and rules hide objects of the answer.
+    #[error("{0}")]
+    Withheld(WithheldAnswer),
     /// Other bodies of the pod that policies look into take all the memory that there is for them.
     #[error(
         "requests of this pod whose bodies policies look into use all the memory for such; try again, with fewer large objects at once"
@@ -227,6 +230,7 @@ impl Rejection {
             Rejection::UserChanged { .. } => "user_changed",
             Rejection::FilterChanged => "filter_changed",
             Rejection::Unfilterable(error) => error.code(),
+            Rejection::Withheld(_) => "answer_withheld",
             Rejection::ApprovalMissing => "approval_missing",
             Rejection::Killed(_) => "session_killed",
             Rejection::Unjudged => "internal",
@@ -275,6 +279,7 @@ impl Rejection {
                 class(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", false)
             }
             Rejection::Probe(answer) => class(answer.code, answer.reason, answer.retry),
+            Rejection::Withheld(answer) => class(answer.code, answer.reason, answer.retry_after.is_some()),
             Rejection::Unreadable(_)
             | Rejection::Head(HeadError::Malformed)
             | Rejection::Upgrade(_)
@@ -397,6 +402,7 @@ impl Rejection {
     fn retry_after(&self) -> u32 {
         match self {
             Rejection::Limited(exceeded) => exceeded.retry_after(),
+            Rejection::Withheld(answer) => answer.retry_after.unwrap_or(RETRY_AFTER_SECONDS),
             _ => RETRY_AFTER_SECONDS,
         }
     }

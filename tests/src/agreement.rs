@@ -26,7 +26,11 @@ struct Reading {
 
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} by {} {:?}", self.verb, self.object, self.user.0, self.user.1)
+        write!(
+            f,
+            "{} {:?} by {} {:?}",
+            self.verb, self.object, self.user.0, self.user.1
+        )
     }
 }
 
@@ -48,12 +52,24 @@ impl Reading {
             Value::Null => &record["user"],
             impersonated => impersonated,
         };
-        let mut groups: Vec<_> = user["groups"].as_array().into_iter().flatten().map(text).collect();
+        let mut groups: Vec<_> = user["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text)
+            .collect();
         groups.sort_unstable();
         Self {
             verb: text(&record["verb"]),
-            object: ["resource", "subresource", "namespace", "name", "apiGroup", "apiVersion"]
-                .map(|field| text(&object[field])),
+            object: [
+                "resource",
+                "subresource",
+                "namespace",
+                "name",
+                "apiGroup",
+                "apiVersion",
+            ]
+            .map(|field| text(&object[field])),
             user: (text(&user["username"]), groups),
         }
     }
@@ -65,10 +81,18 @@ impl Reading {
         if self.verb == "create" && self.object[3].is_empty() {
             server.object[3].clear();
         }
-        let missing: Vec<_> = server.user.1.iter().filter(|group| !self.user.1.contains(group)).collect();
+        let missing: Vec<_> = server
+            .user
+            .1
+            .iter()
+            .filter(|group| !self.user.1.contains(group))
+            .collect();
         let same_groups = self.user.1.iter().all(|group| server.user.1.contains(group))
             && missing.iter().all(|group| *group == "system:authenticated");
-        self.verb == server.verb && self.object == server.object && self.user.0 == server.user.0 && same_groups
+        self.verb == server.verb
+            && self.object == server.object
+            && self.user.0 == server.user.0
+            && same_groups
     }
 }
 
@@ -78,7 +102,9 @@ fn each_record(path: &Path, mut each: impl FnMut(&str, &Value)) -> Result<()> {
         let lines = BufReader::new(File::open(&file).with_context(|| file.display().to_string())?);
         for line in lines.lines() {
             // A line that an agent was killed in the middle of is no record.
-            let Ok(record) = serde_json::from_str::<Value>(&line?) else { continue };
+            let Ok(record) = serde_json::from_str::<Value>(&line?) else {
+                continue;
+            };
             if let Some(id) = record["auditID"].as_str() {
                 each(id, &record);
             }
@@ -95,7 +121,9 @@ pub fn compare(picket: &Path, server: &Path) -> Result<Agreement> {
     let mut ours = HashMap::new();
     each_record(picket, |id, record| {
         let outcome = record["decision"]["outcome"].as_str().unwrap_or_default();
-        if matches!(outcome, "allow" | "masked" | "unknown" | "error") && !record["impersonatedUser"].is_null() {
+        if matches!(outcome, "allow" | "masked" | "unknown" | "error")
+            && !record["impersonatedUser"].is_null()
+        {
             ours.insert(id.to_owned(), Reading::of(record));
         }
     })?;
@@ -106,7 +134,9 @@ pub fn compare(picket: &Path, server: &Path) -> Result<Agreement> {
         found.joined += 1;
         if !ours.agrees(&theirs) {
             let uri = record["requestURI"].as_str().unwrap_or_default();
-            found.differing.push(format!("{id} {uri}\n  Picket:     {ours}\n  API server: {theirs}"));
+            found.differing.push(format!(
+                "{id} {uri}\n  Picket:     {ours}\n  API server: {theirs}"
+            ));
         }
     })?;
     Ok(found)
@@ -129,29 +159,31 @@ mod tests {
         let paths = ["picket", "server"].map(|name| folder.path().join(name));
         let user = json!({"username": "agent:x", "groups": ["a"]});
         let theirs = json!({"username": "agent:x", "groups": ["a", "system:authenticated"]});
-        let ours = |id: &str, verb: &str, object: Value| {
-            json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": user, "decision": {"outcome": "allow"}})
-        };
-        let server = |id: &str, verb: &str, object: Value| {
-            json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": theirs, "user": {"username": "node"}})
-        };
+        let ours = |id: &str, verb: &str, object: Value| json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": user, "decision": {"outcome": "allow"}});
+        let server = |id: &str, verb: &str, object: Value| json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": theirs, "user": {"username": "node"}});
         let pod = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1"});
         let named = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1", "name": "x"});
-        write(&paths[0], &[
-            ours("same", "get", named.clone()),
-            ours("made", "create", pod.clone()),
-            ours("verb", "get", named.clone()),
-            ours("object", "list", pod.clone()),
-            json!({"auditID": "denied", "decision": {"outcome": "deny"}}),
-        ]);
-        write(&paths[1], &[
-            server("same", "get", named.clone()),
-            server("made", "create", named.clone()),
-            server("verb", "update", named.clone()),
-            server("object", "list", named.clone()),
-            server("denied", "get", named),
-            server("of somebody else", "get", pod),
-        ]);
+        write(
+            &paths[0],
+            &[
+                ours("same", "get", named.clone()),
+                ours("made", "create", pod.clone()),
+                ours("verb", "get", named.clone()),
+                ours("object", "list", pod.clone()),
+                json!({"auditID": "denied", "decision": {"outcome": "deny"}}),
+            ],
+        );
+        write(
+            &paths[1],
+            &[
+                server("same", "get", named.clone()),
+                server("made", "create", named.clone()),
+                server("verb", "update", named.clone()),
+                server("object", "list", named.clone()),
+                server("denied", "get", named),
+                server("of somebody else", "get", pod),
+            ],
+        );
         let found = compare(&paths[0], &paths[1]).expect("compared");
         assert_eq!(found.joined, 4);
         let told: Vec<_> = found.differing.iter().map(|text| &text[..4]).collect();

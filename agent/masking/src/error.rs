@@ -29,7 +29,7 @@ pub enum FilterError {
     #[error("a row of the Table has no object; ask with includeObject=Metadata")]
     RowWithoutObject,
     /// An item is larger than [`ITEM_LIMIT`](crate::ITEM_LIMIT).
-    #[error("an item is larger than 4 MiB, the most that is judged")]
+    #[error("an item is larger than 10 MiB, the most that is judged")]
     TooLarge,
     /// Members are repeated so often that not every reading can be judged.
     #[error("an item repeats members of its metadata too often")]

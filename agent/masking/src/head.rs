@@ -48,6 +48,8 @@ impl<'a> Values<'a> {
     pub(crate) fn add(&mut self, value: Cow<'a, str>) {
         match &self.first {
             None => self.first = Some(value),
+            // More readings than are judged end the response in any case, and comparing each with all takes ever longer.
+            Some(_) if self.more.len() > MAX_READINGS => {}
             Some(first) if *first == value || self.more.contains(&value) => {}
             Some(_) => self.more.push(value),
         }

@@ -48,8 +48,9 @@ pub use error::FilterError;
 pub use filter::Filter;
 pub use head::{Counts, ItemHead};
 
-/// The longest item, event or frame in bytes. etcd takes 1.5 MiB of an object by default, and JSON spells what protobuf packs.
-pub const ITEM_LIMIT: usize = 4 * 1024 * 1024;
+/// The longest item, event or frame in bytes. etcd takes 1.5 MiB of an object by default, and in JSON each `<` of it is six bytes
+/// (`\u003c`, as Go's encoding/json writes it): nobody must be able to break lists by an object that can be stored.
+pub const ITEM_LIMIT: usize = 10 * 1024 * 1024;
 
 /// How much of a response may come before its items: `columnDefinitions` of a Table take a few KB.
 const HEAD_LIMIT: usize = 64 * 1024;

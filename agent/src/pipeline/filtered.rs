@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use picket_masking::media::Encoding;
@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::session::Basis;
 use crate::listener::PodShare;
-use crate::reject::{Rejection, UnfilterableError};
+use crate::reject::{Rejection, UnfilterableError, WithheldAnswer};
 use crate::upstream::{SendError, UpstreamBody, filterable_accept};
 
 /// What a response may hold of an item before the pod's share is asked. Most items are smaller.
@@ -96,7 +96,8 @@ impl ItemFiltering {
         let Some(hidden) = basis.filter() else {
             return Ok(None);
         };
-        let is_success = response.status().is_success();
+        let status = response.status();
+        let is_success = status.is_success();
         let headers = response.headers_mut();
         // Its length, or a digest of it, would tell of what is hidden.
         headers.remove(CONTENT_LENGTH);
@@ -111,6 +112,10 @@ impl ItemFiltering {
                 .unwrap_or_default()
         };
         let unreadable = || {
+            if !is_success {
+                let retry_after = headers.get(RETRY_AFTER);
+                return Err(Rejection::Withheld(WithheldAnswer::new(status, retry_after)));
+            }
             let error = UnfilterableError::Answer {
                 rules: hidden.to_string(),
                 media_type: text(CONTENT_TYPE).chars().take(64).collect(),

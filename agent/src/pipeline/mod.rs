@@ -340,6 +340,10 @@ impl Pipeline {
         if let Some(filtering) = &mut filtering {
             // Boxed: few answers are filtered, and what that takes would be part of every request's future.
             Box::pin(filtering.begin(response.body_mut(), kube.verb)).await?;
+            // The first item may come long after the decision, and what comes after it is over before anybody looks.
+            if !basis.is_permitted() {
+                return Err(basis.judge().err().unwrap_or(Rejection::NoLongerPermitted));
+            }
         }
         let client = upgrade.map(|protocol| (protocol, client));
         self.finish_response(basis, client, (response, filtering), credential, record)

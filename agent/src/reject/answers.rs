@@ -52,6 +52,43 @@ impl UnfilterableError {
     }
 }
 
+/// A failure that the API server told in another way than by a `Status`, of an answer from which rules hide objects: its text is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the API server answered {code}; its text is left out, since rules hide objects of this answer")]
+pub struct WithheldAnswer {
+    pub(super) code: StatusCode,
+    pub(super) reason: &'static str,
+    /// Seconds until another try may go better, where the API server says so.
+    pub(super) retry_after: Option<u32>,
+}
+
+impl WithheldAnswer {
+    /// The failure with this code, and its `Retry-After`.
+    pub fn new(code: StatusCode, retry_after: Option<&HeaderValue>) -> Self {
+        let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        // As client-go reads a failure without a Status (k8s.io/apimachinery pkg/api/errors, NewGenericServerResponse).
+        let reason = match code.as_u16() {
+            400 => "BadRequest",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "NotFound",
+            405 => "MethodNotAllowed",
+            409 => "Conflict",
+            410 => "Gone",
+            429 => "TooManyRequests",
+            500 => "InternalError",
+            503 => "ServiceUnavailable",
+            504 => "Timeout",
+            _ => "",
+        };
+        Self {
+            code,
+            reason,
+            retry_after: seconds,
+        }
+    }
+}
+
 /// What the API server answered to a dry run, where that is no object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

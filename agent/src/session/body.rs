@@ -8,6 +8,7 @@ use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use futures::task::AtomicWaker;
@@ -19,6 +20,7 @@ use super::farewell::Farewell;
 use super::kind::SessionKind;
 use super::registry::Registered;
 use super::running::{Stop, Traffic};
+use crate::reject::{Rejection, UnfilterableError};
 
 /// What a session's body does when it is ended.
 pub trait Terminate {
@@ -85,6 +87,16 @@ pub(super) struct BrokenOff {
     message: String,
     /// What an HTTP/2 client sees; hyper looks for it.
     source: h2::Error,
+}
+
+/// The end of a watch that cannot be filtered any further.
+fn unfilterable(failure: &UnfilterableError) -> Ending {
+    let rejection = Rejection::Unfilterable(failure.clone());
+    Ending {
+        cause: rejection.code(),
+        status: rejection.status(None),
+        since: Instant::now(),
+    }
 }
 
 /// The frames of a session's response.
@@ -167,10 +179,19 @@ where
                         Poll::Ready(Some(Ok(frame))) => Ok(frame),
                         // A watch ends at any time, and its client watches again from the last event. A reset is taken for
                         // more than that: client-go then lists everything anew. A log must not look complete.
-                        Poll::Ready(Some(Err(_))) if session.kind == SessionKind::Watch => {
-                            return Poll::Ready(None);
+                        Poll::Ready(Some(Err(error))) => {
+                            let error = error.into();
+                            let told = error.downcast_ref::<UnfilterableError>();
+                            match told.and_then(|failure| session.farewell.last_word(&unfilterable(failure)))
+                            {
+                                // It would watch again from there, and meet the same event.
+                                Some(word) => Ok(Frame::data(word)),
+                                None if told.is_none() && session.kind == SessionKind::Watch => {
+                                    return Poll::Ready(None);
+                                }
+                                None => return Poll::Ready(Some(Err(error))),
+                            }
                         }
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                         Poll::Ready(None) => return Poll::Ready(None),
                         Poll::Pending => return Poll::Pending,
                     }

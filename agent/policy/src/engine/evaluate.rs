@@ -28,7 +28,7 @@ struct Fired<'s> {
     would_deny: Vec<FiredRule>,
     asks: Vec<FiredRule>,
     denied: Option<(&'s CompiledRule, Option<Failure>)>,
-    hidden: Vec<Hidden>,
+    hidden: Vec<Arc<Hidden>>,
 }
 
 impl PolicySet {
@@ -101,7 +101,7 @@ impl PolicySet {
                 continue;
             }
             if let Some(namespace) = builtin.hides(request, around) {
-                past.hidden = Some(Hidden::namespace(builtin.name(), namespace));
+                past.hidden = Some(Arc::new(Hidden::namespace(builtin.name(), namespace)));
                 continue;
             }
             past.lifted = Some(self.lifted(principal, builtin, request, now).ok_or(builtin)?);
@@ -238,7 +238,7 @@ impl PolicySet {
                 (Action::Filter, Mode::Enforce, _)
                     if filterable && rule.is_about_some_of(on_namespaces.as_ref().unwrap_or(input)) =>
                 {
-                    fired.hidden.push(rule.hidden(self.rules.name_of(rule)));
+                    fired.hidden.extend(rule.hidden.clone());
                     let finding = finding();
                     // A rule with a message tells whoever reads the list that it is not whole.
                     if !finding.message.is_empty() {
@@ -312,7 +312,7 @@ impl PolicySet {
 #[derive(Default)]
 struct PastBuiltins {
     lifted: Option<Lifted>,
-    hidden: Option<Hidden>,
+    hidden: Option<Arc<Hidden>>,
 }
 
 /// That a grant lifts a built-in for a request.

@@ -14,7 +14,7 @@ use crate::request::{KubeRequest, Target, Verb};
 /// What is taken out of the answer to a list or watch. Two are equal where they hide the same objects by the same rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemFilter {
-    hidden: Box<[Hidden]>,
+    hidden: Box<[Arc<Hidden>]>,
     /// The namespace that was asked for, which is that of objects that name none.
     namespace: Option<Box<str>>,
     /// Whether the objects are namespaces, each of which counts as being in itself.
@@ -57,20 +57,20 @@ impl Hidden {
 
 impl ItemFilter {
     /// The filter of a request; nothing where no rule hides anything.
-    pub(super) fn new(request: &KubeRequest, hidden: Vec<Hidden>) -> Option<Arc<Self>> {
-        let mut hidden = hidden;
+    pub(super) fn new(request: &KubeRequest, mut hidden: Vec<Arc<Hidden>>) -> Option<Arc<Self>> {
+        if hidden.is_empty() {
+            return None;
+        }
         // The order of files must not make another filter of it.
         hidden.sort_by(|one, other| one.rule.cmp(&other.rule));
         hidden.dedup();
-        (!hidden.is_empty()).then(|| {
-            Arc::new(Self {
-                hidden: hidden.into(),
-                namespace: request
-                    .namespace()
-                    .map(|namespace| namespace.to_ascii_lowercase().into()),
-                of_namespaces: is_of_namespaces(request),
-            })
-        })
+        Some(Arc::new(Self {
+            hidden: hidden.into(),
+            namespace: request
+                .namespace()
+                .map(|namespace| namespace.to_ascii_lowercase().into()),
+            of_namespaces: is_of_namespaces(request),
+        }))
     }
 
     /// Whether an object with this name is hidden. `namespace` is empty for one that names none.
@@ -158,7 +158,7 @@ mod tests {
 
     fn filter(hidden: Hidden, namespace: Option<&str>, of_namespaces: bool) -> ItemFilter {
         ItemFilter {
-            hidden: Box::new([hidden]),
+            hidden: Box::new([Arc::new(hidden)]),
             namespace: namespace.map(Into::into),
             of_namespaces,
         }

@@ -198,8 +198,17 @@ pub(in crate::upstream) fn for_filter(headers: &mut HeaderMap) {
     let accept = filterable_accept(headers).unwrap_or(HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT, accept);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    // A client that has an older answer is told "not modified" by a digest of what it must not see.
-    headers.remove(header::IF_NONE_MATCH);
+    // A part of an answer cannot be filtered, and that one is not modified tells of what is hidden.
+    for conditional in [
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+        header::RANGE,
+    ] {
+        headers.remove(conditional);
+    }
 }
 
 /// Makes the headers that go upstream.

@@ -129,7 +129,7 @@ impl RuleSet {
         for rule in &policy.spec.rules {
             let condition = Condition::of(rule, &variables, policy.spec.failure_policy);
             let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-            let rule = CompiledRule::new(place, rule, condition);
+            let rule = CompiledRule::new((place, &policy.metadata.name), rule, condition);
             let (entry, about) = (rule.entry(number), rule.about());
             match &identities {
                 Some(identities) => {

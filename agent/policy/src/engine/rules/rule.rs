@@ -34,6 +34,8 @@ pub(in crate::engine) struct CompiledRule {
     pub(in crate::engine) message: Arc<str>,
     /// What must hold besides the match.
     pub(in crate::engine) condition: Option<Box<Condition>>,
+    /// What a Filter rule hides of a list, made once.
+    pub(in crate::engine) hidden: Option<Arc<Hidden>>,
     verbs: VerbSet,
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
@@ -218,10 +220,10 @@ fn excepted_lines(matches: &Match) -> Option<ExceptedLines> {
 }
 
 impl CompiledRule {
-    pub(super) fn new(policy: u32, rule: &Rule, condition: Option<Condition>) -> Self {
+    pub(super) fn new((policy, policy_name): (u32, &str), rule: &Rule, condition: Option<Condition>) -> Self {
         let matches: &Match = &rule.matches;
         let names = |list: &Option<Vec<String>>| list.as_deref().map(|list| globs(list, Glob::name));
-        Self {
+        let mut compiled = Self {
             policy,
             name: rule.name.as_str().into(),
             action: rule.action,
@@ -250,7 +252,12 @@ impl CompiledRule {
                 env: matches.env,
             },
             exclusions: Exclusions::new(matches),
+            hidden: None,
+        };
+        if rule.action == Action::Filter {
+            compiled.hidden = Some(Arc::new(compiled.hides(policy_name)));
         }
+        compiled
     }
 
     /// Whether the rule names objects, leaves some alone by their names, or can ask for a name in its condition. What reads the name for one rule must not let another
@@ -275,9 +282,9 @@ impl CompiledRule {
     }
 
     /// The objects of a list that the rule hides.
-    pub(in crate::engine) fn hidden(&self, (policy, rule): (Option<&str>, &str)) -> Hidden {
+    fn hides(&self, policy: &str) -> Hidden {
         Hidden {
-            rule: format!("{}/{rule}", policy.unwrap_or_default()).into(),
+            rule: format!("{policy}/{}", self.name).into(),
             namespaces: self.namespaces.clone(),
             names: self.names.clone(),
             except_namespaces: self.exclusions.namespaces.clone(),
