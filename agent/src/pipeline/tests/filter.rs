@@ -87,6 +87,13 @@ async fn what_cannot_be_filtered_never_reaches_the_client() {
         assert_eq!(refused.status, StatusCode::BAD_GATEWAY, "{path}");
         assert!(refused.json()["message"].to_string().contains(named), "{path}");
     }
+    // What the API server says of a failure in its own way may quote anything; its code and when to try again pass.
+    let busy = list(&world, "/api/v1/pods?items=busy").await;
+    assert_eq!(busy.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(busy.headers[header::RETRY_AFTER], "7");
+    assert_eq!(busy.json()["reason"], "TooManyRequests");
+    assert_eq!(busy.json()["details"]["retryAfterSeconds"], 7);
+    assert!(!String::from_utf8_lossy(&busy.body).contains("hush"));
     // The API server's own refusal passes.
     let status = list(&world, "/api/v1/pods?items=status").await;
     assert_eq!(
@@ -109,10 +116,11 @@ async fn what_cannot_be_filtered_never_reaches_the_client() {
     // What shows too late that it cannot be read.
     let broken = broken_off(&world, "/api/v1/pods?items=cut").await;
     assert!(!String::from_utf8_lossy(&broken).contains("hush"));
-    for (record, reason) in world.ended(7).await.iter().zip([
+    for (record, reason) in world.ended(8).await.iter().zip([
         "not_acceptable",
         "unfilterable",
         "unfilterable",
+        "answer_withheld",
         "",
         "unfilterable",
         "unfilterable",
@@ -196,4 +204,45 @@ async fn a_watch_goes_on_without_hidden_objects_and_ends_when_rules_hide_others(
     let record = world.ended(1).await.remove(0);
     assert_eq!(record["masking"]["counts"], json!({"items": 3, "hidden": 1}));
     assert_eq!(record["session"]["endCause"], "filter_changed");
+}
+
+#[tokio::test]
+async fn a_watch_that_cannot_be_filtered_any_further_says_so() {
+    use http_body_util::BodyExt as _;
+    let world = world().await;
+    let mut sender = world.connect().await;
+    let request = Request::get(target("/api/v1/pods?watch=true&items=nameless"))
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    let said = answer.into_body().collect().await.expect("in order").to_bytes();
+    let last: Value = serde_json::from_slice(&said).expect("one event");
+    assert_eq!(
+        (&last["type"], &last["object"]["code"]),
+        (&"ERROR".into(), &502.into()),
+        "{last:#}"
+    );
+    assert!(
+        last["object"]["message"].to_string().contains("guard/not-pay"),
+        "{last:#}"
+    );
+    let record = world.ended(1).await.remove(0);
+    assert_eq!(record["decision"]["reason"], "unfilterable", "{record:#}");
+}
+
+#[tokio::test]
+async fn a_list_whose_first_item_comes_after_a_change_is_judged_again() {
+    let world = world().await;
+    let listing = list(&world, "/api/v1/pods?items=list&slow=1");
+    let changing = async {
+        world.seen_are(1).await;
+        world.store.replace_for_tests(policies(
+            "  - {name: keep,",
+            "  - {name: none, action: Deny, match: {resources: [pods]}}\n  - {name: keep,",
+        ));
+    };
+    let (answer, ()) = tokio::join!(listing, changing);
+    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{:?}", answer.body);
+    assert_eq!(answer.json()["details"]["causes"][0]["field"], "guard/none");
 }

@@ -31,6 +31,10 @@ const EVENTS: &str = concat!(
     "{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"namespace\":\"shop\"}}}\n",
 );
 
+/// An event about an object without a name.
+const NAMELESS: &str =
+    "{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"namespace\":\"pay\"},\"spec\":\"hush\"}}\n";
+
 /// An unmasked WebSocket frame: `ok` on channel 1.
 const FRAME: &[u8] = &[0x82, 3, 1, b'o', b'k'];
 
@@ -79,9 +83,10 @@ pub(super) async fn begin(mut request: Request<Incoming>) -> Response<BoxBody<By
     if query.contains("resourceVersion=late") {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let event = match query.contains("items=events") {
-        true => EVENTS,
-        false => EVENT,
+    let event = match query.split_once("items=") {
+        Some((_, "events")) => EVENTS,
+        Some(_) => NAMELESS,
+        None => EVENT,
     };
     let first = stream::iter([Ok(Frame::data(Bytes::from_static(event.as_bytes())))]);
     let body = StreamBody::new(first.chain(stream::pending()));

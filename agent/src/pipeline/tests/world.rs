@@ -609,7 +609,10 @@ async fn note(
         return Ok(made(&target, &body));
     }
     if let Some(kind) = items {
-        return Ok(listed(&kind));
+        if slow {
+            tokio::time::sleep(SLOW).await;
+        }
+        return Ok(listed(kind.split('&').next().unwrap_or_default()));
     }
     if issued {
         return Ok(api.issuer.issue().await.map(|body| Full::new(body).boxed()));
@@ -649,7 +652,7 @@ fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
     };
     let whole = list(&format!("{shown},{hidden}"));
     let (body, media_type) = match kind {
-        "text" => (whole, "text/plain"),
+        "text" | "busy" => (whole, "text/plain"),
         "status" => (
             r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Conflict","code":409}"#
                 .to_owned(),
@@ -676,6 +679,9 @@ fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
     let response = match kind {
         "zipped" => response.header(header::CONTENT_ENCODING, "gzip"),
         "status" => response.status(StatusCode::CONFLICT),
+        "busy" => response
+            .status(StatusCode::TOO_MANY_REQUESTS)
+            .header(header::RETRY_AFTER, "7"),
         _ => response,
     };
     let body = Full::new(Bytes::from(body)).boxed();
