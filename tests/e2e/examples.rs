@@ -297,7 +297,7 @@ fn dashboards(world: &World) -> Result<()> {
         world,
         "dashboards",
         &[
-            ("kubectl get secrets -A", "builtin/picket-namespace"),
+            ("kubectl get secrets -A", no_grant),
             ("kubectl get secrets -n shop", no_grant),
             ("kubectl get configmaps -n shop", no_grant),
             ("kubectl logs deployment/web -n shop", no_grant),
