@@ -294,6 +294,25 @@ fn a_grant_gives_what_was_seen_and_nothing_beside_it() {
 }
 
 #[test]
+fn a_dry_run_everywhere_gives_no_write_in_a_namespace() {
+    // A namespace is in itself, and a new one in none.
+    let seen = [
+        Sent::new("a", "create", "/api/v1/namespaces?dryRun=All"),
+        Sent::new("a", "patch", "/api/v1/namespaces/x?fieldManager=m&force=true"),
+    ];
+    let suggestion = suggested(&seen);
+    compiled(documents(&suggestion));
+    let gives_creation: Vec<_> = suggestion
+        .grants
+        .iter()
+        .flat_map(|grant| grant.rules.iter().map(move |rule| (grant, &rule.rule)))
+        .filter(|(_, rule)| rule.verbs.contains(&"create".to_owned()))
+        .map(|(grant, rule)| (grant.namespaces.join(","), rule.dry_run.is_some()))
+        .collect();
+    assert_eq!(gives_creation, [(String::new(), true), ("x".to_owned(), false)]);
+}
+
+#[test]
 fn the_yaml_says_of_each_rule_how_often_and_when() {
     let text = suggested(&[
         Sent::new("a", "get", "/api/v1/namespaces/shop/pods/web"),
