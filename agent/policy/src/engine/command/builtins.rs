@@ -6,6 +6,7 @@
 use super::programs::{NONE, Options, SHELLS};
 use super::wrappers::{Inner, base_name, closed};
 use super::{Argv, Rest};
+use crate::cel::is_identifier;
 
 /// What an assignment does besides.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,18 +19,61 @@ pub(super) enum Effect {
     Unknown,
 }
 
-/// Variables in whose values shells run `$(...)`: prompts, and the names of files that are read first. Those of the second row
-/// are zsh's.
-const EXPANDED: [&str; 14] = [
-    "PS0", "PS1", "PS2", "PS3", "PS4", "ENV", "BASH_ENV", //
+/// Variables in whose values shells run `$(...)`: prompts, messages about mail, and the names of files that are read first.
+/// Those of the second row are zsh's.
+const EXPANDED: [&str; 15] = [
+    "PS0", "PS1", "PS2", "PS3", "PS4", "ENV", "BASH_ENV", "MAILPATH", //
     "PROMPT", "PROMPT2", "PROMPT3", "PROMPT4", "RPROMPT", "RPS1", "SPROMPT",
 ];
 
-/// Variables that change what a command is: zsh runs the first two where there is only a redirection.
-const REPLACING: [&str; 2] = ["NULLCMD", "READNULLCMD"];
+/// Variables that change what a command is. zsh runs the first two where there is only a redirection. Options of bash change
+/// how the rest is read. The arrays have other programs by the names of commands: the first two are bash's, the others zsh's.
+const REPLACING: [&str; 15] = [
+    "NULLCMD",
+    "READNULLCMD",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "histchars",
+    "HISTCHARS",
+    "BASH_ALIASES",
+    "BASH_CMDS",
+    "aliases",
+    "galiases",
+    "saliases",
+    "functions",
+    "functions_source",
+    "commands",
+    "builtins",
+];
 
-/// What the names of such variables begin with: functions for bash, and libraries for the loader.
-const REPLACING_BEGINNINGS: [&str; 2] = ["BASH_FUNC_", "LD_"];
+/// What the names of such variables begin with: functions for bash, libraries for the loader, and arrays of zsh for what is
+/// disabled.
+const REPLACING_BEGINNINGS: [&str; 3] = ["BASH_FUNC_", "LD_", "dis_"];
+
+/// Variables that compute what is assigned to them, in one of the shells.
+const NUMBERS: [&str; 21] = [
+    "BASHPID",
+    "COLUMNS",
+    "EGID",
+    "EPOCHSECONDS",
+    "ERRNO",
+    "EUID",
+    "FUNCNEST",
+    "GID",
+    "HISTCMD",
+    "HISTSIZE",
+    "KEYTIMEOUT",
+    "LINENO",
+    "LINES",
+    "MAILCHECK",
+    "OPTIND",
+    "RANDOM",
+    "SAVEHIST",
+    "SECONDS",
+    "SHLVL",
+    "SRANDOM",
+    "UID",
+];
 
 /// Builtins whose words are assignments.
 const DECLARING: [&str; 5] = ["declare", "export", "local", "readonly", "typeset"];
@@ -37,11 +81,8 @@ const DECLARING: [&str; 5] = ["declare", "export", "local", "readonly", "typeset
 /// Builtins that set the variables whose names they are given.
 const READING: [&str; 3] = ["getopts", "read", "vared"];
 
-/// Builtins that compute their words: an index of an array among these runs `$(...)`.
-const COMPUTING: [&str; 4] = ["float", "integer", "let", "unset"];
-
-/// Builtins that compute a number in ksh alone. What a variable holds is left aside here: `exit $?` is in many scripts.
-const COUNTING: [&str; 4] = ["exit", "return", "shift", "wait"];
+/// Builtins that compute a number in ksh and zsh. What a variable holds is left aside here: `exit $?` is in many scripts.
+const COUNTING: [&str; 7] = ["break", "continue", "exit", "return", "shift", "ulimit", "wait"];
 
 const MAPFILE: Options = Options {
     flags: "t",
@@ -51,14 +92,29 @@ const MAPFILE: Options = Options {
 
 /// What an assignment does besides; the value is given where all of it is known.
 pub(super) fn assigned(name: &str, value: Option<&str>) -> Effect {
+    if has_computed_index(name) {
+        return Effect::Unknown;
+    }
+    let adds = name.ends_with('+');
     // `NAME+=` and `NAME[0]=` are of the same variable.
     let name = name.split(['[', '+']).next().unwrap_or(name);
+    let is_number = |value: &str| {
+        value
+            .chars()
+            .all(|char| char.is_ascii_digit() || "-.".contains(char))
+    };
     let replaces = REPLACING.contains(&name)
         || REPLACING_BEGINNINGS
             .iter()
             .any(|beginning| name.starts_with(beginning));
     match value {
         _ if replaces => Effect::Unknown,
+        // An index runs `$(...)` wherever a shell computes the variable; a part of it can come by `+=`.
+        Some(value) if can_compute(value) || (adds && value.contains(['$', '`'])) => Effect::Unknown,
+        value if NUMBERS.contains(&name) => match value.is_some_and(is_number) {
+            true => Effect::Nothing,
+            false => Effect::Unknown,
+        },
         // Old shells take any variable of this form for a function.
         Some(value) if value.starts_with("()") => Effect::Unknown,
         // bash reads `\044` in a prompt as `$`.
@@ -70,13 +126,41 @@ pub(super) fn assigned(name: &str, value: Option<&str>) -> Effect {
     }
 }
 
+/// Whether a text has an index of an array that runs something where a shell computes it.
+pub(super) fn can_compute(text: &str) -> bool {
+    text.contains('[') && text.contains(['$', '`'])
+}
+
+/// Whether a name has an index that a shell computes: it can be another variable, whose text is computed then.
+fn has_computed_index(word: &str) -> bool {
+    let Some((name, index)) = word.split_once('[') else {
+        return false;
+    };
+    let index = index.trim_end_matches(['+', ']']);
+    is_identifier(name)
+        && !index
+            .chars()
+            .all(|char| char.is_ascii_digit() || "@*".contains(char))
+}
+
+/// Whether a shell's option has another way to read what follows: expansion of the history, or assignments behind a command.
+pub(super) fn changes_reading(option: &str) -> bool {
+    let option = option.trim_start_matches('-');
+    option.starts_with("hist") || option.starts_with("key")
+}
+
 /// Whether a word that follows an unknown one in the command of these words may set a variable that shells run.
 pub(super) fn may_assign(command: &[String], word: &str, cut: bool) -> bool {
-    let (name, has_value) = word
+    let (name, value) = word
         .split_once('=')
-        .map_or((word, false), |(name, _)| (name, true));
-    let declares = |word: &String| DECLARING.contains(&word.as_str());
-    sets_what_runs(name) || (cut && !has_value && command.iter().any(declares))
+        .map_or((word, None), |(name, value)| (name, Some(value)));
+    let declares = command.iter().any(|word| DECLARING.contains(&word.as_str()));
+    let computes = |word: &String| {
+        COUNTING.contains(&word.as_str()) || ["printf", "print", "test", "["].contains(&word.as_str())
+    };
+    sets_what_runs(name)
+        || (declares && value.map_or(cut, |value| value.starts_with('(')))
+        || (can_compute(word) && (declares || command.iter().any(computes)))
 }
 
 /// Whether a value of this variable can be run.
@@ -88,39 +172,74 @@ fn sets_what_runs(name: &str) -> bool {
 pub(super) fn inner(name: &str, arguments: &[String], rest: &Rest) -> Option<Inner> {
     let is_known = *rest == Rest::Closed;
     let nothing = |holds: bool| holds.then_some(Inner::Nothing);
-    let computes = |word: &String| word.contains('[') && word.contains(['$', '`']);
-    let safe = !arguments.iter().any(computes);
+    let safe = !arguments.iter().any(|word| can_compute(word));
+    let has_option = |letters: &[char]| {
+        arguments
+            .iter()
+            .any(|word| word.starts_with('-') && word.contains(letters))
+    };
     match name {
         "mapfile" | "readarray" => mapfile(arguments, rest),
         "printf" => match arguments.first() {
             Some(option) if option.starts_with("-v") => {
                 nothing(safe && is_known && names_are_safe(arguments))
             }
-            first => nothing(first.is_some() || is_known),
+            first => nothing(safe && (first.is_some() || is_known)),
         },
+        // `-P` expands a text as zsh's prompts, and `-v` sets a variable.
+        "print" => nothing(safe && !has_option(&['P', 'v']) && (is_known || ends_options(arguments))),
         "test" | "[" => {
             let asks_for_variable = arguments.iter().any(|word| word == "-v" || word == "-R");
-            nothing(safe && (is_known || !asks_for_variable))
+            let computes = asks_for_variable && arguments.iter().any(|word| has_computed_index(word));
+            nothing(safe && !computes && !compares_text(arguments) && (is_known || !asks_for_variable))
         }
-        // `-p` gives another program a command's name.
-        "hash" => nothing(
-            is_known
-                && !arguments
-                    .iter()
-                    .any(|word| word.starts_with('-') && word.contains('p')),
-        ),
-        // An array of ksh.
-        "set" => nothing(
-            !arguments
-                .iter()
-                .any(|word| word.starts_with(['-', '+']) && word.contains('A')),
-        ),
+        // `-p` gives another program a command's name, as `NAME=PROGRAM` of zsh does.
+        "hash" => {
+            nothing(is_known && !has_option(&['p']) && !arguments.iter().any(|word| word.contains('=')))
+        }
+        // `-x` has a command.
+        "jobs" => nothing(is_known && !has_option(&['x'])),
+        "set" | "shopt" => nothing(!sets_options(arguments, is_known)),
         name if DECLARING.contains(&name) => declare(arguments, rest).filter(|_| safe),
         name if READING.contains(&name) => nothing(safe && is_known && names_are_safe(arguments)),
-        name if COMPUTING.contains(&name) => nothing(safe && is_known),
-        name if COUNTING.contains(&name) => nothing(safe),
+        "unset" => nothing(safe && is_known && !arguments.iter().any(|word| has_computed_index(word))),
+        name if COUNTING.contains(&name) => nothing(safe && counts(arguments)),
         _ => Some(Inner::Nothing),
     }
+}
+
+/// Whether no option can follow these words.
+fn ends_options(words: &[String]) -> bool {
+    words.iter().any(|word| word == "--" || !word.starts_with('-'))
+}
+
+/// Whether the words are numbers, or options of `wait`.
+fn counts(words: &[String]) -> bool {
+    let number = |char: char| char.is_ascii_digit() || "-%.".contains(char);
+    let mut words = words.iter();
+    words.all(|word| ["-n", "-f"].contains(&word.as_str()) || word.chars().all(number))
+}
+
+/// Whether `test` compares as numbers what is none; ksh and zsh compute that.
+fn compares_text(words: &[String]) -> bool {
+    let compares = |word: &String| ["-eq", "-ne", "-lt", "-le", "-gt", "-ge"].contains(&word.as_str());
+    let is_text = |word: Option<&String>| {
+        word.is_some_and(|word| word.contains(|char: char| char == '_' || char.is_ascii_alphabetic()))
+    };
+    let mut at = (0..words.len()).filter(|at| compares(&words[*at]));
+    at.any(|at| is_text(at.checked_sub(1).and_then(|before| words.get(before))) || is_text(words.get(at + 1)))
+}
+
+/// Whether `set` or `shopt` fills an array of ksh (`-A`), or changes how the rest of the script is read.
+fn sets_options(words: &[String], is_known: bool) -> bool {
+    let mut options = words.iter().take_while(|word| *word != "--");
+    let changes = |word: &String| {
+        let letters = word.strip_prefix('-').unwrap_or_default();
+        let array = word.starts_with(['-', '+']) && word.contains('A');
+        array || letters.contains(['H', 'k']) || changes_reading(word)
+    };
+    let ends = words.iter().any(|word| word == "--");
+    options.any(changes) || !(is_known || ends)
 }
 
 /// Whether none of the words is a name of a variable whose value can be run. It may stand behind an option: `-aPS4`.
@@ -152,11 +271,15 @@ fn declare(arguments: &[String], rest: &Rest) -> Option<Inner> {
             continue;
         }
         let Some((name, value)) = word.split_once('=') else {
-            if is_whole {
+            if is_whole && !has_computed_index(word) {
                 continue;
             }
             return None;
         };
+        // The elements of an array are read as a shell reads words.
+        if value.starts_with('(') {
+            return None;
+        }
         match assigned(name, is_whole.then_some(value)) {
             Effect::Nothing => {}
             Effect::Runs(argv) => commands.push(argv),

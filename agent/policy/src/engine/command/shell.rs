@@ -83,6 +83,8 @@ struct Word {
     quoted: bool,
     /// Whether it is `NAME=...`.
     assigns: bool,
+    /// Whether it has a brace: `{NAME}>` sets a variable.
+    braced: bool,
 }
 
 impl Word {
@@ -168,7 +170,9 @@ impl Parser<'_> {
             }
             // Names of files, or words of braces, are put in its place.
             '*' | '?' | '[' | '{' => {
-                self.word().cut = true;
+                let word = self.word();
+                word.cut = true;
+                word.braced |= char == '{';
                 Some(())
             }
             '~' | '=' if starts => {
@@ -262,6 +266,7 @@ impl Parser<'_> {
             Some(word) if is_number(word) => self.word = None,
             // zsh reads `python<->` as a pattern of numbers.
             Some(_) if char == '<' => return None,
+            Some(word) if word.braced => return None,
             _ => {}
         }
         self.end_word()?;

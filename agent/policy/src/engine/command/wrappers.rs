@@ -182,8 +182,8 @@ pub(super) fn inner(argv: &Argv) -> Inner {
     };
     let loads = || LOADERS.iter().any(|loader| name.starts_with(loader));
     let inner = match name {
-        name if SHELLS.contains(&name) => shell(arguments, &argv.rest),
-        name if OPAQUE.contains(&name) || loads() => None,
+        name if SHELLS.contains(&name) => shell(name, arguments, &argv.rest),
+        name if OPAQUE.contains(&name) || name.starts_with("s6-") || loads() => None,
         "env" => env(arguments, &argv.rest),
         "xargs" => xargs(arguments, &argv.rest),
         "find" => find(arguments, &argv.rest),
@@ -415,15 +415,16 @@ fn su(arguments: &[String], rest: &Rest) -> Option<Inner> {
         return command(SU.parse(arguments)?.rest, rest);
     }
     let (parsed, operands) = SU.parse_permuted(arguments)?;
-    let shell_name = parsed.value(&["s", "shell"]);
-    if shell_name.is_some_and(|shell| !SHELLS.contains(&base_name(shell))) {
+    let shell_name = parsed.value(&["s", "shell"]).map_or("sh", base_name);
+    if !SHELLS.contains(&shell_name) {
         return None;
     }
-    if let Some(text) = parsed.value(&["c", "command", "session-command"]) {
-        return Some(Inner::Script(text.to_owned()));
-    }
     let of_shell = operands.into_iter().skip_while(|word| *word == "-").skip(1);
-    shell(&of_shell.cloned().collect::<Vec<_>>(), rest)
+    let mut words: Vec<_> = of_shell.cloned().collect();
+    if let Some(text) = parsed.value(&["c", "command", "session-command"]) {
+        words.splice(..0, ["-c".to_owned(), text.to_owned()]);
+    }
+    shell(shell_name, &words, rest)
 }
 
 /// `-c` has a script; the words after the file make a command, for BSD and behind `--`.
@@ -452,10 +453,22 @@ fn script(arguments: &[String], rest: &Rest) -> Option<Inner> {
     }
 }
 
+/// Whether an option about comments is among the words, in one of the spellings that shells take.
+fn mentions_comments(words: &[String]) -> bool {
+    let mentions = |word: &String| {
+        word.replace(['_', '-'], "")
+            .to_ascii_lowercase()
+            .contains("interactivecomments")
+    };
+    words.iter().any(mentions)
+}
+
 /// Options of POSIX's `sh` and of bash; the first other word is the script where `-c` is given, and a file's name where not.
-fn shell(arguments: &[String], rest: &Rest) -> Option<Inner> {
+fn shell(name: &str, arguments: &[String], rest: &Rest) -> Option<Inner> {
     let mut words = arguments;
     let mut has_script = false;
+    // In interactive shells `#` begins no comment where an option says so; zsh's default is that.
+    let mut may_lack_comments = name.ends_with("zsh") || mentions_comments(arguments);
     while let Some((word, after)) = words.split_first() {
         if word == "--" || word == "-" {
             words = after;
@@ -465,19 +478,24 @@ fn shell(arguments: &[String], rest: &Rest) -> Option<Inner> {
         let letters = word.strip_prefix(['-', '+']).filter(|_| long.is_none());
         words = match (long, letters) {
             (Some("init-file" | "rcfile"), _) => after.get(1..)?,
-            (
-                Some(
-                    "login" | "noediting" | "noprofile" | "norc" | "posix" | "restricted" | "verbose"
-                    | "interactive",
-                ),
-                _,
-            ) => after,
+            (Some("interactive"), _) => {
+                may_lack_comments = true;
+                after
+            }
+            (Some("login" | "noediting" | "noprofile" | "norc" | "posix" | "restricted" | "verbose"), _) => {
+                after
+            }
             (Some(_), _) => return None,
             // bash takes its long options with one dash too, and `rcfile` has a `c`.
             (None, Some(letters)) if LONG_OF_BASH.contains(&letters) || letters.contains('-') => return None,
             (None, Some(letters)) => {
                 has_script |= letters.contains('c');
-                let odd = word.starts_with('+') && letters.contains('c');
+                may_lack_comments |= letters.contains('i');
+                // Expansion of the history, and assignments behind a command.
+                let reads_otherwise = letters.contains(['H', 'k'])
+                    || (letters.ends_with('o')
+                        && after.first().is_some_and(|name| builtins::changes_reading(name)));
+                let odd = reads_otherwise || (word.starts_with('+') && letters.contains('c'));
                 // Whether it has its value in the same word differs between shells.
                 let value = letters.find(['o', 'O']);
                 match value {
@@ -491,6 +509,9 @@ fn shell(arguments: &[String], rest: &Rest) -> Option<Inner> {
         };
     }
     match (words.first(), has_script) {
+        (Some(text), true) if may_lack_comments && text.contains('#') => None,
+        // Positional parameters, which a script can compute.
+        (Some(_), true) if words.iter().skip(1).any(|word| builtins::can_compute(word)) => None,
         (Some(text), true) => Some(Inner::Script(text.clone())),
         // A file's content, or standard input.
         (Some(_), false) => Some(Inner::Nothing),
