@@ -158,8 +158,10 @@ pub(super) fn may_assign(command: &[String], word: &str, cut: bool) -> bool {
     let computes = |word: &String| {
         COUNTING.contains(&word.as_str()) || ["printf", "print", "test", "["].contains(&word.as_str())
     };
-    sets_what_runs(name)
+    let bare = name.split('[').next().unwrap_or(name);
+    sets_what_runs(bare)
         || (declares && value.map_or(cut, |value| value.starts_with('(')))
+        || (declares && has_computed_index(name))
         || (can_compute(word) && (declares || command.iter().any(computes)))
 }
 
@@ -203,7 +205,7 @@ pub(super) fn inner(name: &str, arguments: &[String], rest: &Rest) -> Option<Inn
         name if DECLARING.contains(&name) => declare(arguments, rest).filter(|_| safe),
         name if READING.contains(&name) => nothing(safe && is_known && names_are_safe(arguments)),
         "unset" => nothing(safe && is_known && !arguments.iter().any(|word| has_computed_index(word))),
-        name if COUNTING.contains(&name) => nothing(safe && counts(arguments)),
+        name if COUNTING.contains(&name) => nothing(safe && counts(name, arguments)),
         _ => Some(Inner::Nothing),
     }
 }
@@ -213,11 +215,15 @@ fn ends_options(words: &[String]) -> bool {
     words.iter().any(|word| word == "--" || !word.starts_with('-'))
 }
 
-/// Whether the words are numbers, or options of `wait`.
-fn counts(words: &[String]) -> bool {
+/// Whether the words are numbers, or options and names of this builtin.
+fn counts(name: &str, words: &[String]) -> bool {
     let number = |char: char| char.is_ascii_digit() || "-%.".contains(char);
-    let mut words = words.iter();
-    words.all(|word| ["-n", "-f"].contains(&word.as_str()) || word.chars().all(number))
+    let is_own = |word: &String| match name {
+        "ulimit" => word.starts_with('-') || ["unlimited", "hard", "soft"].contains(&word.as_str()),
+        "wait" => ["-n", "-f"].contains(&word.as_str()),
+        _ => false,
+    };
+    words.iter().all(|word| is_own(word) || word.chars().all(number))
 }
 
 /// Whether `test` compares as numbers what is none; ksh and zsh compute that.

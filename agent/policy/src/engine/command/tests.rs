@@ -203,7 +203,7 @@ fn builtins_that_run_text_hide_nothing() {
         "hash ls; test -f 'a[0]'; unset X 'a[1]'; time ls; jobs -l; wait -n; exit 1",
         "declare 'a[0]=1'; printf -v 'a[1]' x; RANDOM=42 SECONDS=0; read -p 'Go on [y/n]? ' X",
         "set -eu; set -- key \"$X\"; shopt -s nullglob; [ \"$X\" -eq 1 ]; [ a = b ]; echo \"$X\">file",
-        "print -r -- \"$X\"; awk -v a=$X '{ n[$1]++ }' file; export A=$X B='a[1]'",
+        "print -r -- \"$X\"; awk -v a=$X '{ n[$1]++ }' file; grep $X 'ab[cd]'; ulimit -c unlimited; export A=$X B='a[1]'",
         "printf '%s\\n' \"$X\"; read -r LINE; wait",
     ] {
         assert!(!fires("apk*", &["bash", "-c", script]), "{script}");
@@ -252,7 +252,10 @@ fn builtins_that_run_text_hide_nothing() {
         "print -v PS4 x",
         "print -r $X -P x",
         "printf %d $X 'a[$(apk add x)]'",
-        "declare a=$X x='a[$(apk add x)]'; RANDOM=x",
+        "declare a=$X x='a[$(apk add x)]'; [ -v b ]",
+        "declare a=$X 'b[x]=1'",
+        "ulimit -n x",
+        "exit -x",
         "declare -a a=$X 'b=($(apk add x))'",
         "jobs -x apk add x",
         "jobs $X",
