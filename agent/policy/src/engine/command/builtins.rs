@@ -4,7 +4,7 @@
 //! and zsh 5.9; the variables are in the manuals of these shells, and of the programs that ask `SHELL`.
 
 use super::programs::{NONE, Options, SHELLS};
-use super::wrappers::{Inner, base_name, closed};
+use super::wrappers::{Inner, base_name, closed, holds_arguments};
 use super::{Argv, Rest};
 use crate::cel::is_identifier;
 
@@ -118,7 +118,12 @@ pub(super) fn assigned(name: &str, value: Option<&str>) -> Effect {
         // Old shells take any variable of this form for a function.
         Some(value) if value.starts_with("()") => Effect::Unknown,
         // bash reads `\044` in a prompt as `$`.
-        Some(value) if EXPANDED.contains(&name) && !value.contains(['$', '`', '\\']) => Effect::Nothing,
+        Some(value) if EXPANDED.contains(&name) && !value.contains(['$', '`', '\\']) => {
+            match holds_arguments(value) {
+                true => Effect::Unknown,
+                false => Effect::Nothing,
+            }
+        }
         Some(value) if name == "SHELL" && SHELLS.contains(&base_name(value)) => Effect::Nothing,
         Some(value) if name == "PROMPT_COMMAND" => Effect::Runs(closed(&["eval", value])),
         _ if EXPANDED.contains(&name) || ["SHELL", "PROMPT_COMMAND"].contains(&name) => Effect::Unknown,

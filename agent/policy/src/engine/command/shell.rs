@@ -194,7 +194,11 @@ impl Parser<'_> {
 
     fn separator(&mut self, char: char) -> Option<()> {
         // `;;` is of `case`, and shells differ about `&>`.
-        let odd = matches!((char, self.peek()), (';', Some(';' | '&')) | ('&', Some('>')));
+        // `&!` is one sign in zsh.
+        let odd = matches!(
+            (char, self.peek()),
+            (';', Some(';' | '&')) | ('&', Some('>' | '!'))
+        );
         if odd {
             return None;
         }
@@ -235,7 +239,8 @@ impl Parser<'_> {
         match self.peek() {
             Some('(') => return None,
             Some('\'' | '"') if !in_quotes => return None,
-            Some('[') => return None,
+            // zsh's signs before a name: `$=NAME` is a command with its words.
+            Some('[' | '=' | '~' | '^' | '+' | ':') => return None,
             Some('{') => {
                 let (name, rest) = self.rest[1..].split_once('}')?;
                 let special = name.chars().count() == 1 && name.chars().all(is_special);
@@ -302,7 +307,8 @@ impl Parser<'_> {
             return Some(());
         };
         if std::mem::take(&mut self.command.redirects) {
-            return Some(());
+            // `>!` is one sign in zsh, before the file.
+            return (word.quoted || !word.text.starts_with('!')).then_some(());
         }
         if let Some(head) = self.command.loop_head.take() {
             return self.loop_word(head, &word);

@@ -193,6 +193,8 @@ pub(super) fn inner(argv: &Argv) -> Inner {
         "ip" => ip(arguments, &argv.rest),
         "sort" => sort(arguments, &argv.rest),
         "split" => split(arguments, &argv.rest),
+        "nc" | "ncat" | "netcat" => nc(arguments, &argv.rest),
+        "." | "source" => (!arguments.iter().any(|file| holds_arguments(file))).then_some(Inner::Nothing),
         "eval" if argv.rest == Rest::Closed => Some(Inner::Script(arguments.join(" "))),
         "eval" => None,
         name => match WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name)) {
@@ -386,6 +388,20 @@ fn ip(arguments: &[String], rest: &Rest) -> Option<Inner> {
     (*rest == Rest::Closed && !arguments.iter().any(runs)).then_some(Inner::Nothing)
 }
 
+/// `-e` and `-c` have a program, or a script.
+fn nc(arguments: &[String], rest: &Rest) -> Option<Inner> {
+    let runs = |word: &String| match word.strip_prefix("--") {
+        Some(long) => ["e", "sh", "lu"].iter().any(|begun| long.starts_with(begun)),
+        None => word.starts_with('-') && word.contains(['e', 'c']),
+    };
+    (*rest == Rest::Closed && !arguments.iter().any(runs)).then_some(Inner::Nothing)
+}
+
+/// Whether a file is one of procfs (proc(5)) with a process's own arguments or environment, so that these are a script.
+pub(super) fn holds_arguments(file: &str) -> bool {
+    ["cmdline", "environ", "comm"].contains(&base_name(file))
+}
+
 /// A command of which all is known.
 pub(super) fn closed(words: &[&str]) -> Argv {
     Argv {
@@ -495,7 +511,13 @@ fn shell(name: &str, arguments: &[String], rest: &Rest) -> Option<Inner> {
                 let reads_otherwise = letters.contains(['H', 'k'])
                     || (letters.ends_with('o')
                         && after.first().is_some_and(|name| builtins::changes_reading(name)));
-                let odd = reads_otherwise || (word.starts_with('+') && letters.contains('c'));
+                // Options of zsh such as `extendedglob` add signs to its language.
+                let of_zsh = letters.ends_with('o')
+                    && name.ends_with("zsh")
+                    && !after
+                        .first()
+                        .is_some_and(|name| ["errexit", "nounset", "pipefail"].contains(&name.as_str()));
+                let odd = reads_otherwise || of_zsh || (word.starts_with('+') && letters.contains('c'));
                 // Whether it has its value in the same word differs between shells.
                 let value = letters.find(['o', 'O']);
                 match value {
@@ -513,6 +535,7 @@ fn shell(name: &str, arguments: &[String], rest: &Rest) -> Option<Inner> {
         // Positional parameters, which a script can compute.
         (Some(_), true) if words.iter().skip(1).any(|word| builtins::can_compute(word)) => None,
         (Some(text), true) => Some(Inner::Script(text.clone())),
+        (Some(file), false) if holds_arguments(file) => None,
         // A file's content, or standard input.
         (Some(_), false) => Some(Inner::Nothing),
         (None, _) => (*rest == Rest::Closed).then_some(Inner::Nothing),
