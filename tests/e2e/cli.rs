@@ -200,6 +200,15 @@ fn policy_test(world: &mut World) -> Result<()> {
         done.out,
         done.err
     );
+    // A slip of the pen is no denial.
+    let slip = explain("gte secrets -n shop")?;
+    ensure!(
+        slip.code == 2,
+        "ended with {}: {}{}",
+        slip.code,
+        slip.out,
+        slip.err
+    );
     Ok(())
 }
 

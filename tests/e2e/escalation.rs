@@ -1,6 +1,6 @@
 //! What an agent may not make of itself: another agent, or the holder of a token that works without Picket.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use picket_tests::tests;
 
 use crate::Test;
@@ -130,7 +130,15 @@ spec:
   upstream: {impersonate: {user: "agent:worker", groups: ["agents:lab", "picket:agents"]}}
   namespaces: [lab]
   rules:
-  - {apiGroups: [""], resources: [secrets], verbs: [create, get, delete]}
+  - {apiGroups: [""], resources: [secrets], verbs: [create, patch, get, delete]}
+"#;
+
+/// Leaves it to the API server.
+const EXCEPTION: &str = r#"---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: token-secrets}
+spec: {subjects: {identities: [worker]}, exceptions: [builtin/token-secrets]}
 "#;
 
 const POLICY: &str = include_str!("../../deploy/token-secrets.yaml");
@@ -159,7 +167,22 @@ fn a_secret_with_a_token_is_not_for_agents(world: &mut World) -> Result<()> {
 fn token_secrets(world: &World) -> Result<()> {
     let create = format!("echo '{SECRET}' | kubectl create -f -");
     let delete = "kubectl delete secret mine -n lab";
-    // Without the policy the agent has a token that nothing bounds: the guard is needed.
+    // The built-in reads the type, by creation and by apply, and leaves other Secrets alone.
+    let apply = format!("echo '{SECRET}' | kubectl apply --server-side -f -");
+    for line in [&create, &apply] {
+        until(|| {
+            let said = world.worker(line)?;
+            Ok(said.err.contains("builtin/token-secrets").then_some(()))
+        })
+        .with_context(|| line.to_owned())?;
+    }
+    let plain = "kubectl create secret generic plain -n lab --from-literal=a=b";
+    world.worker(plain)?.good()?;
+    world.admin(&["delete", "secret", "plain", "-n", "lab"])?;
+    // With an exception the agent has a token that nothing bounds: the second guard is needed.
+    world
+        .agent
+        .write_objects(FILE, &format!("{SECRETS}{EXCEPTION}"))?;
     until(|| Ok((world.worker(&create)?.code == 0).then_some(())))?;
     until(|| {
         let said = world

@@ -18,6 +18,9 @@ const RULES: [usize; 2] = [1000, 10_000];
 /// Agents of a large cluster, each with an identity and a grant of its own.
 const AGENTS: usize = 1000;
 
+/// The rules of a large file.
+const MANY_RULES: usize = 10_000;
+
 /// A moment in the middle of the day.
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -173,5 +176,41 @@ fn compile(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(decide, benches, limits, compile);
+/// A file of many rules, which a node reads and compiles when it changes, and the memory that they hold then.
+fn reload(criterion: &mut Criterion) {
+    let rules = (0..MANY_RULES).map(|number| {
+        format!(
+            "  - {{name: r{number}, action: Deny, message: Ask the platform team., match: {{verbs: [update], resources: [deployments], \
+             namespaces: [n{number}], names: ['web-{number}-*']}}}}\n"
+        )
+    });
+    let text = format!(
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  rules:\n{}",
+        rules.collect::<String>()
+    );
+    let read = || PolicySet::compile(read_documents("bench.yaml", &text).expect("valid")).expect("a set");
+    // The first reading leaves the allocator what the second one needs besides the rules.
+    drop(read());
+    let before = resident();
+    let sets = [read(), read(), read()];
+    let held = resident().saturating_sub(before) / (sets.len() * MANY_RULES);
+    eprintln!("{MANY_RULES} rules hold about {held} bytes each");
+    drop(sets);
+    let mut group = criterion.benchmark_group("reload");
+    group.sample_size(10);
+    group.bench_function("10000 rules", |bencher| bencher.iter(read));
+    group.finish();
+}
+
+/// Memory of this process in bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("a number of pages") * 4096
+}
+
+criterion_group!(decide, benches, limits, compile, reload);
 criterion_main!(decide);

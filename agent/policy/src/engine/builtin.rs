@@ -114,7 +114,7 @@ impl Builtin {
             Self::ApiserverPortforward => "a port-forward into a kube-* namespace can bypass Picket",
             Self::TokenRequest => "a service account token would work without Picket",
             Self::TokenSecrets => {
-                "a Secret of the type kubernetes.io/service-account-token or bootstrap.kubernetes.io/token holds a token that works without Picket"
+                "a Secret of the type kubernetes.io/service-account-token or bootstrap.kubernetes.io/token holds a token that works without Picket; so may one whose type cannot be read"
             }
             Self::CertificateRequests => "a client certificate would work without Picket",
             Self::PicketObjects => "an agent may not reach the objects that limit it",

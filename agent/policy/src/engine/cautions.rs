@@ -50,8 +50,8 @@ impl CautionCause {
     pub fn explain(self) -> &'static str {
         match self {
             Self::TokenSecrets => {
-                "create and read of Secrets: a Secret of type kubernetes.io/service-account-token holds a token that works without \
-                 Picket. Apply deploy/token-secrets.yaml, or take one of the two away"
+                "create and read of Secrets: builtin/token-secrets alone keeps the agent from a Secret with a token that works without \
+                 Picket. Apply deploy/token-secrets.yaml as a second guard, or take one of the two away"
             }
             Self::PortForward => {
                 "port-forward in every namespace: by a pod on the node's network it reaches all ports of its node. Set the grant's \

@@ -283,6 +283,10 @@ impl PolicySet {
             // It is about what the request does to the object: the request itself is refused with that.
             refused = refused.with(request.verb);
         }
+        if request.is_session() {
+            // Opened by either, as SPDY or WebSocket clients do.
+            refused = refused.with(Verb::Get).with(Verb::Create);
+        }
         let why = why_by_rule(rule, request, input, &finding.message);
         let reasons = Reasons {
             cause: Cause::Policy,

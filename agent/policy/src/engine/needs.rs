@@ -25,7 +25,8 @@ pub struct Needs {
 /// Where the object of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectSource {
-    /// In the body, of which up to [`BODY_LIMIT`](crate::BODY_LIMIT) bytes are read.
+    /// In the body, of which up to [`BODY_LIMIT`](crate::BODY_LIMIT) bytes are read. Of a server-side apply that is so where only a
+    /// built-in asks.
     Body,
     /// In the API server's answer to the same patch as a dry run ([`CanonicalRequest::as_probe`](crate::CanonicalRequest::as_probe)).
     Probe,
@@ -55,15 +56,16 @@ impl PolicySet {
             return Needs::default();
         }
         let is_nameless = request.object_name() == ObjectName::Unknown;
-        let source = match request.verb {
-            Verb::Patch => ObjectSource::Probe,
-            _ => ObjectSource::Body,
-        };
         let by_builtin =
             (is_nameless || makes_secret(request)) && self.builtin_needs_object(principal, request);
         let by_rules = match self.rules.uses_objects() {
             true => self.rules_need_object(principal, request, is_nameless),
             false => (false, false),
+        };
+        let source = match request.verb {
+            // The type of a Secret is in the apply that makes it, so that nobody else need be asked.
+            Verb::Patch if by_rules.0 || !request.apply => ObjectSource::Probe,
+            _ => ObjectSource::Body,
         };
         Needs {
             object: (by_builtin || by_rules.0).then_some(source),

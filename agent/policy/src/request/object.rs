@@ -76,7 +76,7 @@ pub enum ObjectName<'a> {
 }
 
 impl CanonicalRequest {
-    /// Reads the object out of the body of a create or an update, and keeps it with the request. Returns the body to send in place of
+    /// Reads the object out of the body of a create, an update or a server-side apply, and keeps it with the request. Returns the body to send in place of
     /// the client's, where it was read: the same value as JSON, and the head says so.
     ///
     /// # Errors
@@ -117,8 +117,12 @@ impl CanonicalRequest {
         self.set_object(object);
     }
 
-    /// The object in a body of a create or an update. Neither takes the media type of a patch.
+    /// The object in a body of a create or an update, neither of which takes the media type of a patch; or what a server-side apply says of
+    /// its object.
     fn read_body(&self, media: MediaType, bytes: &[u8]) -> Result<Json, ReadError> {
+        if self.kube().apply {
+            return Ok(body::read(media, bytes)?);
+        }
         if media.is_patch() {
             return Err(BodyError::MediaType(media.name().to_owned()).into());
         }

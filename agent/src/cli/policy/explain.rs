@@ -30,7 +30,8 @@ Examples:
 
 The decision is that of the files and of the moment. Nothing is asked of an agent or a cluster, and RBAC decides after it.
 
-Exit codes: 0 the request is allowed, or waits for a person; 1 it is denied in whole or in part, or a file is not valid; 2 wrong usage.";
+Exit codes: 0 the request is allowed, or waits for a person; 1 it is denied in whole or in part; 2 it could not be judged: wrong usage, a file
+that is not valid or not there, or an agent that the files do not have.";
 
 /// Explain a decision.
 #[derive(Debug, Args)]
@@ -181,7 +182,11 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
         Ok(report) if matches!(report.decision.decision, "deny" | "partial") => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
         Err(error) if output::reader_went(&error) => ExitCode::SUCCESS,
-        Err(error) => crate::cli::fail(&error),
+        Err(error) => {
+            // Whoever expects a denial must not take a slip of the pen for one.
+            let _printed = crate::cli::fail(&error);
+            ExitCode::from(crate::cli::USAGE)
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::agent_policy::Rule;
+use super::agent_policy::{Action, Rule};
 use crate::api::field::FieldErrors;
 use crate::cel::{Composition, Expression, is_identifier};
 use crate::kubernetes::verbs::Verb;
@@ -139,6 +139,14 @@ pub(super) fn validate(
 
 /// Notes a rule that asks for the object of requests that have none: it would refuse all of them.
 fn validate_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
+    if rule.action == Action::Filter {
+        let at = path.field("when");
+        let reason = format!(
+            "field `{at}`: `when` of a Filter rule has agent and request, and no `object`; refuse by what an object holds with Deny"
+        );
+        errors.add(at, reason);
+        return;
+    }
     let why = "the rule's `when` has `object`, which requests to create, update, patch and delete alone have";
     if rule.matches.non_resource_urls.is_some() {
         errors.add(

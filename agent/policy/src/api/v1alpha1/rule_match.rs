@@ -274,13 +274,10 @@ impl Match {
                 format!("verb {verb:?}: a Filter rule is about get, list and watch; refuse others by Deny")
             })
         });
-        let lists = [
-            &self.namespaces,
-            &self.names,
-            &self.except_namespaces,
-            &self.except_names,
-        ];
-        if lists.iter().all(|list| list.is_none()) {
+        let is_any = |glob: &String| glob.bytes().all(|byte| byte == b'*');
+        let says = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|globs| !globs.iter().any(is_any));
+        let leaves = self.except_namespaces.is_some() || self.except_names.is_some();
+        if !says(&self.namespaces) && !says(&self.names) && !leaves {
             let reason = format!(
                 "`{path}` needs namespaces, names, exceptNamespaces or exceptNames: a Filter rule about every object would make \
                  each list look empty, so refuse the requests by Deny"

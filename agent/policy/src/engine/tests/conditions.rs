@@ -581,7 +581,30 @@ fn a_secret_that_would_hold_a_token_is_refused_by_its_type() {
     let excepting = compile(&[&grant(ALL), &except]);
     let secrets = "POST /api/v1/namespaces/n/secrets";
     let apply = "PATCH /api/v1/namespaces/n/secrets/s content-type:application/apply-patch+yaml";
-    for (line, source) in [(secrets, ObjectSource::Body), (apply, ObjectSource::Probe)] {
+    let looking = compile(&[
+        &grant(ALL),
+        &when("verbs: [update], resources: [secrets]", "has(object.data)"),
+    ]);
+    let needs = looking.needs(&principal(&looking, "fixer"), &request(apply), NOW);
+    assert_eq!(
+        needs.object,
+        Some(ObjectSource::Probe),
+        "a rule looks into what the apply makes"
+    );
+    let mut applied = canonical(apply);
+    let sent = applied
+        .read_object(BodyInput::Whole(b"type: Opaque\nmetadata: {name: s}"))
+        .expect("read");
+    assert_eq!(
+        sent.as_deref(),
+        Some(&b"{\"type\":\"Opaque\",\"metadata\":{\"name\":\"s\"}}"[..])
+    );
+    assert_eq!(
+        applied.head().headers["content-type"],
+        "application/apply-patch+yaml"
+    );
+    assert!(!fires(&set, applied));
+    for (line, source) in [(secrets, ObjectSource::Body), (apply, ObjectSource::Body)] {
         let needs = |set: &PolicySet| set.needs(&principal(set, "fixer"), &request(line), NOW);
         assert_eq!(
             (needs(&set).object, needs(&set).only_to_note),

@@ -207,6 +207,10 @@ fn a_filter_that_could_hide_everything_or_nothing_is_refused() {
             "needs namespaces, names, exceptNamespaces or exceptNames",
         ),
         (
+            "namespaces: ['*']",
+            "needs namespaces, names, exceptNamespaces or exceptNames",
+        ),
+        (
             "verbs: [delete], namespaces: [pay]",
             "a Filter rule is about get, list and watch",
         ),
