@@ -597,7 +597,7 @@ fn a_secret_that_would_hold_a_token_is_refused_by_its_type() {
         .expect("read");
     assert_eq!(
         sent.as_deref(),
-        Some(&b"{\"type\":\"Opaque\",\"metadata\":{\"name\":\"s\"}}"[..])
+        Some(&b"{\"metadata\":{\"name\":\"s\"},\"type\":\"Opaque\"}"[..])
     );
     assert_eq!(
         applied.head().headers["content-type"],
