@@ -14,6 +14,7 @@ use super::event::{AuditEvent, RecordedUser, ReplayOutcome, Untold};
 use crate::api::read_documents;
 use crate::engine::builtin::implicit_grant;
 use crate::engine::{Grant, PolicySet, uses};
+use crate::kubernetes::resources::name_error;
 use crate::request::{KubeRequest, Target, Verb};
 
 /// Most names, namespaces, paths and people of one right that a rule lists: as many as a person reads. More are left out, and the rule
@@ -82,7 +83,7 @@ pub enum Uncovered {
     Record(Untold),
     /// The record does not name the user upstream.
     NoUser,
-    /// A namespace, path or resource that no rule can name.
+    /// A namespace, name, path, resource or person that no rule can name.
     Unnameable,
     /// More than [`MAX_NAMED`] paths: a pattern for them would give more than was seen.
     Paths,
@@ -109,7 +110,7 @@ impl Uncovered {
         match self {
             Self::Record(untold) => untold.explain(),
             Self::NoUser => "the record does not name the user that the API server was asked as",
-            Self::Unnameable => "no rule can name the namespace, path or resource",
+            Self::Unnameable => "no rule can name the namespace, name, path, resource or person",
             Self::Paths => {
                 "more paths than a rule should list; write a pattern with a * at its end if you mean it"
             }
@@ -345,7 +346,7 @@ impl Rights {
         let mut needed = Vec::new();
         for verb in verbs(of("everything")).iter().map(|used| used.verb) {
             let right = match &request.target {
-                Target::NonResource { path } if path.contains(['*', '?']) => {
+                Target::NonResource { path } if is_glob(path) => {
                     return Err(Uncovered::Unnameable);
                 }
                 Target::NonResource { path } => Right::Path {
@@ -356,10 +357,19 @@ impl Rights {
                     if namespace.as_deref().is_some_and(|name| !is_namespace(name)) {
                         return Err(Uncovered::Unnameable);
                     }
+                    // A request has `*` as a word that means nothing. A rule with it would give everything.
+                    let resource = request.resource_words();
+                    if [group, &resource].into_iter().any(|word| is_glob(word)) {
+                        return Err(Uncovered::Unnameable);
+                    }
+                    // Without its names a rule gives every name: one that cannot be written must not do that.
+                    if request.name().is_some_and(|name| !is_name(&resource, name)) {
+                        return Err(Uncovered::Unnameable);
+                    }
                     let reads = verb == Verb::Get && !request.upgrade;
                     Right::Resource {
                         group: group.clone(),
-                        resource: request.resource_words(),
+                        resource,
                         verb,
                         proxy_path: request.proxy_path.clone().filter(|_| reads),
                     }
@@ -384,6 +394,15 @@ impl Used {
             self.many_people = true;
         }
     }
+}
+
+fn is_glob(word: &str) -> bool {
+    word.contains(['*', '?'])
+}
+
+/// Whether a rule can name an object of the resource so.
+fn is_name(resource: &str, name: &str) -> bool {
+    !name.is_empty() && !is_glob(name) && name_error([resource], name).is_none()
 }
 
 fn is_namespace(name: &str) -> bool {
