@@ -413,6 +413,10 @@ fn is_namespace(name: &str) -> bool {
 /// As whom the API server was asked, as a grant writes it.
 fn upstream(event: &AuditEvent) -> Result<Upstream, Uncovered> {
     if let Some(person) = event.person() {
+        // In a grant a glob is more people than that one.
+        if is_glob(&person.username) {
+            return Err(Uncovered::Unnameable);
+        }
         return Ok(Upstream::Person {
             user: person.username.clone(),
         });

@@ -135,15 +135,12 @@ impl Used {
                 Upstream::Person { user } => Some(user.clone()),
                 _ => None,
             });
-            // A glob in a name would be more people than that one.
-            let users: Vec<_> = users.filter(|user| !user.contains(['*', '?'])).collect();
             return GrantUpstream {
                 on_behalf_of: Some(OnBehalfOf {
                     issuers: vec![issuer.clone()],
-                    users: if self.many_people || users.is_empty() {
-                        vec!["*".to_owned()]
-                    } else {
-                        users
+                    users: match self.many_people {
+                        true => vec!["*".to_owned()],
+                        false => users.collect(),
                     },
                     groups: Vec::new(),
                 }),

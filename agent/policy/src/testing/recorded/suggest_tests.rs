@@ -544,3 +544,20 @@ fn a_name_that_no_rule_can_have_opens_no_other_names() {
     // Where there was no other name, there is no right.
     assert_eq!(suggested(&[pod("*")]).grants, []);
 }
+
+#[test]
+fn a_person_whose_name_is_a_glob_gives_it_to_nobody() {
+    let mut rights = Rights::default();
+    let mut add = |user: &str| {
+        let mut record = Sent::new("a", "list", "/api/v1/nodes").record();
+        record["agent"]["onBehalfOf"] =
+            json!({"issuer": "https://login.test", "subject": "1", "username": user});
+        rights.add(&serde_json::from_value(record).expect("a record"));
+    };
+    add("*");
+    add("ann?");
+    let suggestion = rights.suggest();
+    assert_eq!(suggestion.grants, []);
+    let uncovered: Vec<_> = suggestion.uncovered.iter().collect();
+    assert_eq!(uncovered, [(&Uncovered::Unnameable, &2)]);
+}
