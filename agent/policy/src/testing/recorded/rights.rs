@@ -143,6 +143,8 @@ pub(super) enum Right {
         verb: Verb,
         /// Behind a proxy, of a read without an upgrade.
         proxy_path: Option<String>,
+        /// Dry runs, which store nothing. Whatever gives the others gives these too.
+        dry: bool,
     },
     Path {
         path: String,
@@ -158,22 +160,13 @@ pub(super) struct Objects {
     pub(super) nameless: bool,
     /// Names were left out, since there were more than [`MAX_NAMED`].
     pub(super) many: bool,
-    /// All were dry runs, which store nothing.
-    pub(super) dry: bool,
     /// Some may have needed no such right: patches that may have been applies.
     pub(super) unsure: bool,
     pub(super) seen: Seen,
 }
 
 impl Objects {
-    fn empty() -> Self {
-        Self {
-            dry: true,
-            ..Self::default()
-        }
-    }
-
-    fn add(&mut self, name: Option<&str>, dry: bool, unsure: bool, at: Option<Timestamp>) {
+    fn add(&mut self, name: Option<&str>, unsure: bool, at: Option<Timestamp>) {
         match name {
             None => self.nameless = true,
             Some(_) if self.many => {}
@@ -182,7 +175,6 @@ impl Objects {
             }
         }
         self.bound();
-        self.dry &= dry;
         self.unsure |= unsure;
         self.seen.add(at);
     }
@@ -191,7 +183,6 @@ impl Objects {
         self.names.extend(other.names);
         self.nameless |= other.nameless;
         self.many |= other.many;
-        self.dry &= other.dry;
         self.unsure |= other.unsure;
         self.seen.merge(other.seen);
         self.bound();
@@ -224,17 +215,14 @@ impl Scopes {
             self.many = true;
         }
         if self.many {
-            let everywhere = self.everywhere.get_or_insert_with(Objects::empty);
+            let everywhere = self.everywhere.get_or_insert_default();
             for (_, objects) in std::mem::take(&mut self.namespaces) {
                 everywhere.merge(objects);
             }
         }
         match namespace {
-            Some(name) if !self.many => self
-                .namespaces
-                .entry(name.to_owned())
-                .or_insert_with(Objects::empty),
-            _ => self.everywhere.get_or_insert_with(Objects::empty),
+            Some(name) if !self.many => self.namespaces.entry(name.to_owned()).or_default(),
+            _ => self.everywhere.get_or_insert_default(),
         }
     }
 }
@@ -296,15 +284,15 @@ impl Rights {
         let upstream = upstream(event)?;
         let unread = |_| Uncovered::Record(Untold::RequestLine);
         let requests = event.requests().map_err(unread)?;
-        let mut needed: BTreeMap<Right, (KubeRequest, bool, bool)> = BTreeMap::new();
+        let mut needed: BTreeMap<Right, (KubeRequest, bool)> = BTreeMap::new();
         for (planned, differs) in requests {
             let canonical = planned.canonical().map_err(unread)?;
             let canonical = canonical.map_err(|_| Uncovered::Record(Untold::RequestLine))?;
-            for (right, dry) in self.needed(canonical.kube())? {
+            for right in self.needed(canonical.kube())? {
                 // Only the alternative needs it.
                 needed
                     .entry(right)
-                    .or_insert_with(|| (canonical.kube().as_ref().clone(), dry, differs.is_some()));
+                    .or_insert_with(|| (canonical.kube().as_ref().clone(), differs.is_some()));
             }
         }
         let subject = Subject {
@@ -315,7 +303,7 @@ impl Rights {
         let used = self.subjects.entry(subject).or_default();
         used.seen.add(event.at());
         used.add_upstream(upstream, event.at());
-        for (right, (request, dry, unsure)) in needed {
+        for (right, (request, unsure)) in needed {
             let implied = implicit_grant(&request).is_some();
             let rights = if implied {
                 &mut used.implied
@@ -330,13 +318,13 @@ impl Rights {
             }
             let scopes = rights.entry(right).or_default();
             let objects = scopes.objects(request.namespace());
-            objects.add(request.name(), dry, unsure, event.at());
+            objects.add(request.name(), unsure, event.at());
         }
         Ok(())
     }
 
-    /// The rights that a request needs, and whether a rule for dry runs gives each.
-    fn needed(&self, request: &KubeRequest) -> Result<Vec<(Right, bool)>, Uncovered> {
+    /// The rights that a request needs.
+    fn needed(&self, request: &KubeRequest) -> Result<Vec<Right>, Uncovered> {
         let of = |name: &str| self.probes.iter().position(|grant| grant.name() == name);
         let verbs = |place: Option<usize>| {
             let grants = place.and_then(|place| self.probes.get(place..=place));
@@ -372,10 +360,11 @@ impl Rights {
                         resource,
                         verb,
                         proxy_path: request.proxy_path.clone().filter(|_| reads),
+                        dry: dry.contains(&verb),
                     }
                 }
             };
-            needed.push((right, dry.contains(&verb)));
+            needed.push(right);
         }
         match needed.is_empty() {
             true => Err(Uncovered::Unnameable),

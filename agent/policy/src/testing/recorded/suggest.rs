@@ -60,7 +60,7 @@ type Scope = Option<String>;
 
 const MANY_NAMES: &str = "more names than are listed were seen: it gives every name";
 const MANY_NAMESPACES: &str = "seen in more namespaces than are listed: it holds in every namespace";
-const UNNAMEABLE: &str = "a name was seen that no rule can have: it gives every name";
+const WHOLE_PROXY: &str = "it gives every path behind the proxy: proxyPaths is of GET alone, and cannot name the root";
 const UNSURE: &str =
     "create may not be needed: the record does not tell a server-side apply from another patch";
 
@@ -194,42 +194,74 @@ struct Use {
     many_namespaces: bool,
 }
 
-/// Rights by scope. What the rights of everywhere give is in no namespace again.
+/// Rights by scope. What a broader right gives is not there again.
 fn laid_out(rights: &BTreeMap<Right, Scopes>) -> BTreeMap<Scope, BTreeMap<Right, Use>> {
     let mut laid_out: BTreeMap<Scope, BTreeMap<Right, Use>> = BTreeMap::new();
     for (right, scopes) in rights {
-        let mut everywhere = scopes.everywhere.clone();
-        for (namespace, objects) in &scopes.namespaces {
-            let mut objects = objects.clone();
-            if let Some(everywhere) = &mut everywhere
-                && (objects.dry || !everywhere.dry)
-            {
-                if gives_all_names(everywhere) {
-                    everywhere.seen.merge(objects.seen);
-                    continue;
-                }
-                objects.names.retain(|name| !everywhere.names.contains(name));
-                if objects.names.is_empty() && !objects.nameless && !objects.many {
-                    everywhere.seen.merge(objects.seen);
-                    continue;
-                }
-            }
-            let rights = laid_out.entry(Some(namespace.clone())).or_default();
+        let namespaces = scopes.namespaces.iter();
+        let namespaces = namespaces.map(|(name, objects)| (Some(name.clone()), objects, false));
+        let everywhere = scopes.everywhere.iter().map(|objects| (None, objects, scopes.many));
+        for (scope, objects, many_namespaces) in everywhere.chain(namespaces) {
             let use_of = Use {
-                objects,
-                many_namespaces: false,
+                objects: objects.clone(),
+                many_namespaces,
             };
-            rights.insert(right.clone(), use_of);
-        }
-        if let Some(objects) = everywhere {
-            let use_of = Use {
-                objects,
-                many_namespaces: scopes.many,
-            };
-            laid_out.entry(None).or_default().insert(right.clone(), use_of);
+            laid_out.entry(scope).or_default().insert(right.clone(), use_of);
         }
     }
+    // Each right goes behind those that can give it, so that requests are counted with a rule that stays.
+    let mut places: Vec<_> = laid_out
+        .iter()
+        .flat_map(|(scope, rights)| rights.keys().map(|right| (scope.clone(), right.clone())))
+        .collect();
+    places.sort_by_key(|(scope, right)| (right.is_dry(), scope.is_some()));
+    for (scope, right) in places {
+        drop_given(&mut laid_out, &scope, &right);
+    }
+    laid_out.retain(|_, rights| !rights.is_empty());
     laid_out
+}
+
+/// Takes from a right what the same one gives everywhere, and from dry runs what the right without them gives.
+fn drop_given(laid_out: &mut BTreeMap<Scope, BTreeMap<Right, Use>>, scope: &Scope, right: &Right) {
+    let Some(mut left) = laid_out.get_mut(scope).and_then(|rights| rights.remove(right)) else {
+        return;
+    };
+    let mut broader = Vec::new();
+    for wider in std::iter::once(scope).chain(scope.is_some().then_some(&None)) {
+        for of in std::iter::once(right.clone()).chain(right.not_dry()) {
+            broader.push((wider, of));
+        }
+    }
+    for (wider, of) in broader {
+        let Some(giving) = laid_out.get_mut(wider).and_then(|rights| rights.get_mut(&of)) else {
+            continue;
+        };
+        let all = gives_all_names(&giving.objects);
+        left.objects
+            .names
+            .retain(|name| !all && !giving.objects.names.contains(name));
+        if all || (left.objects.names.is_empty() && !gives_all_names(&left.objects)) {
+            giving.objects.seen.merge(left.objects.seen);
+            return;
+        }
+    }
+    laid_out.entry(scope.clone()).or_default().insert(right.clone(), left);
+}
+
+impl Right {
+    fn is_dry(&self) -> bool {
+        matches!(self, Self::Resource { dry: true, .. })
+    }
+
+    /// The same right without dry runs, where it is of dry runs.
+    fn not_dry(&self) -> Option<Self> {
+        let mut right = self.clone();
+        let Self::Resource { dry, .. } = &mut right else {
+            return None;
+        };
+        std::mem::take(dry).then_some(right)
+    }
 }
 
 fn gives_all_names(objects: &Objects) -> bool {
@@ -265,6 +297,7 @@ fn path_of(right: &Right) -> Option<(Verb, String)> {
             group,
             resource,
             proxy_path: Some(_),
+            ..
         } => Some((*verb, format!("{group}/{resource}"))),
         Right::Resource { .. } => None,
     }
@@ -297,12 +330,13 @@ fn rule(right: Right, used: Use, namespaced: bool) -> Option<SuggestedRule> {
         names,
         nameless,
         many,
-        dry,
         unsure,
         seen,
     } = used.objects;
     let mut notes = BTreeSet::new();
-    let bare = match right {
+    notes.extend(used.many_namespaces.then_some(MANY_NAMESPACES));
+    notes.extend(unsure.then_some(UNSURE));
+    let mut rule = match right {
         Right::Path { path, verb } => PolicyRule {
             verbs: vec![verb.as_str().to_owned()],
             non_resource_urls: vec![path],
@@ -313,41 +347,29 @@ fn rule(right: Right, used: Use, namespaced: bool) -> Option<SuggestedRule> {
             resource,
             verb,
             proxy_path,
-        } => PolicyRule {
-            verbs: vec![verb.as_str().to_owned()],
-            api_groups: vec![group],
-            resources: vec![resource],
-            dry_run: dry.then_some(DryRun::Only),
-            proxy_paths: proxy_path.into_iter().collect(),
-            ..PolicyRule::default()
-        },
+            dry,
+        } => {
+            notes.extend((many && !nameless).then_some(MANY_NAMES));
+            PolicyRule {
+                verbs: vec![verb.as_str().to_owned()],
+                api_groups: vec![group],
+                resources: vec![resource],
+                resource_names: match nameless || many {
+                    true => Vec::new(),
+                    false => names.into_iter().collect(),
+                },
+                dry_run: dry.then_some(DryRun::Only),
+                proxy_paths: proxy_path.into_iter().collect(),
+                ..PolicyRule::default()
+            }
+        }
     };
-    notes.extend(used.many_namespaces.then_some(MANY_NAMESPACES));
-    notes.extend(unsure.then_some(UNSURE));
-    let is_path = !bare.non_resource_urls.is_empty();
-    let named = PolicyRule {
-        resource_names: names.into_iter().collect(),
-        ..bare.clone()
-    };
-    let rule = if is_path || nameless {
-        bare
-    } else if many {
-        notes.insert(MANY_NAMES);
-        bare
-    } else if is_valid(&named, namespaced) {
-        named
-    } else {
-        notes.insert(UNNAMEABLE);
-        bare
-    };
-    // Everything behind a proxy, which the root is, can be given by no path.
-    let rule = match is_valid(&rule, namespaced) {
-        true => rule,
-        false => PolicyRule {
-            proxy_paths: Vec::new(),
-            ..rule
-        },
-    };
+    // No path names the root behind a proxy. The names stay.
+    if !rule.proxy_paths.is_empty() && !is_valid(&rule, namespaced) {
+        rule.proxy_paths.clear();
+    }
+    let is_proxy = rule.resources.iter().any(|resource| resource.ends_with("/proxy"));
+    notes.extend((is_proxy && rule.proxy_paths.is_empty()).then_some(WHOLE_PROXY));
     is_valid(&rule, namespaced).then_some(SuggestedRule { rule, seen, notes })
 }
 

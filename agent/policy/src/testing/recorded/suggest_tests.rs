@@ -546,6 +546,61 @@ fn a_name_that_no_rule_can_have_opens_no_other_names() {
 }
 
 #[test]
+fn a_dry_run_of_one_object_is_no_write_of_it_beside_a_write_of_another() {
+    let patch = |name: &str, query: &str| {
+        Sent::new(
+            "a",
+            "patch",
+            format!("/apis/apps/v1/namespaces/shop/deployments/{name}{query}"),
+        )
+    };
+    let seen = [
+        patch("prod-db", "?dryRun=All"),
+        patch("web", ""),
+        patch("web", "?dryRun=All"),
+    ];
+    let suggestion = suggested(&seen);
+    let [grant] = &suggestion.grants[..] else {
+        panic!("{suggestion:#?}")
+    };
+    let rules: Vec<_> = grant
+        .rules
+        .iter()
+        .map(|rule| (&rule.rule.resource_names[..], rule.rule.dry_run.is_some()))
+        .collect();
+    let names = [["web".to_owned()], ["prod-db".to_owned()]];
+    assert_eq!(rules, [(&names[0][..], false), (&names[1][..], true)]);
+    let set = compiled(documents(&suggestion));
+    assert!(seen.iter().all(|sent| is_allowed(&set, sent)));
+    assert!(!is_allowed(&set, &patch("prod-db", "")));
+    // A write gives the dry run too, also one of every name or namespace.
+    let list = |query: &str| Sent::new("a", "create", format!("/api/v1/namespaces/shop/pods{query}"));
+    let suggestion = suggested(&[list("?dryRun=All"), list("")]);
+    assert_eq!(suggestion.grants[0].rules.len(), 1);
+    assert_eq!(suggestion.grants[0].rules[0].seen.count, 2);
+}
+
+#[test]
+fn the_root_behind_a_proxy_opens_no_other_service() {
+    let proxied = |verb: &'static str, rest: &str| {
+        Sent::new("a", verb, format!("/api/v1/namespaces/shop/services/{rest}"))
+    };
+    for seen in [
+        proxied("get", "web/proxy/"),
+        proxied("create", "web/proxy/metrics"),
+    ] {
+        let suggestion = suggested(std::slice::from_ref(&seen));
+        let rule = &suggestion.grants[0].rules[0];
+        assert_eq!(rule.rule.resource_names, ["web"], "{seen:?}");
+        assert!(rule.rule.proxy_paths.is_empty());
+        let text = suggestion.to_yaml("x");
+        assert!(text.contains("  # it gives every path behind the proxy"), "{text}");
+    }
+    let narrow = suggested(&[proxied("get", "web/proxy/metrics")]);
+    assert!(!narrow.to_yaml("x").contains("every path behind"));
+}
+
+#[test]
 fn a_person_whose_name_is_a_glob_gives_it_to_nobody() {
     let mut rights = Rights::default();
     let mut add = |user: &str| {
