@@ -44,6 +44,7 @@ pub struct AuditEvent {
     decision: Option<DecisionFields>,
     credential: Option<Credential>,
     session: Option<Session>,
+    response_status: Option<ResponseStatus>,
     request_object: Option<Json>,
     integrity: Option<Present>,
 }
@@ -125,6 +126,12 @@ struct Credential {
 #[serde(default)]
 struct Session {
     protocol: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct ResponseStatus {
+    code: u16,
 }
 
 /// A field of which only its presence matters.
@@ -283,6 +290,13 @@ impl AuditEvent {
         self.credential
             .as_ref()
             .is_some_and(|credential| credential.method == "service-account-token")
+    }
+
+    /// Whether the answer was 403: of an allowed request the API server's, by RBAC or by admission.
+    pub(super) fn was_forbidden(&self) -> bool {
+        self.response_status
+            .as_ref()
+            .is_some_and(|status| status.code == 403)
     }
 
     pub(super) fn has_object(&self) -> bool {

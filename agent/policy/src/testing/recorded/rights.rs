@@ -245,6 +245,8 @@ pub(super) struct Used {
 pub struct Rights {
     pub(super) subjects: BTreeMap<Subject, Used>,
     pub(super) uncovered: BTreeMap<Uncovered, u64>,
+    /// Requests that the API server refused: whoever tries what Kubernetes does not give has not used it.
+    pub(super) refused: u64,
     pub(super) seen: Seen,
     kept: usize,
     probes: Vec<Arc<Grant>>,
@@ -257,6 +259,7 @@ impl Default for Rights {
         Self {
             subjects: BTreeMap::new(),
             uncovered: BTreeMap::new(),
+            refused: 0,
             seen: Seen::default(),
             kept: 0,
             probes: probes.map(|set| set.grants().to_vec()).unwrap_or_default(),
@@ -268,6 +271,10 @@ impl Rights {
     /// Notes what an allowed request took. Records of other requests are left alone.
     pub fn add(&mut self, event: &AuditEvent) {
         if event.recorded().map(|recorded| recorded.outcome) != Ok(ReplayOutcome::Allowed) {
+            return;
+        }
+        if event.was_forbidden() {
+            self.refused += 1;
             return;
         }
         self.seen.add(event.at());

@@ -23,7 +23,9 @@ pub struct Suggestion {
     pub grants: Vec<SuggestedGrant>,
     /// Allowed requests that no grant is suggested for, by why.
     pub uncovered: BTreeMap<Uncovered, u64>,
-    /// All allowed requests.
+    /// Requests that Picket allowed and the API server refused. No grant is suggested for them.
+    pub refused: u64,
+    /// All other allowed requests.
     pub seen: Seen,
 }
 
@@ -71,6 +73,7 @@ impl Rights {
         let mut suggestion = Suggestion {
             grants: Vec::new(),
             uncovered: self.uncovered.clone(),
+            refused: self.refused,
             seen: self.seen,
         };
         let mut names = BTreeSet::new();

@@ -616,3 +616,28 @@ fn a_person_whose_name_is_a_glob_gives_it_to_nobody() {
     let uncovered: Vec<_> = suggestion.uncovered.iter().collect();
     assert_eq!(uncovered, [(&Uncovered::Unnameable, &2)]);
 }
+
+#[test]
+fn what_the_api_server_refused_is_left_out_and_counted() {
+    let mut rights = Rights::default();
+    let mut add = |uri: &str, code: u16| {
+        let mut record = Sent::new("a", "list", uri).record();
+        record["responseStatus"] = json!({"code": code});
+        rights.add(&serde_json::from_value(record).expect("a record"));
+    };
+    add("/api/v1/nodes", 200);
+    add("/api/v1/secrets", 403);
+    add("/api/v1/pods", 404);
+    let suggestion = rights.suggest();
+    let [grant] = &suggestion.grants[..] else {
+        panic!("{suggestion:#?}")
+    };
+    assert_eq!(grant.rules[0].rule.resources, ["nodes", "pods"]);
+    assert_eq!(suggestion.seen.count, 2);
+    assert!(suggestion.uncovered.is_empty());
+    let text = suggestion.to_yaml("x");
+    assert!(
+        text.contains("# 1 request is left out: Picket allowed it and the API server answered 403."),
+        "{text}"
+    );
+}

@@ -38,6 +38,13 @@ impl Suggestion {
                 format_args!("# {requests} not covered: {}.", why.explain()),
             );
         }
+        if self.refused > 0 {
+            let requests = count(self.refused, "request is", "requests are");
+            line(
+                &mut text,
+                format_args!("# {requests} left out: Picket allowed it and the API server answered 403."),
+            );
+        }
         for (number, grant) in self.grants.iter().enumerate() {
             if number > 0 {
                 text.push_str("---\n");
