@@ -16,6 +16,8 @@ pub(super) struct Arguments {
     /// What stands after `--`.
     pub(super) after_dash: Option<Vec<String>>,
     flags: BTreeMap<&'static str, String>,
+    /// Every flag with its value, in order.
+    given: Vec<(&'static str, String)>,
     /// Every value of `-f`, in order.
     pub(super) files: Vec<String>,
 }
@@ -24,6 +26,12 @@ impl Arguments {
     /// The last value of a flag.
     pub(super) fn value(&self, flag: &str) -> Option<&str> {
         self.flags.get(flag).map(String::as_str)
+    }
+
+    /// Every value of a flag, in order.
+    pub(super) fn all(&self, flag: &str) -> impl Iterator<Item = &str> {
+        let given = self.given.iter().filter(move |(name, _)| *name == flag);
+        given.map(|(_, value)| value.as_str())
     }
 
     /// Whether a flag is set.
@@ -175,6 +183,7 @@ pub(super) fn read(words: &[String]) -> Result<Arguments, InputError> {
             if name == "filename" {
                 arguments.files.push(value.clone());
             }
+            arguments.given.push((name, value.clone()));
             arguments.flags.insert(name, value);
         }
     }

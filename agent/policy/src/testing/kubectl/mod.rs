@@ -6,6 +6,7 @@
 //! Discovery (`/api`, `/apis`, `/openapi`) goes before each command and is left out: every grant gives it. What only a cluster can tell is
 //! made up: an object that a selector or `--all` finds is called `example`. A command that is not known is an error and never nothing.
 
+mod created;
 mod flags;
 mod objects;
 mod reads;

@@ -5,6 +5,7 @@
 use http::Method;
 use serde_json::{Value as Json, json};
 
+use super::created::fill;
 use super::objects::Manifest;
 use super::resources::{self, Resource, served};
 use super::{EXAMPLE, Plan};
@@ -100,10 +101,10 @@ impl Plan<'_> {
             }
             [word, rest @ ..] => (word.as_str(), rest),
         };
-        let (word, rest) = match (word, rest) {
+        let (of_type, rest) = match (word, rest) {
             // `create secret generic NAME`, `create service clusterip NAME`
-            ("secret" | "service" | "svc", [_, rest @ ..]) => (word, rest),
-            (word, rest) => (word, rest),
+            ("secret" | "service" | "svc", [of_type, rest @ ..]) => (of_type.as_str(), rest),
+            (_, rest) => ("", rest),
         };
         let Some(name) = rest.first() else {
             return Err(InputError(format!("the name is missing after `create {word}`")));
@@ -138,7 +139,8 @@ impl Plan<'_> {
         if let Some(from) = self.arguments.value("from").and_then(|from| from.split_once('/')) {
             self.get(RequestRole::Needed, &resources::one(from.0)?, from.1);
         }
-        let object = self.made(&resource, kind, name);
+        let mut object = self.made(&resource, kind, name);
+        fill(&mut object, kind, of_type, &self.arguments)?;
         let path = resource.path(Some(&self.namespace), None, None);
         self.send(
             RequestRole::Acting,
