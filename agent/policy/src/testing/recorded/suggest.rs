@@ -62,7 +62,8 @@ type Scope = Option<String>;
 
 const MANY_NAMES: &str = "more names than are listed were seen: it gives every name";
 const MANY_NAMESPACES: &str = "seen in more namespaces than are listed: it holds in every namespace";
-const WHOLE_PROXY: &str = "it gives every path behind the proxy: proxyPaths is of GET alone, and cannot name the root";
+const WHOLE_PROXY: &str =
+    "it gives every path behind the proxy: proxyPaths is of GET alone, and cannot name the root";
 const UNSURE: &str =
     "create may not be needed: the record does not tell a server-side apply from another patch";
 
@@ -203,7 +204,10 @@ fn laid_out(rights: &BTreeMap<Right, Scopes>) -> BTreeMap<Scope, BTreeMap<Right,
     for (right, scopes) in rights {
         let namespaces = scopes.namespaces.iter();
         let namespaces = namespaces.map(|(name, objects)| (Some(name.clone()), objects, false));
-        let everywhere = scopes.everywhere.iter().map(|objects| (None, objects, scopes.many));
+        let everywhere = scopes
+            .everywhere
+            .iter()
+            .map(|objects| (None, objects, scopes.many));
         for (scope, objects, many_namespaces) in everywhere.chain(namespaces) {
             let use_of = Use {
                 objects: objects.clone(),
@@ -249,7 +253,10 @@ fn drop_given(laid_out: &mut BTreeMap<Scope, BTreeMap<Right, Use>>, scope: &Scop
             return;
         }
     }
-    laid_out.entry(scope.clone()).or_default().insert(right.clone(), left);
+    laid_out
+        .entry(scope.clone())
+        .or_default()
+        .insert(right.clone(), left);
 }
 
 impl Right {

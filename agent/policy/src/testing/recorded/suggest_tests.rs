@@ -594,7 +594,10 @@ fn the_root_behind_a_proxy_opens_no_other_service() {
         assert_eq!(rule.rule.resource_names, ["web"], "{seen:?}");
         assert!(rule.rule.proxy_paths.is_empty());
         let text = suggestion.to_yaml("x");
-        assert!(text.contains("  # it gives every path behind the proxy"), "{text}");
+        assert!(
+            text.contains("  # it gives every path behind the proxy"),
+            "{text}"
+        );
     }
     let narrow = suggested(&[proxied("get", "web/proxy/metrics")]);
     assert!(!narrow.to_yaml("x").contains("every path behind"));
