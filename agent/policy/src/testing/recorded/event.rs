@@ -197,6 +197,8 @@ pub enum Untold {
     Person,
     /// Rules look into an object that the record does not have.
     Object,
+    /// The built-in deny of token Secrets looks at the type of a new Secret.
+    SecretType,
     /// The patch may be a server-side apply or none.
     Apply,
     /// The request behind a proxy may have asked for an upgrade.
@@ -217,6 +219,7 @@ impl Untold {
             Self::NoTime => "no_time",
             Self::Person => "person",
             Self::Object => "object",
+            Self::SecretType => "secret_type",
             Self::Apply => "apply",
             Self::Upgrade => "upgrade",
         }
@@ -235,6 +238,9 @@ impl Untold {
             Self::NoTime => "the record has no time",
             Self::Person => "the record does not have the groups of the person for whom the agent asked",
             Self::Object => "rules look into the object, which the record does not have",
+            Self::SecretType => {
+                "builtin/token-secrets looks at the type of a new Secret, which the record does not have"
+            }
             Self::Apply => "the patch may have been a server-side apply, which needs create too",
             Self::Upgrade => "the request behind a proxy may have asked for an upgrade",
         }

@@ -29,6 +29,9 @@ const ATTESTATIONS: [&str; 7] = [
     "pod+jwt+x509",
 ];
 
+/// The built-in deny that looks into new Secrets.
+const TOKEN_SECRETS: &str = "builtin/token-secrets";
+
 /// The group of every user, which the API server adds by itself.
 const AUTHENTICATED: &str = "system:authenticated";
 
@@ -292,9 +295,14 @@ fn judge(
             let Prepared::Ready(_, again) = prepare(caller, planned)? else {
                 return Ok(Vec::new());
             };
+            let unread = decide(again, Some(RequestObject::Unread));
+            let why = match unread.decided.by == TOKEN_SECRETS {
+                true => Untold::SecretType,
+                false => Untold::Object,
+            };
             Ok(vec![
                 (decide(request, Some(RequestObject::Sought)), None),
-                (decide(again, Some(RequestObject::Unread)), Some(Untold::Object)),
+                (unread, Some(why)),
             ])
         }
     }

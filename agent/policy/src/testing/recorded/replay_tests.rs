@@ -215,6 +215,19 @@ fn a_body_that_matters_is_not_guessed() {
 }
 
 #[test]
+fn a_built_in_that_looks_into_the_object_is_named() {
+    let secrets = allowed("create", "/api/v1/namespaces/shop/secrets");
+    let Replayed::Untold(untold) = replayed(&secrets) else {
+        panic!("the type decides")
+    };
+    assert_eq!(untold.word(), "secret_type");
+    assert!(untold.explain().contains("builtin/token-secrets"), "{untold:?}");
+    // With the object it is told.
+    let whole = with(secrets, "/requestObject", json!({"type": "Opaque"}));
+    assert!(!told(&whole).is_change());
+}
+
+#[test]
 fn a_patch_that_may_be_an_apply_is_judged_as_both() {
     let jobs = "/apis/batch/v1/namespaces/shop/jobs/j";
     let plain = allowed("patch", jobs);
