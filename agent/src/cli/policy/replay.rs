@@ -167,6 +167,8 @@ struct Report {
     other_grant: u64,
     /// Requests that a rule in mode Audit would deny. They are no change.
     would_deny: u64,
+    /// Requests of which the record does not tell whether a rule in mode Audit would deny them. They are no change.
+    would_deny_untold: u64,
     /// Requests of which the record does not tell the outcome, by why.
     untold: BTreeMap<&'static str, u64>,
     reading: Reading,
@@ -247,7 +249,9 @@ impl Findings {
         };
         report.compared += 1;
         report.other_grant += u64::from(comparison.is_other_grant());
-        report.would_deny += u64::from(!comparison.would_deny.is_empty());
+        let would_deny = !comparison.would_deny.is_empty();
+        report.would_deny += u64::from(would_deny);
+        report.would_deny_untold += u64::from(!would_deny && comparison.would_deny_untold);
         if !comparison.is_change() {
             return Ok(());
         }
@@ -372,6 +376,10 @@ fn remarks(report: &Report) -> Vec<String> {
     add(
         report.would_deny,
         "would be denied by rules in mode Audit, which is no change",
+    );
+    add(
+        report.would_deny_untold,
+        "may be denied by rules in mode Audit, which the record does not tell; that is no change",
     );
     for (why, count) in &report.explained {
         remarks.push(format!(

@@ -25,6 +25,11 @@ apiVersion: picket.dev/v1alpha1
 kind: AgentPolicy
 metadata: {name: p}
 spec: {rules: [{name: keep, action: Deny, match: {verbs: [delete], resources: [pods]}}]}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: trial}
+spec: {mode: Audit, rules: [{name: look, action: Deny, match: {verbs: [update], resources: [pods]}, when: has(object.spec)}]}
 ";
 
 fn record(id: &str, verb: &str, decision: &str) -> String {
@@ -135,6 +140,26 @@ fn the_exit_code_tells_whether_anything_changes() {
     json(&unchanged.args("-o json"), &mut out).expect("replayed");
     let document: Json = serde_json::from_slice(&out).expect("JSON");
     assert_eq!(document["changes"], serde_json::json!([]));
+}
+
+#[test]
+fn what_a_rule_in_mode_audit_would_look_into_is_counted() {
+    let folder = Folder::new(&[record("1", "update", ALLOW), record("2", "get", ALLOW)]);
+    let report = examine(&folder.args(""), |_| Ok(())).expect("replayed");
+    assert_eq!(
+        (
+            report.compared,
+            report.changed,
+            report.would_deny,
+            report.would_deny_untold
+        ),
+        (2, 0, 0, 1)
+    );
+    let said = remarks(&report);
+    assert!(
+        said[1].starts_with("1 may be denied by rules in mode Audit"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub struct Comparison {
     pub message: String,
     /// Rules in mode Audit that would have denied, as `policy/rule`.
     pub would_deny: Vec<String>,
+    /// Whether a rule in mode Audit may have denied beside them, which the record does not tell.
+    pub would_deny_untold: bool,
     /// The verb.
     pub verb: String,
     /// `pods/exec`, `deployments.apps`, or the path of a non-resource request.
@@ -125,8 +127,12 @@ fn told(set: &PolicySet, event: &AuditEvent) -> Result<Result<Comparison, Untold
         return Ok(Err(Untold::RequestLine));
     }
     let mut first: Option<Judged> = None;
+    let mut would_deny_untold = false;
     for (planned, differs) in event.requests()? {
         for (judged, unread) in judge(set, &caller, event, &planned, now)? {
+            would_deny_untold |= first
+                .as_ref()
+                .is_some_and(|known| known.would_deny != judged.would_deny);
             match &first {
                 None => first = Some(judged),
                 Some(known) if known.decided == judged.decided => {}
@@ -142,7 +148,7 @@ fn told(set: &PolicySet, event: &AuditEvent) -> Result<Result<Comparison, Untold
     let Some(first) = first else {
         return Ok(Err(Untold::Undecided));
     };
-    Ok(Ok(first.compared(recorded)))
+    Ok(Ok(first.compared(recorded, would_deny_untold)))
 }
 
 /// Who asked.
@@ -246,12 +252,13 @@ impl Judged {
         }
     }
 
-    fn compared(self, recorded: RecordedDecision) -> Comparison {
+    fn compared(self, recorded: RecordedDecision, would_deny_untold: bool) -> Comparison {
         Comparison {
             recorded,
             replayed: self.decided,
             message: self.message,
             would_deny: self.would_deny,
+            would_deny_untold,
             verb: self.target.verb,
             resource: self.target.resource,
             namespace: self.target.namespace,

@@ -62,7 +62,9 @@ kind: AgentPolicy
 metadata: {name: trial}
 spec:
   mode: Audit
-  rules: [{name: secrets, action: Deny, match: {resources: [secrets]}}]
+  rules:
+  - {name: secrets, action: Deny, match: {resources: [secrets]}}
+  - {name: marked, action: Deny, match: {verbs: [create], resources: [endpoints]}, when: "has(object.metadata.labels)"}
 "#;
 
 fn set() -> PolicySet {
@@ -225,6 +227,26 @@ fn a_built_in_that_looks_into_the_object_is_named() {
     // With the object it is told.
     let whole = with(secrets, "/requestObject", json!({"type": "Opaque"}));
     assert!(!told(&whole).is_change());
+}
+
+#[test]
+fn a_body_that_a_rule_in_mode_audit_looks_into_is_not_guessed_either() {
+    let create = allowed("create", "/api/v1/namespaces/shop/endpoints");
+    let untold = told(&create);
+    assert!(!untold.is_change() && untold.would_deny.is_empty(), "{untold:?}");
+    assert!(untold.would_deny_untold);
+    for (metadata, would_deny) in [(json!({"labels": {}}), true), (json!({}), false)] {
+        let whole = told(&with(
+            create.clone(),
+            "/requestObject",
+            json!({"metadata": metadata}),
+        ));
+        assert_eq!(!whole.would_deny.is_empty(), would_deny);
+        assert!(!whole.would_deny_untold);
+    }
+    // What is denied in any case is told.
+    let read = told(&allowed("get", "/api/v1/namespaces/shop/secrets/s"));
+    assert!(!read.would_deny_untold);
 }
 
 #[test]
