@@ -46,7 +46,7 @@ enum PolicyCommand {
     /// Proposes the narrowest AgentGrants for what agents were allowed, as YAML to review.
     #[command(after_help = suggest::EXAMPLES)]
     Suggest(suggest::SuggestArgs),
-    /// Counts what rules in mode Audit would have denied, by rule and agent.
+    /// Counts what rules noted and let pass, as those in mode Audit do, by rule and agent.
     #[command(after_help = shadow::EXAMPLES)]
     Shadow(shadow::ShadowArgs),
     /// Prints the JSON Schema of the objects and of test files.

@@ -165,9 +165,9 @@ struct Report {
     changed: u64,
     /// Requests that another grant allows. They are no change.
     other_grant: u64,
-    /// Requests that a rule in mode Audit would deny. They are no change.
+    /// Requests that a rule notes and does not stop, in mode Audit or by `failurePolicy: Ignore`. They are no change.
     would_deny: u64,
-    /// Requests of which the record does not tell whether a rule in mode Audit would deny them. They are no change.
+    /// Requests of which the record does not tell whether such a rule notes them. They are no change.
     would_deny_untold: u64,
     /// Requests of which the record does not tell the outcome, by why.
     untold: BTreeMap<&'static str, u64>,
@@ -375,11 +375,11 @@ fn remarks(report: &Report) -> Vec<String> {
     );
     add(
         report.would_deny,
-        "would be denied by rules in mode Audit, which is no change",
+        "are noted by rules that stop nothing (mode Audit, failurePolicy Ignore), which is no change",
     );
     add(
         report.would_deny_untold,
-        "may be denied by rules in mode Audit, which the record does not tell; that is no change",
+        "may be noted by rules that stop nothing, which the record does not tell; that is no change",
     );
     for (why, count) in &report.explained {
         remarks.push(format!(

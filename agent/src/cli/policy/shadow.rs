@@ -1,4 +1,4 @@
-//! `picket policy shadow`: what rules in mode Audit would have denied.
+//! `picket policy shadow`: what rules noted and let pass.
 //!
 //! In: audit records. Out: would-be denials by rule and agent, as a table or JSON, and an exit code that tells whether there are any.
 
@@ -14,7 +14,7 @@ use picket_policy::testing::recorded::AuditEvent;
 use serde::Serialize;
 
 use super::records::{self, Reading};
-use crate::cli::output::{self, Column, Format, Row};
+use crate::cli::output::{self, Column, Format, Row, clean};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -23,10 +23,11 @@ Examples:
   picket policy shadow --audit node-1.jsonl node-2.jsonl --policy no-destruction
   picket policy shadow --audit node-1.jsonl -o json | jq -r '.wouldDeny[] | \"\\(.policy)/\\(.rule) \\(.identity) \\(.count)\"'
 
-Each rule of a policy in mode Audit is counted for each agent that it would have denied, and so is each limit. EXAMPLE is the last such \
-request: `picket audit tail --audit-id ID` shows it. Where every agent is on the list for good reason, or nobody is, set `mode: Enforce`.
+Counted are, for each agent, the rules and limits of policies in mode Audit that would have denied a request or hidden objects of its \
+answer, and the rules without an outcome that `failurePolicy: Ignore` let pass. EXAMPLE is the last such request: \
+`picket audit tail --audit-id ID LOG` shows it. Where every agent is on the list for good reason, or nobody is, set `mode: Enforce`.
 
-Exit codes: 0 nothing would have been denied, 1 something would, 2 a file cannot be read or has no request, or wrong usage.";
+Exit codes: 0 no rule noted a request, 1 some did, 2 a file cannot be read or has no request, or wrong usage.";
 
 /// Most rules and agents that are counted: rules times agents of a large cluster, in some 10 MB.
 const MAX_COUNTED: usize = 50_000;
@@ -45,7 +46,7 @@ pub(super) struct ShadowArgs {
     output: Format,
 }
 
-/// What a rule would have denied to an agent.
+/// What a rule noted of an agent and let pass.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WouldDeny {
@@ -93,8 +94,10 @@ impl Row for WouldDeny {
 #[serde(rename_all = "camelCase")]
 struct Report {
     would_deny: Vec<WouldDeny>,
-    /// Would-be denials that are not listed, since there were too many rules and agents.
+    /// Findings that are not listed, since there were too many rules and agents.
     unlisted: u64,
+    /// Policies that were asked for and have no finding.
+    unseen_policies: Vec<String>,
     reading: Reading,
 }
 
@@ -118,7 +121,19 @@ fn examine(args: &ShadowArgs) -> anyhow::Result<Report> {
     if reading.requests == 0 {
         bail!("no record of a request is in these files");
     }
+    let is_seen = |policy: &String| found.keys().any(|(seen, _, _)| seen == policy);
+    let unseen_policies = match unlisted {
+        0 => args
+            .policy
+            .iter()
+            .filter(|policy| !is_seen(policy))
+            .cloned()
+            .collect(),
+        // It may be among those that are not listed.
+        _ => Vec::new(),
+    };
     Ok(Report {
+        unseen_policies,
         would_deny: found.into_values().collect(),
         unlisted,
         reading,
@@ -169,7 +184,7 @@ fn show(args: &ShadowArgs, report: &Report) -> anyhow::Result<()> {
         args.output,
         report,
         &report.would_deny,
-        "No rule in mode Audit would have denied a request.",
+        "No rule noted a request and let it pass.",
     )?;
     if matches!(args.output, Format::Json | Format::Yaml) {
         return Ok(());
@@ -184,14 +199,24 @@ fn show(args: &ShadowArgs, report: &Report) -> anyhow::Result<()> {
 
 fn remarks(report: &Report) -> Vec<String> {
     let requests = report.reading.requests;
-    let next = match report.would_deny.is_empty() {
-        true => "Set `mode: Enforce` where these records are of all that the agents do.",
-        false => "Look at each example; change the rule, or set `mode: Enforce` where the denial is meant.",
+    // A misspelt name must not read as a policy that is ready.
+    let next = match (report.would_deny.is_empty(), report.unseen_policies.is_empty()) {
+        (true, true) => " Set `mode: Enforce` where these records are of all that the agents do.",
+        (true, false) => "",
+        (false, _) => {
+            " Look at each example; change the rule, or set `mode: Enforce` where its effect is meant."
+        }
     };
-    let mut remarks = vec![format!("{requests} requests were read. {next}")];
+    let mut remarks = vec![format!("{requests} requests were read.{next}")];
+    for policy in &report.unseen_policies {
+        remarks.push(format!(
+            "No record names a rule of policy {}: check the name, and that it is in force in mode Audit (`picket policy status`)",
+            clean(policy)
+        ));
+    }
     if report.unlisted > 0 {
         remarks.push(format!(
-            "{} would-be denials are not listed: there are too many rules and agents",
+            "{} findings are not listed: there are too many rules and agents",
             report.unlisted
         ));
     }

@@ -78,3 +78,21 @@ fn the_exit_code_tells_whether_anything_would_have_been_denied() {
     let empty = examine(&args(&folder, &[record("1", "a", 1, "")], "")).expect("counted");
     assert!(remarks(&empty)[0].contains("Set `mode: Enforce`"));
 }
+
+#[test]
+fn a_policy_that_no_record_names_is_not_called_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let records = [record("1", "a", 1, TRIAL)];
+    let unseen = examine(&args(&folder, &records, "--policy nope")).expect("counted");
+    assert_eq!(unseen.unseen_policies, ["nope"]);
+    let said = remarks(&unseen);
+    assert_eq!(said[0], "1 requests were read.");
+    assert!(
+        said[1].starts_with("No record names a rule of policy nope: check the name"),
+        "{said:?}"
+    );
+    let both = examine(&args(&folder, &records, "--policy nope,trial")).expect("counted");
+    assert_eq!((both.unseen_policies.len(), both.would_deny.len()), (1, 1));
+    let seen = examine(&args(&folder, &records, "--policy trial")).expect("counted");
+    assert!(seen.unseen_policies.is_empty() && remarks(&seen).len() == 1);
+}

@@ -266,7 +266,7 @@ impl AuditEvent {
         self.integrity.is_some()
     }
 
-    /// Rules of policies in mode Audit that would have denied, and limits likewise.
+    /// Rules and limits in mode Audit that would have denied or hidden something, and rules that `failurePolicy: Ignore` let pass.
     #[must_use]
     pub fn would_deny(&self) -> &[RecordedFinding] {
         self.decision

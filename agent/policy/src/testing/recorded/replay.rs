@@ -53,9 +53,9 @@ pub struct Comparison {
     pub replayed: RecordedDecision,
     /// What the agent would read of it; empty where it reads nothing.
     pub message: String,
-    /// Rules in mode Audit that would have denied, as `policy/rule`.
+    /// Rules that fired and stop nothing, in mode Audit or by `failurePolicy: Ignore`, as `policy/rule`.
     pub would_deny: Vec<String>,
-    /// Whether a rule in mode Audit may have denied beside them, which the record does not tell.
+    /// Whether there may be others than these, which the record does not tell.
     pub would_deny_untold: bool,
     /// The verb.
     pub verb: String,
