@@ -49,6 +49,32 @@ fn grants_are_printed_for_the_agents_that_are_asked_for() {
 }
 
 #[test]
+fn an_agent_that_no_record_is_of_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let records = [
+        record("a", "list", "/api/v1/nodes"),
+        record("b", "list", "/api/v1/nodes"),
+    ];
+    let (none, yaml) = suggest(&args(&folder, &records, "--identity nobody")).expect("suggested");
+    assert!(none.grants.is_empty() && yaml.is_empty(), "{yaml}");
+    let (one, yaml) = suggest(&args(&folder, &records, "--identity nobody,b")).expect("suggested");
+    assert!(
+        one.grants.len() == 1 && yaml.contains("identities: [b]"),
+        "{yaml}"
+    );
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let agents = names(&["a", "b"]).into_iter().collect();
+    assert_eq!(
+        missing(&names(&["nobody", "b"]), &agents),
+        ["no record is of agent nobody; the log has: a, b"]
+    );
+    assert!(missing(&[], &agents).is_empty());
+    let many = (0..=MOST_TOLD).map(|number| format!("a-{number:02}")).collect();
+    let said = missing(&names(&["nobody"]), &many);
+    assert!(said[0].ends_with(", a-15 and others"), "{said:?}");
+}
+
+#[test]
 fn the_exit_code_tells_whether_all_is_covered() {
     let folder = tempfile::tempdir().expect("a folder");
     let covered = record("a", "list", "/api/v1/nodes");
