@@ -134,7 +134,7 @@ spec:
 "#;
 
 /// Leaves it to the API server.
-const EXCEPTION: &str = r#"---
+const TOKENS_EXCEPTED: &str = r#"---
 apiVersion: picket.dev/v1alpha1
 kind: AgentPolicy
 metadata: {name: token-secrets}
@@ -182,7 +182,7 @@ fn token_secrets(world: &World) -> Result<()> {
     // With an exception the agent has a token that nothing bounds: the second guard is needed.
     world
         .agent
-        .write_objects(FILE, &format!("{SECRETS}{EXCEPTION}"))?;
+        .write_objects(FILE, &format!("{SECRETS}{TOKENS_EXCEPTED}"))?;
     until(|| Ok((world.worker(&create)?.code == 0).then_some(())))?;
     until(|| {
         let said = world
