@@ -150,3 +150,7 @@ fn subjects(arguments: &Arguments) -> Result<Vec<Json>, InputError> {
     }
     Ok(subjects)
 }
+
+#[cfg(test)]
+#[path = "created_tests.rs"]
+mod tests;

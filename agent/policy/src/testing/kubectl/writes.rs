@@ -140,7 +140,7 @@ impl Plan<'_> {
             self.get(RequestRole::Needed, &resources::one(from.0)?, from.1);
         }
         let mut object = self.made(&resource, kind, name);
-        fill(&mut object, kind, of_type, &self.arguments)?;
+        fill(&mut object, kind, of_type, self.arguments)?;
         let path = resource.path(Some(&self.namespace), None, None);
         self.send(
             RequestRole::Acting,

@@ -141,7 +141,7 @@ pub(super) enum Right {
         group: String,
         resource: String,
         verb: Verb,
-        /// Behind a proxy, of a read without an upgrade.
+        /// Behind a proxy, of a read without an upgrade, and not the root.
         proxy_path: Option<String>,
         /// Dry runs, which store nothing. Whatever gives the others gives these too.
         dry: bool,
@@ -362,11 +362,18 @@ impl Rights {
                         return Err(Uncovered::Unnameable);
                     }
                     let reads = verb == Verb::Get && !request.upgrade;
+                    // No rule can name the root, which everything is behind.
+                    let is_named = |path: &String| reads && !path.trim_matches('/').is_empty();
+                    let proxy_path = request.proxy_path.clone().filter(is_named);
+                    // As a pattern the path would give more than was seen.
+                    if proxy_path.as_deref().is_some_and(is_glob) {
+                        return Err(Uncovered::Unnameable);
+                    }
                     Right::Resource {
                         group: group.clone(),
                         resource,
                         verb,
-                        proxy_path: request.proxy_path.clone().filter(|_| reads),
+                        proxy_path,
                         dry: dry.contains(&verb),
                     }
                 }

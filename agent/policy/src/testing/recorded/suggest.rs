@@ -346,7 +346,7 @@ fn rule(right: Right, used: Use, namespaced: bool) -> Option<SuggestedRule> {
     let mut notes = BTreeSet::new();
     notes.extend(used.many_namespaces.then_some(MANY_NAMESPACES));
     notes.extend(unsure.then_some(UNSURE));
-    let mut rule = match right {
+    let rule = match right {
         Right::Path { path, verb } => PolicyRule {
             verbs: vec![verb.as_str().to_owned()],
             non_resource_urls: vec![path],
@@ -374,10 +374,6 @@ fn rule(right: Right, used: Use, namespaced: bool) -> Option<SuggestedRule> {
             }
         }
     };
-    // No path names the root behind a proxy. The names stay.
-    if !rule.proxy_paths.is_empty() && !is_valid(&rule, namespaced) {
-        rule.proxy_paths.clear();
-    }
     let is_proxy = rule.resources.iter().any(|resource| resource.ends_with("/proxy"));
     notes.extend((is_proxy && rule.proxy_paths.is_empty()).then_some(WHOLE_PROXY));
     is_valid(&rule, namespaced).then_some(SuggestedRule { rule, seen, notes })

@@ -600,6 +600,15 @@ fn the_root_behind_a_proxy_opens_no_other_service() {
         );
     }
     let narrow = suggested(&[proxied("get", "web/proxy/metrics")]);
+    let roots = suggested(&[proxied("get", "web/proxy"), proxied("get", "web/proxy/")]);
+    assert_eq!(roots.grants[0].rules.len(), 1);
+    assert_eq!(roots.grants[0].rules[0].rule.resource_names, ["web"]);
+    // As a pattern, such a path would give more than was seen.
+    for rest in ["web/proxy/metrics*", "web/proxy/*", "web/proxy/a*b"] {
+        let glob = suggested(&[proxied("get", rest)]);
+        assert_eq!(glob.grants, [], "{rest}");
+        assert_eq!(glob.uncovered.get(&Uncovered::Unnameable), Some(&1), "{rest}");
+    }
     assert!(!narrow.to_yaml("x").contains("every path behind"));
 }
 
