@@ -1,6 +1,8 @@
 //! What every agent is refused, and how a policy makes an exception.
 
+use super::conditions::{fires, when, with_body};
 use super::*;
+use crate::request::{BodyInput, RequestObject};
 
 /// `no`, the request, the built-in that refuses it.
 const TABLE: &str = "
@@ -436,4 +438,89 @@ fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
         "get, list, create, update, delete, deletecollection pods in namespace shop outside namespace \"picket-system\""
     );
     assert_eq!(allowed(&only), "");
+}
+
+#[test]
+fn a_secret_that_would_hold_a_token_is_refused_by_its_type() {
+    let set = compile(&[&grant(ALL)]);
+    let except = policy(
+        "e",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/token-secrets]",
+    );
+    let excepting = compile(&[&grant(ALL), &except]);
+    let secrets = "POST /api/v1/namespaces/n/secrets";
+    let apply = "PATCH /api/v1/namespaces/n/secrets/s content-type:application/apply-patch+yaml";
+    let looking = compile(&[
+        &grant(ALL),
+        &when("verbs: [update], resources: [secrets]", "has(object.data)"),
+    ]);
+    let needs = looking.needs(&principal(&looking, "fixer"), &request(apply), NOW);
+    assert_eq!(
+        needs.object,
+        Some(ObjectSource::Probe),
+        "a rule looks into what the apply makes"
+    );
+    let mut applied = canonical(apply);
+    let sent = applied
+        .read_object(BodyInput::Whole(b"type: Opaque\nmetadata: {name: s}"))
+        .expect("read");
+    assert_eq!(
+        sent.as_deref(),
+        Some(&b"{\"metadata\":{\"name\":\"s\"},\"type\":\"Opaque\"}"[..])
+    );
+    assert_eq!(
+        applied.head().headers["content-type"],
+        "application/apply-patch+yaml"
+    );
+    assert!(!fires(&set, applied));
+    for (line, source) in [(secrets, ObjectSource::Body), (apply, ObjectSource::Body)] {
+        let needs = |set: &PolicySet| set.needs(&principal(set, "fixer"), &request(line), NOW);
+        assert_eq!(
+            (needs(&set).object, needs(&set).only_to_note),
+            (Some(source), false),
+            "{line}"
+        );
+        assert_eq!(needs(&excepting).object, None, "{line}");
+        for (of_type, is_denied) in [
+            ("kubernetes.io/service-account-token", true),
+            ("bootstrap.kubernetes.io/token", true),
+            ("Opaque", false),
+            ("kubernetes.io/tls", false),
+        ] {
+            let made = || {
+                let mut request = canonical(line);
+                let object = serde_json::json!({"metadata": {"name": "s"}, "type": of_type});
+                request.set_object(RequestObject::Read(Arc::new(object)));
+                request
+            };
+            assert_eq!(fires(&set, made()), is_denied, "{line} {of_type}");
+            assert!(!fires(&excepting, made()), "{line} {of_type}");
+        }
+        for unknown in [RequestObject::Unread, RequestObject::TooLarge] {
+            let mut request = canonical(line);
+            request.set_object(unknown);
+            assert!(fires(&set, request), "{line}");
+        }
+    }
+    let denied = with_body(
+        secrets,
+        "{\"metadata\": {\"name\": \"s\"}, \"type\": \"kubernetes.io/service-account-token\"}",
+    );
+    let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), denied, NOW) else {
+        panic!("not refused")
+    };
+    assert_eq!(denial.rule(), Some("builtin/token-secrets"));
+    // A type is never changed, and what has no type is no token.
+    for line in [
+        "PUT /api/v1/namespaces/n/secrets/s",
+        "PATCH /api/v1/namespaces/n/secrets/s content-type:application/merge-patch+json",
+        "POST /api/v1/namespaces/n/configmaps",
+    ] {
+        assert_eq!(
+            set.needs(&principal(&set, "fixer"), &request(line), NOW).object,
+            None,
+            "{line}"
+        );
+        assert!(!fires(&set, canonical(line)), "{line}");
+    }
 }

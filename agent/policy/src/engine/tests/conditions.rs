@@ -7,7 +7,7 @@ use super::*;
 use crate::request::{BODY_LIMIT, BodyInput, RequestObject};
 
 /// A policy with one rule that has a condition.
-fn when(matches: &str, expression: &str) -> String {
+pub(super) fn when(matches: &str, expression: &str) -> String {
     policy(
         "p",
         &format!(
@@ -17,7 +17,7 @@ fn when(matches: &str, expression: &str) -> String {
 }
 
 /// A request whose body was read.
-fn with_body(line: &str, body: &str) -> CanonicalRequest {
+pub(super) fn with_body(line: &str, body: &str) -> CanonicalRequest {
     let mut request = canonical(line);
     request
         .read_object(BodyInput::Whole(body.as_bytes()))
@@ -25,7 +25,7 @@ fn with_body(line: &str, body: &str) -> CanonicalRequest {
     request
 }
 
-fn fires(set: &PolicySet, request: CanonicalRequest) -> bool {
+pub(super) fn fires(set: &PolicySet, request: CanonicalRequest) -> bool {
     matches!(
         set.decide(principal(set, "fixer"), request, NOW),
         Decision::Deny(_)
@@ -568,91 +568,6 @@ fn built_ins_know_the_name_of_a_new_object() {
             None,
             "{line}"
         );
-    }
-}
-
-#[test]
-fn a_secret_that_would_hold_a_token_is_refused_by_its_type() {
-    let set = compile(&[&grant(ALL)]);
-    let except = policy(
-        "e",
-        "subjects: {identities: [fixer]}\n  exceptions: [builtin/token-secrets]",
-    );
-    let excepting = compile(&[&grant(ALL), &except]);
-    let secrets = "POST /api/v1/namespaces/n/secrets";
-    let apply = "PATCH /api/v1/namespaces/n/secrets/s content-type:application/apply-patch+yaml";
-    let looking = compile(&[
-        &grant(ALL),
-        &when("verbs: [update], resources: [secrets]", "has(object.data)"),
-    ]);
-    let needs = looking.needs(&principal(&looking, "fixer"), &request(apply), NOW);
-    assert_eq!(
-        needs.object,
-        Some(ObjectSource::Probe),
-        "a rule looks into what the apply makes"
-    );
-    let mut applied = canonical(apply);
-    let sent = applied
-        .read_object(BodyInput::Whole(b"type: Opaque\nmetadata: {name: s}"))
-        .expect("read");
-    assert_eq!(
-        sent.as_deref(),
-        Some(&b"{\"metadata\":{\"name\":\"s\"},\"type\":\"Opaque\"}"[..])
-    );
-    assert_eq!(
-        applied.head().headers["content-type"],
-        "application/apply-patch+yaml"
-    );
-    assert!(!fires(&set, applied));
-    for (line, source) in [(secrets, ObjectSource::Body), (apply, ObjectSource::Body)] {
-        let needs = |set: &PolicySet| set.needs(&principal(set, "fixer"), &request(line), NOW);
-        assert_eq!(
-            (needs(&set).object, needs(&set).only_to_note),
-            (Some(source), false),
-            "{line}"
-        );
-        assert_eq!(needs(&excepting).object, None, "{line}");
-        for (of_type, is_denied) in [
-            ("kubernetes.io/service-account-token", true),
-            ("bootstrap.kubernetes.io/token", true),
-            ("Opaque", false),
-            ("kubernetes.io/tls", false),
-        ] {
-            let made = || {
-                let mut request = canonical(line);
-                let object = serde_json::json!({"metadata": {"name": "s"}, "type": of_type});
-                request.set_object(RequestObject::Read(Arc::new(object)));
-                request
-            };
-            assert_eq!(fires(&set, made()), is_denied, "{line} {of_type}");
-            assert!(!fires(&excepting, made()), "{line} {of_type}");
-        }
-        for unknown in [RequestObject::Unread, RequestObject::TooLarge] {
-            let mut request = canonical(line);
-            request.set_object(unknown);
-            assert!(fires(&set, request), "{line}");
-        }
-    }
-    let denied = with_body(
-        secrets,
-        "{\"metadata\": {\"name\": \"s\"}, \"type\": \"kubernetes.io/service-account-token\"}",
-    );
-    let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), denied, NOW) else {
-        panic!("not refused")
-    };
-    assert_eq!(denial.rule(), Some("builtin/token-secrets"));
-    // A type is never changed, and what has no type is no token.
-    for line in [
-        "PUT /api/v1/namespaces/n/secrets/s",
-        "PATCH /api/v1/namespaces/n/secrets/s content-type:application/merge-patch+json",
-        "POST /api/v1/namespaces/n/configmaps",
-    ] {
-        assert_eq!(
-            set.needs(&principal(&set, "fixer"), &request(line), NOW).object,
-            None,
-            "{line}"
-        );
-        assert!(!fires(&set, canonical(line)), "{line}");
     }
 }
 
