@@ -30,7 +30,7 @@ Examples:
 
 The decision is that of the files and of the moment. Nothing is asked of an agent or a cluster, and RBAC decides after it.
 
-Exit codes: 0 the request is allowed, or waits for a person; 1 it is denied in whole or in part; 2 it could not be judged: wrong usage, a file
+Exit codes: 0 the request is allowed, or waits for a person; 1 it is denied in whole or in part; 2 it could not be judged: wrong usage, a file \
 that is not valid or not there, or an agent that the files do not have.";
 
 /// Explain a decision.
