@@ -44,7 +44,7 @@ const HEAD_KILOBYTES: usize = 8 * 1024;
 const JUDGED_KILOBYTES: usize = 4 * 1024;
 
 /// Kilobytes of items that have come in part, in responses of one pod from which rules hide objects: forty of the largest size that etcd
-/// takes. A response for which there is no room breaks off.
+/// takes. A response for which there is no room is refused, or breaks off where it has begun.
 const FILTERED_KILOBYTES: usize = 64 * 1024;
 
 /// How much of each a share has.
