@@ -237,7 +237,9 @@ fn examine(args: &ExplainArgs) -> anyhow::Result<Report> {
 fn old_object(args: &ExplainArgs) -> anyhow::Result<OldObject> {
     let text = match args.old_object.as_deref() {
         None => return Ok(OldObject::Unread),
-        Some("-") if args.body.as_deref() == Some("-") || args.kubectl.as_deref().is_some_and(reads_input) => {
+        Some("-")
+            if args.body.as_deref() == Some("-") || args.kubectl.as_deref().is_some_and(reads_input) =>
+        {
             bail!("--old-object - and another `-` cannot both be standard input: write one of them down");
         }
         Some("-") => standard_input()?,
