@@ -22,7 +22,7 @@ use crate::identity::{ClaimError, IdentityError};
 use crate::limits::LimitExceeded;
 use crate::upstream::{AUDIT_ID, SendError};
 
-pub use answers::{ProbeAnswer, Question, UnfilterableError, WithheldAnswer};
+pub use answers::{ApiQuestion, ProbeAnswer, UnfilterableError, WithheldAnswer};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.

@@ -78,18 +78,27 @@ fn with_kept(world: &mut World, labels: &str, work: impl FnOnce(&World) -> Resul
         work(world)
     })();
     world.agent.remove_objects(FILE)?;
+    world
+        .admin(&[
+            "patch",
+            "configmap",
+            "kept",
+            "-n",
+            "lab",
+            "--type=merge",
+            "-p",
+            r#"{"metadata": {"finalizers": null}}"#,
+        ])
+        .ok();
     world.admin(&[
-        "patch",
+        "delete",
         "configmap",
-        "kept",
         "-n",
         "lab",
-        "--type=merge",
-        "-p",
-        r#"{"metadata": {"finalizers": null}}"#,
-    ])
-    .ok();
-    world.admin(&["delete", "configmap", "-n", "lab", "--ignore-not-found", "kept", "fresh"])?;
+        "--ignore-not-found",
+        "kept",
+        "fresh",
+    ])?;
     done
 }
 
@@ -117,9 +126,21 @@ fn what_is_stored_decides_over_each_way_to_change_or_delete_it(world: &mut World
                 .refused(&TOLD)
                 .with_context(|| command.to_owned())?;
         }
-        let stored = world.admin(&["get", "configmap", "kept", "-n", "lab", "-o", "jsonpath={.metadata.labels.protected}"])?;
+        let stored = world.admin(&[
+            "get",
+            "configmap",
+            "kept",
+            "-n",
+            "lab",
+            "-o",
+            "jsonpath={.metadata.labels.protected}",
+        ])?;
         ensure!(stored == "true", "{stored}");
-        for command in ["kubectl replace -f -", "kubectl apply -f -", "kubectl apply --server-side --force-conflicts -f -"] {
+        for command in [
+            "kubectl replace -f -",
+            "kubectl apply -f -",
+            "kubectl apply --server-side --force-conflicts -f -",
+        ] {
             world
                 .worker(&format!("echo '{labelled}' | {command}"))?
                 .good()
@@ -132,9 +153,13 @@ fn what_is_stored_decides_over_each_way_to_change_or_delete_it(world: &mut World
             )
         };
         world.worker(&finalizers(r#"["example.test/a"]"#))?.good()?;
-        world.worker(&finalizers(r#"["example.test/a", "example.test/b"]"#))?.good()?;
+        world
+            .worker(&finalizers(r#"["example.test/a", "example.test/b"]"#))?
+            .good()?;
         for list in [r#"["example.test/b"]"#, "null"] {
-            world.worker(&finalizers(list))?.refused(&["rule finalizers-may-only-be-added"])?;
+            world
+                .worker(&finalizers(list))?
+                .refused(&["rule finalizers-may-only-be-added"])?;
         }
         Ok(())
     })
@@ -153,10 +178,17 @@ fn what_is_new_is_created_and_a_dry_run_deletes_nothing(world: &mut World) -> Re
             "kubectl delete configmap fresh -n lab --dry-run=server",
             "kubectl delete --raw '/api/v1/namespaces/lab/configmaps/fresh?dryRun=All'",
         ] {
-            world.worker(command)?.good().with_context(|| command.to_owned())?;
-            world.admin(&["get", "configmap", "fresh", "-n", "lab"]).context("it is gone")?;
+            world
+                .worker(command)?
+                .good()
+                .with_context(|| command.to_owned())?;
+            world
+                .admin(&["get", "configmap", "fresh", "-n", "lab"])
+                .context("it is gone")?;
         }
-        world.worker("kubectl delete configmap fresh -n lab --cascade=orphan")?.good()?;
+        world
+            .worker("kubectl delete configmap fresh -n lab --cascade=orphan")?
+            .good()?;
         world
             .worker("kubectl delete configmap fresh -n lab")?
             .refused(&["NotFound"])?;
@@ -170,13 +202,16 @@ fn a_conflict_that_picket_brings_about_is_tried_again(world: &mut World) -> Resu
         let server = world.server_log();
         let path = "/api/v1/namespaces/lab/configmaps/kept";
         let patches = |key: &str| -> Result<Vec<String>> {
-            let said = world.python("worker", PATCHES, &[path, key, &TIMES.to_string()])?.good()?;
+            let said = world
+                .python("worker", PATCHES, &[path, key, &TIMES.to_string()])?
+                .good()?;
             Ok(said.lines().map(str::to_owned).collect())
         };
         let (one, other) = std::thread::scope(|scope| {
             let one = scope.spawn(|| patches("one"));
             let other = scope.spawn(|| patches("other"));
-            let kubectl = "kubectl patch configmap kept -n lab --type=merge -p '{\"data\": {\"third\": \"1\"}}'";
+            let kubectl =
+                "kubectl patch configmap kept -n lab --type=merge -p '{\"data\": {\"third\": \"1\"}}'";
             let third = world.worker(kubectl).and_then(|said| said.good());
             let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<String>>>| {
                 thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
@@ -192,12 +227,26 @@ fn a_conflict_that_picket_brings_about_is_tried_again(world: &mut World) -> Resu
             "{one:?} {other:?}"
         );
         let met = server.all(|record| {
-            record["verb"] == "patch" && record["objectRef"]["name"] == "kept" && record["responseStatus"]["code"] == 409
+            record["verb"] == "patch"
+                && record["objectRef"]["name"] == "kept"
+                && record["responseStatus"]["code"] == 409
         })?;
-        ensure!(met.len() > conflicts * 3, "the API server saw {} conflicts, the clients {conflicts}", met.len());
+        ensure!(
+            met.len() > conflicts * 3,
+            "the API server saw {} conflicts, the clients {conflicts}",
+            met.len()
+        );
         let last = (TIMES - 1).to_string();
         if conflicts == 0 {
-            let data = world.admin(&["get", "configmap", "kept", "-n", "lab", "-o", "jsonpath={.data.one} {.data.other} {.data.third}"])?;
+            let data = world.admin(&[
+                "get",
+                "configmap",
+                "kept",
+                "-n",
+                "lab",
+                "-o",
+                "jsonpath={.data.one} {.data.other} {.data.third}",
+            ])?;
             ensure!(data == format!("{last} {last} 1"), "{data}");
         }
         Ok(())

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use picket_policy::{
-    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Decision, Inputs, MODIFIED, Needs,
+    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Decision, Denial, Inputs, MODIFIED, Needs,
     ObjectSource, OldObject, OldObjectUse, Permit, PolicySet, Principal, Verb,
 };
 use serde_json::Value as Json;
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use crate::audit::Record;
 use crate::listener::PodShare;
-use crate::reject::{ProbeAnswer, Question, Rejection};
+use crate::reject::{ApiQuestion, ProbeAnswer, Rejection};
 use crate::upstream::{RequestBody, RequestOrigin, ResponseWindow, Upstream};
 
 /// What a decision is taken by.
@@ -41,15 +41,15 @@ pub(super) struct Judge<'a> {
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a probe's answer is counted for, in bytes: it is as large as the object, which nobody knows before. So ten probes of a pod are
-/// under way at once at most, and hold 15 MB of answers.
+/// What the answer to a question of Picket's is counted for, in bytes: it is as large as the object, which nobody knows before. So the
+/// answers to ten of a pod are held at once at most, 15 MB of them.
 const PROBE_ANSWER: u64 = 384 * 1024;
 
 /// How often a patch is looked at anew because its object changed between two of Picket's questions.
 const LOOKS: usize = 3;
 
 /// A decision, and what it takes to judge the request anew.
-pub(super) struct Judged {
+pub(super) struct JudgedRequest {
     pub(super) decision: Decision,
     /// Where Picket held the request to a version that its client did not name, and so brings conflicts about.
     pub(super) bound: Option<BoundWrite>,
@@ -64,17 +64,20 @@ pub(super) struct BoundWrite {
 /// What was learned of a request's objects.
 enum Learned {
     /// It is refused whatever they are.
-    Refused(Decision),
+    Refused(Denial),
     /// All that could be learned is kept with the request.
     Known(Option<BoundWrite>),
     /// The stored object changed between two questions.
     Changed,
 }
 
-impl From<Option<Decision>> for Learned {
-    fn from(refused: Option<Decision>) -> Self {
-        refused.map_or(Self::Known(None), Self::Refused)
-    }
+/// What came of a patch as a dry run.
+enum Probed {
+    Learned(Learned),
+    /// The patch, or what it makes, is larger than is read.
+    TooLarge,
+    /// It could not be asked.
+    Unasked,
 }
 
 /// The API server's answer to one of Picket's own questions.
@@ -86,7 +89,7 @@ struct ApiAnswer {
 }
 
 impl ApiAnswer {
-    fn refusal(&self, question: Question) -> Rejection {
+    fn refusal(&self, question: ApiQuestion) -> Rejection {
         let body = self.body.as_deref().unwrap_or_default();
         Rejection::Probe(ProbeAnswer::of(
             question,
@@ -109,13 +112,13 @@ impl Judge<'_> {
         mut request: CanonicalRequest,
         body: &mut RequestBody,
         record: &mut Record,
-    ) -> Result<Judged, Rejection> {
+    ) -> Result<JudgedRequest, Rejection> {
         let needs = self.needs(&request);
         let mut bound = None;
         if needs.object.is_some() || needs.old_object.is_some() {
             // Boxed: few requests need anything.
             match Box::pin(self.read_and_learn(&mut request, body, record, needs)).await? {
-                Learned::Refused(decision) => return Ok(decision.into()),
+                Learned::Refused(denial) => return Ok(denial.into()),
                 Learned::Known(write) => bound = write,
                 Learned::Changed => return Err(changed(&request)),
             }
@@ -128,7 +131,7 @@ impl Judge<'_> {
         &self,
         write: &BoundWrite,
         record: &Record,
-    ) -> Result<(Judged, RequestBody), Rejection> {
+    ) -> Result<(JudgedRequest, RequestBody), Rejection> {
         let mut body = RequestBody::judged(write.body.clone());
         // It was read so once already.
         let mut request = write.request.as_it_came().ok_or(Rejection::Unjudged)?;
@@ -136,7 +139,7 @@ impl Judge<'_> {
         let mut bound = None;
         if needs.object.is_some() || needs.old_object.is_some() {
             match self.learn(&mut request, &mut body, record, needs).await? {
-                Learned::Refused(decision) => return Ok((decision.into(), body)),
+                Learned::Refused(denial) => return Ok((denial.into(), body)),
                 Learned::Known(write) => bound = write,
                 Learned::Changed => return Err(changed(&request)),
             }
@@ -149,9 +152,9 @@ impl Judge<'_> {
         self.policies.needs(self.principal, request.kube(), now)
     }
 
-    fn judged(&self, request: CanonicalRequest, bound: Option<BoundWrite>) -> Judged {
+    fn judged(&self, request: CanonicalRequest, bound: Option<BoundWrite>) -> JudgedRequest {
         let inputs = Inputs::at(Timestamp::now());
-        Judged {
+        JudgedRequest {
             decision: self.policies.decide(Arc::clone(self.principal), request, inputs),
             bound,
         }
@@ -248,7 +251,17 @@ impl Judge<'_> {
             Some(ObjectSource::Probe) => match self.probe(request, body, record, needs).await {
                 // The object stays unknown, which the record says; the patch goes on as it came.
                 Err(_) if needs.only_to_note => Ok(Learned::Known(None)),
-                probed => probed,
+                Ok(Probed::TooLarge) => {
+                    request.read_object(BodyInput::TooLarge)?;
+                    unheld(request, decides, OldObject::TooLarge);
+                    Ok(Learned::Known(None))
+                }
+                Ok(Probed::Unasked) => {
+                    unheld(request, decides, OldObject::Unread);
+                    Ok(Learned::Known(None))
+                }
+                Ok(Probed::Learned(learned)) => Ok(learned),
+                Err(rejection) => Err(rejection),
             },
         }
     }
@@ -258,7 +271,7 @@ impl Judge<'_> {
         &self,
         request: &mut CanonicalRequest,
         record: &Record,
-    ) -> Result<Option<Decision>, Rejection> {
+    ) -> Result<Option<Denial>, Rejection> {
         let inputs = Inputs::at(Timestamp::now());
         let permit = self
             .policies
@@ -266,7 +279,7 @@ impl Judge<'_> {
         let permit = match permit {
             Ok(permit) => permit,
             // Without one nobody can ask, and the object stays unknown.
-            Err(denial) => return Ok(denial.map(Decision::Deny)),
+            Err(denial) => return Ok(denial),
         };
         let answer = self.ask(permit, RequestBody::Empty, record).await?;
         let old = match (answer.status, &answer.body) {
@@ -277,10 +290,10 @@ impl Judge<'_> {
             (status, None) if status.is_success() => OldObject::TooLarge,
             (status, Some(body)) if status.is_success() => {
                 let object: Json = serde_json::from_slice(body)
-                    .map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(Question::Get, BAD_GATEWAY)))?;
+                    .map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(ApiQuestion::Get, BAD_GATEWAY)))?;
                 OldObject::Read(Arc::new(object))
             }
-            _ => return Err(answer.refusal(Question::Get)),
+            _ => return Err(answer.refusal(ApiQuestion::Get)),
         };
         request.set_old_object(old);
         Ok(None)
@@ -303,16 +316,12 @@ impl Judge<'_> {
         body: &mut RequestBody,
         record: &Record,
         needs: Needs,
-    ) -> Result<Learned, Rejection> {
-        let patch = match body.whole() {
-            Some(patch) => patch,
-            None => {
-                request.read_object(body.buffered())?;
-                return Ok(Learned::Known(None));
-            }
+    ) -> Result<Probed, Rejection> {
+        let Some(patch) = body.whole() else {
+            return Ok(Probed::TooLarge);
         };
         let Some(probe) = request.as_probe() else {
-            return Ok(Learned::Known(None));
+            return Ok(Probed::Unasked);
         };
         let inputs = Inputs::at(Timestamp::now());
         let permit = match self
@@ -320,32 +329,33 @@ impl Judge<'_> {
             .decide_probe(Arc::clone(self.principal), probe, inputs)
         {
             Ok(permit) => permit,
-            Err(denial) => return Ok(denial.map(Decision::Deny).into()),
+            Err(Some(denial)) => return Ok(Probed::Learned(Learned::Refused(denial))),
+            Err(None) => return Ok(Probed::Unasked),
         };
         let answer = self
             .ask(permit, RequestBody::judged(patch.clone()), record)
             .await?;
         if !answer.status.is_success() {
-            return Err(answer.refusal(Question::DryRun));
+            return Err(answer.refusal(ApiQuestion::DryRun));
         }
         let Some(made) = answer.body else {
-            request.read_object(BodyInput::TooLarge)?;
-            return Ok(Learned::Known(None));
+            return Ok(Probed::TooLarge);
         };
         let made = serde_json::from_slice(&made);
         let made =
-            made.map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(Question::DryRun, BAD_GATEWAY)))?;
+            made.map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(ApiQuestion::DryRun, BAD_GATEWAY)))?;
         if needs.only_to_note {
             request.look_at_made(made);
-            return Ok(Learned::Known(None));
+            return Ok(Probed::Learned(Learned::Known(None)));
         }
         let is_new = answer.status == StatusCode::CREATED;
         if needs.old_object == Some(OldObjectUse::ToDecide) && !request.is_made_of_old(&made, is_new) {
-            return Ok(Learned::Changed);
+            return Ok(Probed::Learned(Learned::Changed));
         }
         let came = request.as_it_came();
         let bound = request.bind_patch(&patch, made, is_new)?;
-        Ok(Learned::Known(send_bound(bound, (came, patch), body)))
+        let write = send_bound(bound, (came, patch), body);
+        Ok(Probed::Learned(Learned::Known(write)))
     }
 
     /// Asks the API server one of Picket's own questions. Its answer goes no further than the rules.
@@ -377,10 +387,10 @@ impl Judge<'_> {
 
 const BAD_GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
 
-impl From<Decision> for Judged {
-    fn from(decision: Decision) -> Self {
+impl From<Denial> for JudgedRequest {
+    fn from(denial: Denial) -> Self {
         Self {
-            decision,
+            decision: Decision::Deny(denial),
             bound: None,
         }
     }
@@ -395,6 +405,13 @@ fn unbound(error: BindError) -> Rejection {
     match error {
         BindError::Read(error) => Rejection::Unreadable(error),
         BindError::Conflict(message) => Rejection::Conflict(message),
+    }
+}
+
+/// Forgets the stored object of a patch that is not held to it, so that the rules that look at it fire.
+fn unheld(request: &mut CanonicalRequest, decides: bool, old: OldObject) {
+    if decides {
+        request.set_old_object(old);
     }
 }
 

@@ -51,7 +51,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
-use picket_policy::{Ask, CanonicalRequest, Decision, FiredRule, KubeRequest, Permit, PolicySet};
+use picket_policy::{Ask, CanonicalRequest, Decision, KubeRequest, Permit, PolicySet};
 use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
@@ -62,31 +62,30 @@ use crate::limits::RequestLimits;
 use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
-use crate::reject::{HeadError, Rejection, warning_value};
+use crate::reject::{HeadError, Rejection};
 use crate::runtime::drain::Drain;
 use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, ResponseWindow, SendError, StillPermitted, UpgradeProtocol,
-    Upstream, UpstreamBody, UsedCredential, requested_upgrade,
+    RequestBody, ResponseWindow, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
 
 use body::{AuditedBody, ResponseBody, audited};
 use connection::Connection;
-use filtered::{ItemFiltering, check_accept};
+use filtered::ItemFiltering;
 use heads::{HeadBudget, HeldHead};
 use record::{
-    findings, record_decision, record_principal, record_rejection, record_request, record_status,
-    record_token, record_unknown_caller,
+    findings, record_principal, record_rejection, record_request, record_status, record_token,
+    record_unknown_caller,
 };
-use send::{Asking, Sent};
+use send::{RequestContext, SentRequest};
 use server::FailedHandshakes;
-use session::{Basis, Following, InForce, may_be_session};
+use session::{Basis, Following, InForce};
 use watched::WatchedBodies;
-use write::{AbandonedWrites, Exchange};
+use write::AbandonedWrites;
 
 /// All stages, put together.
 pub struct Pipeline {
@@ -295,7 +294,7 @@ impl Pipeline {
         }
 
         let body = RequestBody::of_client(body, request.head().version);
-        let asking = Asking {
+        let context = RequestContext {
             connection,
             policies: &policies,
             agent: &agent,
@@ -304,12 +303,12 @@ impl Pipeline {
             upgrade,
             began,
         };
-        let Sent {
+        let SentRequest {
             mut response,
             credential,
             basis,
             warnings,
-        } = self.judge_and_send(&asking, request, body, record).await?;
+        } = self.judge_and_send(&context, request, body, record).await?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }

@@ -16,7 +16,7 @@ use picket_policy::{CanonicalRequest, Decision, FiredRule, KubeRequest, Permit, 
 
 use super::connection::Connection;
 use super::filtered::check_accept;
-use super::judge::{BODY_DEADLINE, BoundWrite, Judge, Judged};
+use super::judge::{BODY_DEADLINE, BoundWrite, Judge, JudgedRequest};
 use super::record::record_decision;
 use super::session::{Basis, may_be_session};
 use super::write::Exchange;
@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 const CONFLICT_ANSWER: usize = 64 * 1024;
 
 /// Who asks for what.
-pub(super) struct Asking<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) connection: &'a Arc<Connection>,
     pub(super) policies: &'a Arc<PolicySet>,
     pub(super) agent: &'a Arc<ResolvedPrincipal>,
@@ -54,7 +54,7 @@ pub(super) struct Asking<'a> {
 }
 
 /// What the API server answered, and by what it was asked.
-pub(super) struct Sent {
+pub(super) struct SentRequest {
     pub(super) response: Response<UpstreamBody>,
     pub(super) credential: Option<UsedCredential>,
     pub(super) basis: Arc<Basis>,
@@ -65,35 +65,35 @@ impl Pipeline {
     /// Judges a request, and sends it where it is permitted.
     pub(super) async fn judge_and_send(
         &self,
-        asking: &Asking<'_>,
+        context: &RequestContext<'_>,
         request: CanonicalRequest,
         (mut body, loss): (RequestBody, BodyLoss),
         record: &mut Record,
-    ) -> Result<Sent, Rejection> {
+    ) -> Result<SentRequest, Rejection> {
         let judge = Judge {
-            policies: asking.policies,
-            principal: &asking.agent.principal,
+            policies: context.policies,
+            principal: &context.agent.principal,
             upstream: &self.upstream,
-            share: asking.connection.share(),
+            share: context.connection.share(),
         };
-        let Judged { decision, bound } = judge.decide(request, &mut body, record).await?;
-        record.policy_took(asking.began.elapsed());
-        let permit = self.permitted(asking, decision, record).await?;
-        if asking.kube.is_mutating() || asking.upgrade.is_some() {
+        let JudgedRequest { decision, bound } = judge.decide(request, &mut body, record).await?;
+        record.policy_took(context.began.elapsed());
+        let permit = self.permitted(context, decision, record).await?;
+        if context.kube.is_mutating() || context.upgrade.is_some() {
             Box::pin(record.commit_before_effect()).await?;
         }
-        let window = match asking.upgrade {
+        let window = match context.upgrade {
             // Its connection is its own, and its bytes wait in two buffers.
             Some(_) => ResponseWindow::Large,
-            None => response_window(asking.connection.share(), asking.kube.follow, record),
+            None => response_window(context.connection.share(), context.kube.follow, record),
         };
         let sent = self
-            .send_permitted(asking, permit, (body, loss), window, record)
+            .send_permitted(context, permit, (body, loss), window, record)
             .await?;
         match bound {
             // Boxed: few writes meet a conflict.
             Some(write) if sent.response.status() == StatusCode::CONFLICT => {
-                Box::pin(self.send_again(asking, (&judge, write), sent, window, record)).await
+                Box::pin(self.send_again(context, (&judge, write), sent, window, record)).await
             }
             _ => Ok(sent),
         }
@@ -103,15 +103,15 @@ impl Pipeline {
     /// API server gives no other reason for one to a write that names a version and creates nothing.
     async fn send_again(
         &self,
-        asking: &Asking<'_>,
+        context: &RequestContext<'_>,
         (judge, mut write): (&Judge<'_>, BoundWrite),
-        mut sent: Sent,
+        mut sent: SentRequest,
         window: ResponseWindow,
         record: &mut Record,
-    ) -> Result<Sent, Rejection> {
+    ) -> Result<SentRequest, Rejection> {
         let mut pauses = Backoff::jittered(PAUSE, LONGEST_PAUSE);
         for _ in 1..TRIES {
-            if sent.response.status() != StatusCode::CONFLICT || asking.began.elapsed() >= BODY_DEADLINE {
+            if sent.response.status() != StatusCode::CONFLICT || context.began.elapsed() >= BODY_DEADLINE {
                 break;
             }
             // Should the client leave now, that is what became of the write.
@@ -120,9 +120,9 @@ impl Pipeline {
             let _read = tokio::time::timeout(LONGEST_PAUSE, answer.collect()).await;
             tokio::time::sleep(pauses.pause()).await;
             let (judged, body) = judge.decide_again(&write, record).await?;
-            let permit = self.permitted(asking, judged.decision, record).await?;
+            let permit = self.permitted(context, judged.decision, record).await?;
             let body = (body, BodyLoss::default());
-            sent = self.send_permitted(asking, permit, body, window, record).await?;
+            sent = self.send_permitted(context, permit, body, window, record).await?;
             match judged.bound {
                 Some(again) => write = again,
                 None => break,
@@ -134,35 +134,35 @@ impl Pipeline {
     /// The permit of a decision, which the record is told of.
     async fn permitted(
         &self,
-        asking: &Asking<'_>,
+        context: &RequestContext<'_>,
         decision: Decision,
         record: &mut Record,
     ) -> Result<Permit, Rejection> {
         let permit = self.permit(decision, record).await;
         let permit = permit.map_err(|rejection| {
-            self.repeated(asking.policies, asking.agent, asking.kube, record, rejection)
+            self.repeated(context.policies, context.agent, context.kube, record, rejection)
         })?;
         check_accept(&permit)?;
-        record_decision(record, &permit, asking.connection);
+        record_decision(record, &permit, context.connection);
         Ok(permit)
     }
 
     /// Sends what was permitted, for as long as it still is.
     async fn send_permitted(
         &self,
-        asking: &Asking<'_>,
+        context: &RequestContext<'_>,
         permit: Permit,
         (body, loss): (RequestBody, BodyLoss),
         window: ResponseWindow,
         record: &mut Record,
-    ) -> Result<Sent, Rejection> {
-        let kube = asking.kube;
+    ) -> Result<SentRequest, Rejection> {
+        let kube = context.kube;
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(
             &self.in_force,
-            asking.connection,
-            asking.ticket,
-            asking.agent,
+            context.connection,
+            context.ticket,
+            context.agent,
             &permit,
         );
         let body = body.guarded(Arc::clone(&basis) as Arc<dyn StillPermitted>);
@@ -176,18 +176,18 @@ impl Pipeline {
                 permit,
                 body,
                 taken,
-                (asking.upgrade, window),
+                (context.upgrade, window),
             );
             self.abandoned.watch(kube, Box::pin(sending)).await
         } else {
-            send(&self.upstream, permit, body, taken, (asking.upgrade, window)).await
+            send(&self.upstream, permit, body, taken, (context.upgrade, window)).await
         };
         *record = exchange.record;
         let (response, credential) = exchange.response.map_err(|rejection| match rejection {
             Rejection::Upstream(SendError::NoLongerPermitted) => basis.judge().err().unwrap_or(rejection),
             rejection => rejection,
         })?;
-        Ok(Sent {
+        Ok(SentRequest {
             response,
             credential,
             basis,

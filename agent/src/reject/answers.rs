@@ -91,14 +91,14 @@ impl WithheldAnswer {
 
 /// What Picket asks the API server by itself, before a write, for rules that look into objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub enum ApiQuestion {
     /// A patch as a dry run: which object it makes.
     DryRun,
     /// A GET of the object that a write finds.
     Get,
 }
 
-impl Question {
+impl ApiQuestion {
     /// In words, after "the API server answered ... to".
     pub(super) fn words(self) -> &'static str {
         match self {
@@ -120,7 +120,7 @@ impl Question {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ProbeAnswer {
-    pub(super) question: Question,
+    pub(super) question: ApiQuestion,
     pub(super) code: StatusCode,
     pub(super) reason: &'static str,
     message: String,
@@ -151,7 +151,12 @@ const PROBE_MESSAGE: usize = 4096;
 
 impl ProbeAnswer {
     /// The API server's answer with this body, which is a `Status`.
-    pub fn of(question: Question, code: StatusCode, body: &[u8], retry_after: Option<&HeaderValue>) -> Self {
+    pub fn of(
+        question: ApiQuestion,
+        code: StatusCode,
+        body: &[u8],
+        retry_after: Option<&HeaderValue>,
+    ) -> Self {
         let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| {
             status
@@ -178,7 +183,7 @@ impl ProbeAnswer {
     }
 
     /// An answer that is no object though it says so.
-    pub fn unreadable(question: Question, code: StatusCode) -> Self {
+    pub fn unreadable(question: ApiQuestion, code: StatusCode) -> Self {
         let asked = question.words();
         Self {
             question,

@@ -297,14 +297,12 @@ impl CanonicalRequest {
         self.set_length(length);
     }
 
-    /// The options that the query of a delete has (k8s.io/apimachinery pkg/apis/meta/v1, `Convert_url_Values_To_v1_DeleteOptions`). What is
+    /// The options that the query of a delete has, without a kind, as kubectl sends them (k8s.io/apimachinery pkg/apis/meta/v1, `Convert_url_Values_To_v1_DeleteOptions`). What is
     /// not known there is refused: it may be an option of a later release, and would be left out without a word.
     fn options_of_query(&self) -> Result<Map<String, Json>, ReadError> {
         let query = self.query()?;
         let mut options = Map::new();
         let mut preconditions = Map::new();
-        options.insert("apiVersion".to_owned(), "v1".into());
-        options.insert("kind".to_owned(), "DeleteOptions".into());
         for key in query.keys() {
             let value = query.get(key).unwrap_or_default();
             let option: Json = match key {

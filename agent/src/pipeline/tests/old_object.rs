@@ -136,7 +136,7 @@ async fn a_dry_run_that_deletes_stays_one() {
     assert_eq!(
         last_body(&world),
         json!({
-            "apiVersion": "v1", "kind": "DeleteOptions", "dryRun": ["All"], "gracePeriodSeconds": 0,
+            "dryRun": ["All"], "gracePeriodSeconds": 0,
             "preconditions": {"resourceVersion": "5", "uid": "u1"},
         })
     );
@@ -183,7 +183,7 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
         assert_eq!(failed.json()["message"], "Trouble of the API server");
     }
     world.stored.trouble(Troubles::default());
-    world.stored.fill();
+    world.stored.fill(2 << 20);
     for answer in [
         delete(&world).await,
         put(&world, "{}").await,
@@ -403,4 +403,29 @@ async fn an_answer_that_is_looked_at_has_room_first() {
     assert_eq!(waits.await.status, StatusCode::OK);
     world.ended(1).await;
     assert!(world.share.judged_at_once((4 << 20) - 1024).is_some());
+}
+
+#[tokio::test]
+async fn a_patch_that_cannot_be_held_to_what_was_judged_is_refused() {
+    let world = World::new().await;
+    let frozen = "name: guard}\nspec:\n  rules:\n  - {name: frozen, action: Deny, match: {verbs: [update], resources: [configmaps]}, when: \
+                  \"oldObject != null && oldObject.?data.?frozen.orValue('') == 'yes'\"}\n";
+    world
+        .store
+        .replace_for_tests(policies("name: guard}\nspec:\n  rules:\n", frozen));
+    world.stored.put(json!({}));
+    world.stored.fill(1 << 20);
+    assert_eq!(patch(&world, RELABELLED).await.status, StatusCode::OK);
+    let patch_of = |bytes: usize| -> &'static str {
+        Box::leak(format!("{{\"data\": {{\"more\": \"{}\"}}}}", "y".repeat(bytes)).into_boxed_str())
+    };
+    // What it makes is too large to be read, and then the patch itself.
+    for bytes in [800 << 10, 2 << 20] {
+        let answer = patch(&world, patch_of(bytes)).await;
+        let message = answer.json()["message"].to_string();
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert!(message.contains("larger than 1.5 MiB"), "{message}");
+    }
+    let stored = world.stored.object().expect("an object");
+    assert_eq!(stored["data"].get("more"), None);
 }

@@ -16,7 +16,7 @@ pub(super) const KEPT: &str = "/api/v1/namespaces/n/configmaps/kept";
 
 /// The ConfigMap.
 #[derive(Default)]
-pub(super) struct Stored(Mutex<State>);
+pub(super) struct StoredMap(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -73,7 +73,7 @@ impl StoredRequest {
     }
 }
 
-impl Stored {
+impl StoredMap {
     /// Stores a ConfigMap with these labels, in version 5.
     pub(super) fn put(&self, labels: Value) {
         let mut state = self.0.lock();
@@ -90,11 +90,11 @@ impl Stored {
         self.0.lock().object.clone()
     }
 
-    /// Makes an object larger than is read.
-    pub(super) fn fill(&self) {
+    /// Makes the object so many bytes larger.
+    pub(super) fn fill(&self, bytes: usize) {
         let mut state = self.0.lock();
         let object = state.object.as_mut().expect("an object");
-        object["data"]["hush"] = "x".repeat(2 << 20).into();
+        object["data"]["hush"] = "x".repeat(bytes).into();
     }
 
     /// From now on this goes wrong.

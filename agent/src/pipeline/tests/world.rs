@@ -33,7 +33,7 @@ use super::super::heads::http1::Http1Heads;
 use super::super::heads::{HeadBudget, target as whole_target};
 use super::super::{IdentitySources, Pipeline};
 use super::issuer::{Issuer, any_client};
-use super::stored::{self, Stored};
+use super::stored::{self, StoredMap};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::identity::jwt::Issuers;
@@ -132,7 +132,7 @@ pub(super) struct World {
     pub(super) drain: Drain,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// The ConfigMap that the API server really has.
-    pub(super) stored: Arc<Stored>,
+    pub(super) stored: Arc<StoredMap>,
     /// Bytes of bulky answers that the API server has sent or holds ready to be sent.
     bulk: Arc<AtomicUsize>,
     pod: Arc<ArcSwap<Pod>>,
@@ -215,7 +215,7 @@ impl World {
         let handshakes = Arc::default();
         let bulk = Arc::default();
         let issuer = Arc::<Issuer>::default();
-        let stored = Arc::<Stored>::default();
+        let stored = Arc::<StoredMap>::default();
         let api = Api {
             seen: Arc::clone(&seen),
             stored: Arc::clone(&stored),
@@ -512,7 +512,7 @@ pub(super) fn policies(from: &str, to: &str) -> PolicySet {
 #[derive(Clone)]
 struct Api {
     seen: Arc<Mutex<Vec<Seen>>>,
-    stored: Arc<Stored>,
+    stored: Arc<StoredMap>,
     bulk: Arc<AtomicUsize>,
     broken_off: CancellationToken,
     handshakes: Arc<tokio::sync::Mutex<()>>,

@@ -485,8 +485,7 @@ fn a_patch_is_held_to_the_stored_object_and_one_that_found_nothing_can_only_crea
 fn a_delete_without_a_body_keeps_the_options_of_its_query() {
     let preconditions = json!({"resourceVersion": "7", "uid": "u1"});
     let options = |rest: Value| {
-        let mut options =
-            json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        let mut options = json!({"preconditions": preconditions});
         let fields = options.as_object_mut().expect("a mapping");
         fields.extend(rest.as_object().cloned().unwrap_or_default());
         options
@@ -590,7 +589,7 @@ fn a_delete_with_a_body_keeps_its_options() {
 #[test]
 fn finalizers_may_be_kept_from_being_taken_off() {
     let set = guarded(
-        "oldObject != null && object != null && has(oldObject.metadata.finalizers) && \
+        "oldObject != null && has(oldObject.metadata.finalizers) && \
          !oldObject.metadata.finalizers.all(f, f in object.metadata.?finalizers.orValue([]))",
     );
     let with = |finalizers: &[&str]| json!({"metadata": {"resourceVersion": "7", "finalizers": finalizers}});
@@ -614,4 +613,37 @@ fn finalizers_may_be_kept_from_being_taken_off() {
         RequestObject::Read(Arc::new(json!({"metadata": {}}))),
     );
     assert!(fires(&set, gone));
+}
+
+#[test]
+fn owners_may_be_kept_from_being_changed() {
+    let set = guarded(
+        "oldObject != null && object.metadata.?ownerReferences.orValue([]) != oldObject.metadata.?ownerReferences.orValue([])",
+    );
+    let with = |owners: &[&str]| {
+        let owners: Vec<_> = owners
+            .iter()
+            .map(|uid| json!({"kind": "Pod", "uid": uid}))
+            .collect();
+        json!({"metadata": {"resourceVersion": "7", "ownerReferences": owners}})
+    };
+    for (before, after, is_denied) in [
+        (with(&["a"]), with(&["a"]), false),
+        (with(&["a"]), with(&["b"]), true),
+        (with(&["a"]), with(&[]), true),
+        (json!({"metadata": {"resourceVersion": "7"}}), with(&["a"]), true),
+        (
+            json!({"metadata": {"resourceVersion": "7"}}),
+            json!({"metadata": {}}),
+            false,
+        ),
+    ] {
+        let told = format!("{before} {after}");
+        let request = write(
+            &format!("PUT {MAP}"),
+            OldObject::Read(Arc::new(before)),
+            RequestObject::Read(Arc::new(after)),
+        );
+        assert_eq!(fires(&set, request), is_denied, "{told}");
+    }
 }
