@@ -1,7 +1,7 @@
 //! Rules with `oldObject`: what is stored decides, and nothing else than what was judged is changed or deleted.
 //!
-//! In: real clients in a pod, and a policy that keeps what is labelled so. Out: refusals of each way to change or delete it; and writes of two
-//! clients at once that all go through, though each is held to the version that it was judged on.
+//! In: real clients in a pod, and a policy that keeps what is labelled so. Out: refusals of each way to change or delete it; and writes of
+//! two clients at once that go through, though each is held to the version that it was judged on.
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::tests;

@@ -1,5 +1,5 @@
-//! The object that a write finds in the cluster, where a rule looks at it as `oldObject`: how it is asked for, and that the write changes or
-//! deletes no other.
+//! The object that a write finds in the cluster, where a rule looks at it as `oldObject`: how it is asked for, and that the write changes
+//! or deletes no other.
 //!
 //! In: an update, a patch or a delete. Out: the GET that asks for the stored object; then, with the API server's answer, the body to
 //! send. That body names the version of the object that was judged, so that the API server answers 409 where it has changed since.
@@ -19,8 +19,8 @@ use super::object::{BodyInput, RequestObject};
 use super::{KubeRequest, LongTarget, Target, Verb};
 use crate::body;
 
-/// A version that no object has, since etcd's first write makes a later one. A write that names it creates, or is answered 409 where there is
-/// an object by now (k8s.io/apiserver pkg/registry/generic/registry/store.go, `Update`).
+/// A version that no object has, since etcd's first write makes a later one. A write that names it creates, or is answered 409 where there
+/// is an object by now (k8s.io/apiserver pkg/registry/generic/registry/store.go, `Update`).
 pub(super) const NO_VERSION: &str = "1";
 
 /// The object that a write finds in the cluster, as far as the API server was asked. Only writes whose rules look at it have it asked for.
@@ -61,7 +61,8 @@ pub enum BindError {
     /// Its body or query cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// It names another version or another object than the stored one, or that one changed while it was judged. The text is the API server's.
+    /// It names another version or another object than the stored one, or that one changed while it was judged. The text is the API
+    /// server's.
     #[error("{0}")]
     Conflict(String),
 }
@@ -143,7 +144,8 @@ impl CanonicalRequest {
         self.kube_mut().old_object = old;
     }
 
-    /// Reads the object of an update, as [`CanonicalRequest::read_object`] does, and names the version of the stored object in what is sent.
+    /// Reads the object of an update, as [`CanonicalRequest::read_object`] does, and names the version of the stored object in what is
+    /// sent.
     ///
     /// # Errors
     /// Where the body cannot be read, or names another version.
@@ -200,8 +202,9 @@ impl CanonicalRequest {
         }
     }
 
-    /// The options of a delete, with the version and the UID of the stored object as preconditions. Without a body they are those of the query,
-    /// which the API server does not look at where there is a body (k8s.io/apiserver pkg/endpoints/handlers/delete.go, `DeleteResource`).
+    /// The options of a delete, with the version and the UID of the stored object as preconditions. Without a body they are those of the
+    /// query, which the API server does not look at where there is a body (k8s.io/apiserver pkg/endpoints/handlers/delete.go,
+    /// `DeleteResource`).
     ///
     /// # Errors
     /// Where the options cannot be read, cannot be held to a version, or name another one.
@@ -297,8 +300,9 @@ impl CanonicalRequest {
         self.set_length(length);
     }
 
-    /// The options that the query of a delete has, without a kind, as kubectl sends them (k8s.io/apimachinery pkg/apis/meta/v1, `Convert_url_Values_To_v1_DeleteOptions`). What is
-    /// not known there is refused: it may be an option of a later release, and would be left out without a word.
+    /// The options that the query of a delete has (k8s.io/apimachinery pkg/apis/meta/v1, `Convert_url_Values_To_v1_DeleteOptions`), without
+    /// a kind, as kubectl sends them. What is not known there is refused: it may be an option of a later release, and would be left out
+    /// without a word.
     fn options_of_query(&self) -> Result<Map<String, Json>, ReadError> {
         let query = self.query()?;
         let mut options = Map::new();

@@ -61,8 +61,8 @@ impl CanonicalRequest {
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none, unless a rule looked for the stored
-    /// one.
+    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none, unless a rule looked for the
+    /// stored one.
     ///
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.

@@ -216,6 +216,7 @@ fn answer(code: StatusCode, body: &Value) -> Answer {
 }
 
 fn status(code: StatusCode, reason: &str) -> Answer {
-    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": format!("{reason} of the API server"), "code": code.as_u16()});
+    let message = format!("{reason} of the API server");
+    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code.as_u16()});
     answer(code, &body)
 }
