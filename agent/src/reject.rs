@@ -22,7 +22,7 @@ use crate::identity::{ClaimError, IdentityError};
 use crate::limits::LimitExceeded;
 use crate::upstream::{AUDIT_ID, SendError};
 
-pub use answers::{ProbeAnswer, UnfilterableError, WithheldAnswer};
+pub use answers::{ApiQuestion, ProbeAnswer, UnfilterableError, WithheldAnswer};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -71,6 +71,10 @@ pub enum Rejection {
     /// The API server refused the dry run by which Picket learns which object a patch makes, as it would refuse the patch.
     #[error("{0}")]
     Probe(ProbeAnswer),
+    /// A rule looks at the stored object, and the write names another version of it, or it changed while it was judged. The text is the API
+    /// server's.
+    #[error("{0}")]
+    Conflict(String),
     /// Rules hide objects of the answer, and it cannot be filtered.
     #[error("{0}")]
     Unfilterable(UnfilterableError),
@@ -212,7 +216,8 @@ impl Rejection {
             Rejection::Upgrade(_) => "upgrade_version",
             Rejection::Body(_) => "body_unreadable",
             Rejection::BodiesBusy => "bodies_busy",
-            Rejection::Probe(_) => "dry_run",
+            Rejection::Probe(answer) => answer.question.code(),
+            Rejection::Conflict(_) => "conflict",
             Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
             Rejection::Claim(error) => error.code(),
@@ -279,6 +284,7 @@ impl Rejection {
                 class(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", false)
             }
             Rejection::Probe(answer) => class(answer.code, answer.reason, answer.retry),
+            Rejection::Conflict(_) => class(StatusCode::CONFLICT, "Conflict", false),
             Rejection::Withheld(answer) => class(answer.code, answer.reason, answer.retry_after.is_some()),
             Rejection::Unreadable(_)
             | Rejection::Head(HeadError::Malformed)
@@ -350,8 +356,9 @@ impl Rejection {
                 error.code()
             )),
             Rejection::Probe(answer) => Some(format!(
-                "the API server answered {} to a dry run of the patch",
-                answer.code
+                "the API server answered {} to {}",
+                answer.code,
+                answer.question.words()
             )),
             _ => None,
         }

@@ -32,6 +32,7 @@ mod life;
 mod life_cycle;
 mod limits;
 mod nodes;
+mod old_object;
 mod on_behalf_of;
 mod outages;
 mod parity;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         crds,
         cluster_objects,
         conditions,
+        old_object,
         pods,
         outages,
         files,

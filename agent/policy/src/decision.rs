@@ -26,7 +26,7 @@ pub enum Decision {
 
 /// The proof that a request was judged and let through, together with that request.
 ///
-/// Only [`PolicySet::decide`] and [`Ask::approve`] make one, and sending uses it up:
+/// Only [`PolicySet::decide`], its kin for Picket's own questions, and [`Ask::approve`] make one, and sending uses it up:
 ///
 /// ```
 /// use picket_policy::{Ask, Permit};
@@ -310,10 +310,9 @@ impl PolicySet {
         inputs: Inputs,
     ) -> Decision {
         let kube = request.kube();
-        if kube.object == RequestObject::Unread && kube.has_object() && !self.gives(&principal, kube, inputs)
-        {
+        if kube.is_unread() && !self.gives(&principal, kube, inputs) {
             // It is refused in any case, and the reason is the missing grant, not an object that nobody read.
-            request.set_object(RequestObject::Sought);
+            request.kube_mut().forgo_objects();
         }
         match self.evaluate(&principal, request.kube(), inputs) {
             Evaluation::Allow(allowance) => Decision::Permit(Permit {
@@ -349,6 +348,31 @@ impl PolicySet {
         match self.evaluate(&principal, probe.kube(), inputs) {
             Evaluation::Allow(allowance) | Evaluation::Ask(allowance, _) => Ok(Permit {
                 request: probe,
+                principal,
+                allowance,
+                approver: None,
+            }),
+            Evaluation::Refuse(refusal) => Err(Some(Denial(refusal))),
+        }
+    }
+
+    /// Judges a look: the GET by which Picket learns which object a write finds. Its answer goes to no client, so that it needs no grant of
+    /// its own: what is judged is the write, without the rules that look into objects. A person is not asked about it, but about the write.
+    ///
+    /// # Errors
+    /// The denial, which is the write's too; none for a request that finds no one object.
+    pub fn decide_look(
+        &self,
+        principal: Arc<Principal>,
+        write: &CanonicalRequest,
+        inputs: Inputs,
+    ) -> Result<Permit, Option<Denial>> {
+        let look = write.as_look().ok_or(None)?;
+        let mut head_alone = KubeRequest::clone(write.kube());
+        head_alone.forgo_objects();
+        match self.evaluate(&principal, &head_alone, inputs) {
+            Evaluation::Allow(allowance) | Evaluation::Ask(allowance, _) => Ok(Permit {
+                request: look,
                 principal,
                 allowance,
                 approver: None,

@@ -50,15 +50,15 @@ pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Re
 pub use engine::{
     Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field,
     FiredRule, Grant, GrantHours, GrantState, GrantUse, Inputs, ItemFilter, Limit, LimitSet, Mismatch, Needs,
-    ObjectSource, ObjectVerdict, People, PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome, TracePart,
-    TraceStep, builtin, narrow, uses,
+    ObjectSource, ObjectVerdict, OldObjectUse, People, PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome,
+    TracePart, TraceStep, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use kubernetes::DEFAULT_NAMESPACE;
 pub use person::{Person, PersonError};
 pub use request::{
-    BODY_LIMIT, BodyInput, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError,
-    RequestObject, Target, Verb,
+    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD,
+    MODIFIED, OldObject, ReadError, RequestObject, Target, Verb,
 };
 pub use spiffe::SpiffeId;
 pub use token::TokenClaims;

@@ -327,9 +327,13 @@ impl Record {
         });
     }
 
-    /// The request is a write and goes to the API server now. Should nobody learn its answer, the outcome is unknown.
+    /// The request is a write and goes to the API server now. Should nobody learn its answer, the outcome is unknown, whatever an earlier
+    /// try was answered.
     pub fn sent(&mut self) {
-        self.edit(|event| event.sent = true);
+        self.edit(|event| {
+            event.sent = true;
+            event.response = None;
+        });
     }
 
     /// The request was sent, and nobody knows whether it was carried out. `reason` as in [`Record::deny`].

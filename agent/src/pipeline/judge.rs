@@ -2,26 +2,29 @@
 //!
 //! In: a request that was read, its body, and the policies. Out: a [`Decision`]. Most requests are decided by their heads. Where a rule
 //! looks into objects, the body of a create or an update is read, and what goes on is Picket's own serialisation of it. A patch is
-//! first asked of the API server as a dry run, as the same user, whose answer is the object that is judged.
+//! first asked of the API server as a dry run, as the same user, whose answer is the object that is judged. Where a rule looks at the
+//! object that a write finds, the API server is asked for that one too, and what goes on names its version.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::RETRY_AFTER;
+use http::header::{HeaderValue, RETRY_AFTER};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use picket_policy::{
-    BODY_LIMIT, BodyInput, CanonicalRequest, Decision, Inputs, Needs, ObjectSource, PolicySet, Principal,
+    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Decision, Denial, Inputs, MODIFIED, Needs,
+    ObjectSource, OldObject, OldObjectUse, Permit, PolicySet, Principal, Verb,
 };
+use serde_json::Value as Json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::audit::Record;
 use crate::listener::PodShare;
-use crate::reject::{ProbeAnswer, Rejection};
+use crate::reject::{ApiQuestion, ProbeAnswer, Rejection};
 use crate::upstream::{RequestBody, RequestOrigin, ResponseWindow, Upstream};
 
 /// What a decision is taken by.
@@ -36,11 +39,66 @@ pub(super) struct Judge<'a> {
 /// How long a request waits for room beside the caller's other requests whose bodies are judged, and how long its own body may take.
 /// client-go gives up after 32 s at the latest (`timeout=32s`).
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a probe's answer is counted for, in bytes: it is as large as the object, which nobody knows before. So ten probes of a pod are
-/// under way at once at most, and hold 15 MB of answers.
+/// What the answer to a question of Picket's is counted for, in bytes: it is as large as the object, which nobody knows before. So the
+/// answers to ten of a pod are held at once at most, 15 MB of them.
 const PROBE_ANSWER: u64 = 384 * 1024;
+
+/// How often a patch is looked at anew because its object changed between two of Picket's questions.
+const LOOKS: usize = 3;
+
+/// A decision, and what it takes to judge the request anew.
+pub(super) struct JudgedRequest {
+    pub(super) decision: Decision,
+    /// Where Picket held the request to a version that its client did not name, and so brings conflicts about.
+    pub(super) bound: Option<BoundWrite>,
+}
+
+/// A write as it came, before Picket held it to the version that was judged.
+pub(super) struct BoundWrite {
+    request: CanonicalRequest,
+    body: Bytes,
+}
+
+/// What was learned of a request's objects.
+enum Learned {
+    /// It is refused whatever they are.
+    Refused(Denial),
+    /// All that could be learned is kept with the request.
+    Known(Option<BoundWrite>),
+    /// The stored object changed between two questions.
+    Changed,
+}
+
+/// What came of a patch as a dry run.
+enum Probed {
+    Learned(Learned),
+    /// The patch, or what it makes, is larger than is read.
+    TooLarge,
+    /// It could not be asked.
+    Unasked,
+}
+
+/// The API server's answer to one of Picket's own questions.
+struct ApiAnswer {
+    status: StatusCode,
+    retry_after: Option<HeaderValue>,
+    /// Nothing where it is larger than [`BODY_LIMIT`].
+    body: Option<Bytes>,
+}
+
+impl ApiAnswer {
+    fn refusal(&self, question: ApiQuestion) -> Rejection {
+        let body = self.body.as_deref().unwrap_or_default();
+        Rejection::Probe(ProbeAnswer::of(
+            question,
+            self.status,
+            body,
+            self.retry_after.as_ref(),
+        ))
+    }
+}
 
 /// A body that did not come in time.
 #[derive(Debug, thiserror::Error)]
@@ -54,53 +112,191 @@ impl Judge<'_> {
         mut request: CanonicalRequest,
         body: &mut RequestBody,
         record: &mut Record,
-    ) -> Result<Decision, Rejection> {
-        let now = Inputs::at(Timestamp::now());
-        let needs = self.policies.needs(self.principal, request.kube(), now);
-        if let Some(source) = needs.object {
+    ) -> Result<JudgedRequest, Rejection> {
+        let needs = self.needs(&request);
+        let mut bound = None;
+        if needs.object.is_some() || needs.old_object.is_some() {
             // Boxed: few requests need anything.
-            let seen = Box::pin(self.look(&mut request, body, record, (source, needs))).await?;
-            if let Some(denied) = seen {
-                return Ok(denied);
+            match Box::pin(self.read_and_learn(&mut request, body, record, needs)).await? {
+                Learned::Refused(denial) => return Ok(denial.into()),
+                Learned::Known(write) => bound = write,
+                Learned::Changed => return Err(changed(&request)),
             }
         }
-        let inputs = Inputs::at(Timestamp::now());
-        Ok(self.policies.decide(Arc::clone(self.principal), request, inputs))
+        Ok(self.judged(request, bound))
     }
 
-    /// Learns the object. The denial, where the request is refused whatever its object is.
-    async fn look(
+    /// Judges a write anew, as it came, after a conflict that Picket brought about. What it holds of memory is the record's already.
+    pub(super) async fn decide_again(
+        &self,
+        write: &BoundWrite,
+        record: &Record,
+    ) -> Result<(JudgedRequest, RequestBody), Rejection> {
+        let mut body = RequestBody::judged(write.body.clone());
+        // It was read so once already.
+        let mut request = write.request.as_it_came().ok_or(Rejection::Unjudged)?;
+        let needs = self.needs(&request);
+        let mut bound = None;
+        if needs.object.is_some() || needs.old_object.is_some() {
+            match self.learn(&mut request, &mut body, record, needs).await? {
+                Learned::Refused(denial) => return Ok((denial.into(), body)),
+                Learned::Known(write) => bound = write,
+                Learned::Changed => return Err(changed(&request)),
+            }
+        }
+        Ok((self.judged(request, bound), body))
+    }
+
+    fn needs(&self, request: &CanonicalRequest) -> Needs {
+        let now = Inputs::at(Timestamp::now());
+        self.policies.needs(self.principal, request.kube(), now)
+    }
+
+    fn judged(&self, request: CanonicalRequest, bound: Option<BoundWrite>) -> JudgedRequest {
+        let inputs = Inputs::at(Timestamp::now());
+        JudgedRequest {
+            decision: self.policies.decide(Arc::clone(self.principal), request, inputs),
+            bound,
+        }
+    }
+
+    /// Takes room for what is read, reads the body where it is needed, and learns the objects.
+    async fn read_and_learn(
         &self,
         request: &mut CanonicalRequest,
         body: &mut RequestBody,
         record: &mut Record,
-        (source, needs): (ObjectSource, Needs),
-    ) -> Result<Option<Decision>, Rejection> {
-        let probes = source == ObjectSource::Probe;
-        let bytes = body.size_hint().upper().unwrap_or(u64::MAX);
-        let bytes = bytes.min(BODY_LIMIT as u64) + if probes { PROBE_ANSWER } else { 0 };
-        let Some(room) = self.room(bytes, needs.only_to_note).await? else {
-            return Ok(None);
+        needs: Needs,
+    ) -> Result<Learned, Rejection> {
+        let to_note = match needs.object {
+            Some(_) => needs.only_to_note,
+            None => true,
+        };
+        let of_body = || {
+            body.size_hint()
+                .upper()
+                .unwrap_or(u64::MAX)
+                .min(BODY_LIMIT as u64)
+        };
+        let questions = [
+            needs.object == Some(ObjectSource::Probe),
+            needs.old_object.is_some(),
+        ];
+        let questions = questions.into_iter().filter(|asked| *asked).count() as u64;
+        let bytes = needs.object.map_or(0, |_| of_body()) + questions * PROBE_ANSWER;
+        let Some(room) = self.room(bytes, to_note).await? else {
+            return Ok(Learned::Known(None));
         };
         // For as long as the record: what is judged is kept with the request.
         record.holds(Some(room));
-        let read = body.buffer(BODY_LIMIT);
-        let read = match needs.only_to_note {
-            true => read.await,
-            false => timeout(BODY_DEADLINE, read)
-                .await
-                .unwrap_or_else(|_| Err(SlowBody.into())),
+        if needs.object.is_some() {
+            let read = body.buffer(BODY_LIMIT);
+            let read = match to_note {
+                true => read.await,
+                false => timeout(BODY_DEADLINE, read)
+                    .await
+                    .unwrap_or_else(|_| Err(SlowBody.into())),
+            };
+            read.map_err(Rejection::Body)?;
+        }
+        self.learn(request, body, record, needs).await
+    }
+
+    /// Learns the objects, of a body that is at hand. An object that changes while it is looked at is looked at anew.
+    async fn learn(
+        &self,
+        request: &mut CanonicalRequest,
+        body: &mut RequestBody,
+        record: &Record,
+        needs: Needs,
+    ) -> Result<Learned, Rejection> {
+        let mut learned = Learned::Changed;
+        for _ in 0..LOOKS {
+            learned = self.learn_once(request, body, record, needs).await?;
+            if !matches!(learned, Learned::Changed) {
+                break;
+            }
+        }
+        Ok(learned)
+    }
+
+    async fn learn_once(
+        &self,
+        request: &mut CanonicalRequest,
+        body: &mut RequestBody,
+        record: &Record,
+        needs: Needs,
+    ) -> Result<Learned, Rejection> {
+        match needs.old_object {
+            None => {}
+            Some(OldObjectUse::ToDecide) => {
+                if let Some(refused) = self.look(request, record).await? {
+                    return Ok(Learned::Refused(refused));
+                }
+            }
+            // The object stays unknown where it cannot be told, which the record says.
+            Some(OldObjectUse::ToNote) => match self.look(request, record).await {
+                Ok(Some(refused)) => return Ok(Learned::Refused(refused)),
+                Ok(None) | Err(_) => {}
+            },
+        }
+        let decides = needs.old_object == Some(OldObjectUse::ToDecide);
+        match needs.object {
+            None => Ok(Learned::Known(None)),
+            Some(ObjectSource::Body) if decides => bind_body(request, body).map(Learned::Known),
+            Some(ObjectSource::Body) => {
+                read_object(request, body, needs.only_to_note)?;
+                Ok(Learned::Known(None))
+            }
+            Some(ObjectSource::Probe) => match self.probe(request, body, record, needs).await {
+                // The object stays unknown, which the record says; the patch goes on as it came.
+                Err(_) if needs.only_to_note => Ok(Learned::Known(None)),
+                Ok(Probed::TooLarge) => {
+                    request.read_object(BodyInput::TooLarge)?;
+                    unheld(request, decides, OldObject::TooLarge);
+                    Ok(Learned::Known(None))
+                }
+                Ok(Probed::Unasked) => {
+                    unheld(request, decides, OldObject::Unread);
+                    Ok(Learned::Known(None))
+                }
+                Ok(Probed::Learned(learned)) => Ok(learned),
+                Err(rejection) => Err(rejection),
+            },
+        }
+    }
+
+    /// Learns which object a write finds. The denial, where the write is refused whatever that is.
+    async fn look(
+        &self,
+        request: &mut CanonicalRequest,
+        record: &Record,
+    ) -> Result<Option<Denial>, Rejection> {
+        let inputs = Inputs::at(Timestamp::now());
+        let permit = self
+            .policies
+            .decide_look(Arc::clone(self.principal), request, inputs);
+        let permit = match permit {
+            Ok(permit) => permit,
+            // Without one nobody can ask, and the object stays unknown.
+            Err(denial) => return Ok(denial),
         };
-        read.map_err(Rejection::Body)?;
-        if !probes {
-            read_object(request, body, needs.only_to_note)?;
-            return Ok(None);
-        }
-        match self.probe(request, body, record, needs.only_to_note).await {
-            // The object stays unknown, which the record says; the patch goes on as it came.
-            Err(_) if needs.only_to_note => Ok(None),
-            probed => probed,
-        }
+        let answer = self.ask(permit, RequestBody::Empty, record).await?;
+        let old = match (answer.status, &answer.body) {
+            (StatusCode::NOT_FOUND, _) => OldObject::Absent,
+            (StatusCode::FORBIDDEN, _) => OldObject::Forbidden,
+            // Some subresources are written and not read.
+            (StatusCode::METHOD_NOT_ALLOWED, _) => OldObject::Unread,
+            (status, None) if status.is_success() => OldObject::TooLarge,
+            (status, Some(body)) if status.is_success() => {
+                let object: Json = serde_json::from_slice(body)
+                    .map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(ApiQuestion::Get, BAD_GATEWAY)))?;
+                OldObject::Read(Arc::new(object))
+            }
+            _ => return Err(answer.refusal(ApiQuestion::Get)),
+        };
+        request.set_old_object(old);
+        Ok(None)
     }
 
     /// Room for a body in the caller's share of memory. None where there is no room at once for a body that is only looked at to note
@@ -113,23 +309,19 @@ impl Judge<'_> {
         room.ok().flatten().map(Some).ok_or(Rejection::BodiesBusy)
     }
 
-    /// Learns which object a patch makes. The denial, where the patch is refused whatever it makes.
+    /// Learns which object a patch makes, and holds the patch to it.
     async fn probe(
         &self,
         request: &mut CanonicalRequest,
         body: &mut RequestBody,
         record: &Record,
-        only_to_note: bool,
-    ) -> Result<Option<Decision>, Rejection> {
-        let patch = match body.buffered() {
-            BodyInput::Whole(patch) => patch,
-            BodyInput::TooLarge | BodyInput::Unread => {
-                request.read_object(body.buffered())?;
-                return Ok(None);
-            }
+        needs: Needs,
+    ) -> Result<Probed, Rejection> {
+        let Some(patch) = body.whole() else {
+            return Ok(Probed::TooLarge);
         };
         let Some(probe) = request.as_probe() else {
-            return Ok(None);
+            return Ok(Probed::Unasked);
         };
         let inputs = Inputs::at(Timestamp::now());
         let permit = match self
@@ -137,47 +329,116 @@ impl Judge<'_> {
             .decide_probe(Arc::clone(self.principal), probe, inputs)
         {
             Ok(permit) => permit,
-            Err(denial) => return Ok(denial.map(Decision::Deny)),
+            Err(Some(denial)) => return Ok(Probed::Learned(Learned::Refused(denial))),
+            Err(None) => return Ok(Probed::Unasked),
         };
+        let answer = self
+            .ask(permit, RequestBody::judged(patch.clone()), record)
+            .await?;
+        if !answer.status.is_success() {
+            return Err(answer.refusal(ApiQuestion::DryRun));
+        }
+        let Some(made) = answer.body else {
+            return Ok(Probed::TooLarge);
+        };
+        let made = serde_json::from_slice(&made);
+        let made =
+            made.map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(ApiQuestion::DryRun, BAD_GATEWAY)))?;
+        if needs.only_to_note {
+            request.look_at_made(made);
+            return Ok(Probed::Learned(Learned::Known(None)));
+        }
+        let is_new = answer.status == StatusCode::CREATED;
+        if needs.old_object == Some(OldObjectUse::ToDecide) && !request.is_made_of_old(&made, is_new) {
+            return Ok(Probed::Learned(Learned::Changed));
+        }
+        let came = request.as_it_came();
+        let bound = request.bind_patch(&patch, made, is_new)?;
+        let write = send_bound(bound, (came, patch), body);
+        Ok(Probed::Learned(Learned::Known(write)))
+    }
+
+    /// Asks the API server one of Picket's own questions. Its answer goes no further than the rules.
+    async fn ask(&self, permit: Permit, body: RequestBody, record: &Record) -> Result<ApiAnswer, Rejection> {
         let origin = RequestOrigin {
             audit_id: record.id().to_string(),
             session: false,
             source: record.source(),
         };
-        let sent = RequestBody::judged(patch.to_vec());
         let attempt = self
             .upstream
-            .send(permit, sent, &origin, None, ResponseWindow::Small)
+            .send(permit, body, &origin, None, ResponseWindow::Small)
             .await;
         let response = attempt.response.map_err(Rejection::Upstream)?;
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).cloned();
-        let answer = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
-        let answer = match answer {
-            Ok(answer) => answer.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() && status.is_success() => {
-                request.read_object(BodyInput::TooLarge)?;
-                return Ok(None);
-            }
-            Err(_) => Bytes::new(),
+        let body = match Limited::new(response.into_body(), BODY_LIMIT).collect().await {
+            Ok(body) => Some(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => None,
+            Err(_) => Some(Bytes::new()),
         };
-        if !status.is_success() {
-            return Err(Rejection::Probe(ProbeAnswer::of(
-                status,
-                &answer,
-                retry_after.as_ref(),
-            )));
-        }
-        let made = serde_json::from_slice(&answer);
-        let made = made.map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(StatusCode::BAD_GATEWAY)))?;
-        if only_to_note {
-            request.look_at_made(made);
-        } else {
-            let bound = request.bind_patch(patch, made, status == StatusCode::CREATED)?;
-            *body = RequestBody::judged(bound);
-        }
-        Ok(None)
+        Ok(ApiAnswer {
+            status,
+            retry_after,
+            body,
+        })
     }
+}
+
+const BAD_GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
+
+impl From<Denial> for JudgedRequest {
+    fn from(denial: Denial) -> Self {
+        Self {
+            decision: Decision::Deny(denial),
+            bound: None,
+        }
+    }
+}
+
+/// That an object changes faster than it can be judged.
+fn changed(request: &CanonicalRequest) -> Rejection {
+    unbound(request.conflict(MODIFIED))
+}
+
+fn unbound(error: BindError) -> Rejection {
+    match error {
+        BindError::Read(error) => Rejection::Unreadable(error),
+        BindError::Conflict(message) => Rejection::Conflict(message),
+    }
+}
+
+/// Forgets the stored object of a patch that is not held to it, so that the rules that look at it fire.
+fn unheld(request: &mut CanonicalRequest, decides: bool, old: OldObject) {
+    if decides {
+        request.set_old_object(old);
+    }
+}
+
+/// Holds an update or a delete to the version of the stored object.
+fn bind_body(
+    request: &mut CanonicalRequest,
+    body: &mut RequestBody,
+) -> Result<Option<BoundWrite>, Rejection> {
+    let came = request.as_it_came();
+    let whole = body.whole();
+    let bound = match request.kube().verb {
+        Verb::Delete => request.bind_delete(body.buffered()),
+        _ => request.bind_update(body.buffered()),
+    };
+    let bound = bound.map_err(unbound)?;
+    Ok(bound.and_then(|bound| send_bound(bound, (came, whole.unwrap_or_default()), body)))
+}
+
+/// Puts a bound body in place of the client's. The write as it came, where a conflict is not the client's own.
+fn send_bound(
+    bound: BoundBody,
+    (request, came): (Option<CanonicalRequest>, Bytes),
+    body: &mut RequestBody,
+) -> Option<BoundWrite> {
+    *body = RequestBody::judged(bound.bytes);
+    let request = request.filter(|_| !bound.named_by_client)?;
+    Some(BoundWrite { request, body: came })
 }
 
 /// Reads the object out of the body.

@@ -12,12 +12,13 @@
 //! | `frames` | the frames of an HTTP/2 client, counted |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
 //! | `heads` | heads that are longer than hyper takes |
-//! | `judge` | the decision, and the object that rules look into |
+//! | `judge` | the decision, and the objects that rules look into |
 //! | `newcomer` | connections of the gateway until it is known who calls |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `limited` | requests above a limit |
 //! | `record` | what the audit record is told |
 //! | `filtered` | answers from which hidden objects are taken out |
+//! | `send` | the decision and the way to the API server, again where Picket brought a conflict about |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
 //! | `watched` | answers that take long: noted, judged again, and ended where nobody takes them |
 //! | `write` | writes that were sent, awaited whoever left |
@@ -34,12 +35,12 @@ mod limited;
 mod metrics;
 mod newcomer;
 mod record;
+mod send;
 mod server;
 mod session;
 mod watched;
 mod write;
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,7 +51,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
-use picket_policy::{Ask, CanonicalRequest, Decision, FiredRule, KubeRequest, Permit, PolicySet};
+use picket_policy::{Ask, CanonicalRequest, Decision, KubeRequest, Permit, PolicySet};
 use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
@@ -61,31 +62,30 @@ use crate::limits::RequestLimits;
 use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
-use crate::reject::{HeadError, Rejection, warning_value};
+use crate::reject::{HeadError, Rejection};
 use crate::runtime::drain::Drain;
 use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, ResponseWindow, SendError, StillPermitted, UpgradeProtocol,
-    Upstream, UpstreamBody, UsedCredential, requested_upgrade,
+    RequestBody, ResponseWindow, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
 
 use body::{AuditedBody, ResponseBody, audited};
 use connection::Connection;
-use filtered::{ItemFiltering, check_accept};
+use filtered::ItemFiltering;
 use heads::{HeadBudget, HeldHead};
-use judge::Judge;
 use record::{
-    findings, record_decision, record_principal, record_rejection, record_request, record_status,
-    record_token, record_unknown_caller,
+    findings, record_principal, record_rejection, record_request, record_status, record_token,
+    record_unknown_caller,
 };
+use send::{RequestContext, SentRequest};
 use server::FailedHandshakes;
-use session::{Basis, Following, InForce, may_be_session};
+use session::{Basis, Following, InForce};
 use watched::WatchedBodies;
-use write::{AbandonedWrites, Exchange};
+use write::AbandonedWrites;
 
 /// All stages, put together.
 pub struct Pipeline {
@@ -293,46 +293,22 @@ impl Pipeline {
             record.holds(Some(tunnel.ok_or(Rejection::TunnelShare(TUNNELS_PER_POD))?));
         }
 
-        let (mut body, loss) = RequestBody::of_client(body, request.head().version);
-        let judge = Judge {
+        let body = RequestBody::of_client(body, request.head().version);
+        let context = RequestContext {
+            connection,
             policies: &policies,
-            principal: &agent.principal,
-            upstream: &self.upstream,
-            share: connection.share(),
+            agent: &agent,
+            kube,
+            ticket,
+            upgrade,
+            began,
         };
-        let decision = judge.decide(request, &mut body, record).await?;
-        record.policy_took(began.elapsed());
-        let permit = self.permit(decision, record).await;
-        let permit = permit.map_err(|rejection| self.repeated(&policies, &agent, kube, record, rejection))?;
-        check_accept(&permit)?;
-        record_decision(record, &permit, connection);
-
-        if kube.is_mutating() || upgrade.is_some() {
-            Box::pin(record.commit_before_effect()).await?;
-        }
-        let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
-        let basis = Basis::new(&self.in_force, connection, ticket, &agent, &permit);
-        let body = body.guarded(Arc::clone(&basis) as Arc<dyn StillPermitted>);
-        if kube.is_mutating() {
-            record.sent();
-        }
-        let window = match upgrade {
-            // Its connection is its own, and its bytes wait in two buffers.
-            Some(_) => ResponseWindow::Large,
-            None => response_window(connection.share(), kube.follow, record),
-        };
-        let (body, taken) = ((body, loss), record.take());
-        let exchange = if kube.is_mutating() {
-            let sending = send(self.upstream.clone(), permit, body, taken, (upgrade, window));
-            self.abandoned.watch(kube, Box::pin(sending)).await
-        } else {
-            send(&self.upstream, permit, body, taken, (upgrade, window)).await
-        };
-        *record = exchange.record;
-        let (mut response, credential) = exchange.response.map_err(|rejection| match rejection {
-            Rejection::Upstream(SendError::NoLongerPermitted) => basis.judge().err().unwrap_or(rejection),
-            rejection => rejection,
-        })?;
+        let SentRequest {
+            mut response,
+            credential,
+            basis,
+            warnings,
+        } = self.judge_and_send(&context, request, body, record).await?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }
@@ -423,38 +399,6 @@ impl Pipeline {
     }
 }
 
-/// Sends a permit's request, and tells the record by which credential and how long it took.
-async fn send<U: Borrow<Upstream>>(
-    upstream: U,
-    permit: Permit,
-    (body, loss): (RequestBody, BodyLoss),
-    mut record: Record,
-    (upgrade, window): (Option<UpgradeProtocol>, ResponseWindow),
-) -> Exchange {
-    let sent = Instant::now();
-    let origin = RequestOrigin {
-        audit_id: record.id().to_string(),
-        session: may_be_session(permit.request()),
-        source: record.source(),
-    };
-    let attempt = upstream
-        .borrow()
-        .send(permit, body, &origin, upgrade, window)
-        .await;
-    if let Some(used) = &attempt.credential {
-        record.credential(used.method, used.id.clone());
-    }
-    let response = match attempt.response {
-        Ok(response) => {
-            record.upstream_took(sent.elapsed());
-            Ok((response, attempt.credential))
-        }
-        Err(_) if loss.is_lost() => Err(Rejection::BodyLost),
-        Err(error) => Err(Rejection::Upstream(error)),
-    };
-    Exchange { record, response }
-}
-
 /// How much of the response may wait for its client. The record holds the pod's right to a large window until the response ends.
 fn response_window(share: &PodShare, follow: bool, record: &mut Record) -> ResponseWindow {
     let large = share.large_window(follow);
@@ -496,14 +440,6 @@ fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, R
         return Err(Rejection::Upgrade(head.version));
     }
     Ok(requested_upgrade(&head.headers))
-}
-
-/// The warning that a client gets of a rule that fired.
-fn warning(finding: &FiredRule) -> HeaderValue {
-    warning_value(&format!(
-        "policy {}, rule {}: {}",
-        finding.policy, finding.rule, finding.message
-    ))
 }
 
 #[cfg(test)]

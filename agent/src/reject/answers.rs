@@ -89,10 +89,38 @@ impl WithheldAnswer {
     }
 }
 
-/// What the API server answered to a dry run, where that is no object.
+/// What Picket asks the API server by itself, before a write, for rules that look into objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiQuestion {
+    /// A patch as a dry run: which object it makes.
+    DryRun,
+    /// A GET of the object that a write finds.
+    Get,
+}
+
+impl ApiQuestion {
+    /// In words, after "the API server answered ... to".
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::DryRun => "a dry run of the patch",
+            Self::Get => "a get of the object that is stored",
+        }
+    }
+
+    /// The code of a refusal.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::DryRun => "dry_run",
+            Self::Get => "old_object",
+        }
+    }
+}
+
+/// What the API server answered to a question of Picket's, where that is no object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ProbeAnswer {
+    pub(super) question: ApiQuestion,
     pub(super) code: StatusCode,
     pub(super) reason: &'static str,
     message: String,
@@ -123,7 +151,12 @@ const PROBE_MESSAGE: usize = 4096;
 
 impl ProbeAnswer {
     /// The API server's answer with this body, which is a `Status`.
-    pub fn of(code: StatusCode, body: &[u8], retry_after: Option<&HeaderValue>) -> Self {
+    pub fn of(
+        question: ApiQuestion,
+        code: StatusCode,
+        body: &[u8],
+        retry_after: Option<&HeaderValue>,
+    ) -> Self {
         let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| {
             status
@@ -135,11 +168,13 @@ impl ProbeAnswer {
         let message = text("message");
         let message = match message.is_empty() {
             true => format!(
-                "the API server answered {code} to a dry run of the patch, which a policy's rule about the object needs"
+                "the API server answered {code} to {}, which a policy's rule about the object needs",
+                question.words()
             ),
             false => message[..message.floor_char_boundary(PROBE_MESSAGE)].to_owned(),
         };
         Self {
+            question,
             code,
             reason: PROBE_REASONS.into_iter().find(known).unwrap_or_default(),
             message,
@@ -148,13 +183,15 @@ impl ProbeAnswer {
     }
 
     /// An answer that is no object though it says so.
-    pub fn unreadable(code: StatusCode) -> Self {
+    pub fn unreadable(question: ApiQuestion, code: StatusCode) -> Self {
+        let asked = question.words();
         Self {
+            question,
             code,
             reason: "BadGateway",
-            message: "a policy's rule looks into the object that the patch makes, and the API server's answer to a dry run \
-                      of it cannot be read"
-                .to_owned(),
+            message: format!(
+                "a policy's rule looks into objects, and the API server's answer to {asked} cannot be read"
+            ),
             retry: false,
         }
     }

@@ -112,7 +112,7 @@ impl RequestBody {
 
     /// What was judged, in place of what the client sent.
     #[must_use]
-    pub fn judged(bytes: Vec<u8>) -> RequestBody {
+    pub fn judged(bytes: impl Into<Bytes>) -> RequestBody {
         Self::of_bytes(bytes.into())
     }
 
@@ -180,6 +180,17 @@ impl RequestBody {
             RequestBody::GuardedEmpty(permitted) => permitted.is_permitted(),
             RequestBody::Guarded(guarded) => guarded.permitted.is_permitted(),
             _ => true,
+        }
+    }
+
+    /// The body, where all of it was read.
+    #[must_use]
+    pub fn whole(&self) -> Option<Bytes> {
+        match self {
+            RequestBody::Empty | RequestBody::GuardedEmpty(_) => Some(Bytes::new()),
+            RequestBody::Incoming(_) | RequestBody::Replayed(_) => None,
+            RequestBody::Guarded(guarded) => guarded.body.whole(),
+            RequestBody::Buffered(buffered) => buffered.whole.clone(),
         }
     }
 

@@ -18,7 +18,7 @@ use super::match_input::may_create;
 use crate::api::v1alpha1::{FailurePolicy, ROOTS, Rule};
 use crate::cel::{Activation, Composition, EvaluationError, Expression};
 use crate::identity::Principal;
-use crate::request::{KubeRequest, ObjectName, RequestObject, Target, Verb};
+use crate::request::{KubeRequest, ObjectName, OldObject, RequestObject, Target, Verb};
 use crate::upstream_user::UpstreamUser;
 
 /// A rule's condition, compiled.
@@ -28,6 +28,7 @@ pub(super) struct Condition {
     variables: Arc<Composition>,
     on_failure: FailurePolicy,
     uses_object: bool,
+    uses_old_object: bool,
     uses_request: bool,
 }
 
@@ -47,6 +48,14 @@ enum NoOutcome {
     BodyTooLarge,
     /// The object is not known, as of a request that is only thought of.
     ObjectUnknown,
+    /// The stored object, or the body that would be held to it, is larger than is read.
+    OldObjectTooLarge,
+    /// RBAC does not show the stored object to the agent's user.
+    OldObjectForbidden,
+    /// The request is for many objects at once.
+    OldObjectsMany,
+    /// The stored object is not known.
+    OldObjectUnknown,
 }
 
 impl fmt::Display for Failure {
@@ -56,6 +65,16 @@ impl fmt::Display for Failure {
             NoOutcome::Expression(error) => write!(f, "{error}")?,
             NoOutcome::BodyTooLarge => f.write_str("the request's body is larger than 1.5 MiB")?,
             NoOutcome::ObjectUnknown => f.write_str("the request's object is not known")?,
+            NoOutcome::OldObjectTooLarge => {
+                f.write_str("the stored object, or the request's body, is larger than 1.5 MiB")?;
+            }
+            NoOutcome::OldObjectForbidden => f.write_str(
+                "the API server does not show the stored object to the agent's user, who needs `get` on it for this rule to be judged",
+            )?,
+            NoOutcome::OldObjectsMany => {
+                f.write_str("the request is for many objects at once, so that there is no one `oldObject`")?;
+            }
+            NoOutcome::OldObjectUnknown => f.write_str("the stored object is not known")?,
         }
         f.write_str(match self.counts_as {
             FailurePolicy::Fail => "; that counts as true",
@@ -84,6 +103,7 @@ impl Condition {
         let expression = Expression::compile_rule(rule.when.as_deref()?, &ROOTS, variables).ok()?;
         Some(Self {
             uses_object: expression.uses("object"),
+            uses_old_object: expression.uses("oldObject"),
             uses_request: expression.uses("request"),
             expression,
             variables: Arc::clone(variables),
@@ -101,20 +121,31 @@ impl Condition {
         self.uses_object
     }
 
+    /// Whether it looks at the object that is stored.
+    pub(super) fn uses_old_object(&self) -> bool {
+        self.uses_old_object
+    }
+
     /// Whether it looks at the request, whose name may be in the body.
     pub(super) fn uses_request(&self) -> bool {
         self.uses_request
     }
 
+    /// Whether it holds where it looks at a stored object that nobody asks for.
+    pub(super) fn holds_unseen(facts: &Facts<'_>) -> Held {
+        match facts.request.object {
+            RequestObject::Sought => Held::No,
+            _ => unseen(NoOutcome::OldObjectUnknown),
+        }
+    }
+
     /// Whether it holds.
     pub(super) fn holds<'a>(&'a self, facts: &Facts<'_>, activation: &mut Activation<'a>) -> Held {
-        // What a client can bring about by itself must not be what lets it pass.
-        let unseen = |why| {
-            Held::Failed(Failure {
-                why,
-                counts_as: FailurePolicy::Fail,
-            })
-        };
+        if self.uses_old_object
+            && let Some(held) = old_object_missing(facts.request)
+        {
+            return held;
+        }
         let is_nameless = self.uses_request && facts.request.object_name() == ObjectName::Unknown;
         if self.uses_object || is_nameless {
             match &facts.request.object {
@@ -142,6 +173,31 @@ impl Condition {
                 }
             }
         }
+    }
+}
+
+/// What a client can bring about by itself must not be what lets it pass.
+fn unseen(why: NoOutcome) -> Held {
+    Held::Failed(Failure {
+        why,
+        counts_as: FailurePolicy::Fail,
+    })
+}
+
+/// What an expression comes to that looks at the stored object, where that cannot be seen.
+fn old_object_missing(request: &KubeRequest) -> Option<Held> {
+    if request.object == RequestObject::Sought {
+        return Some(Held::No);
+    }
+    match request.old_object {
+        OldObject::Sought => Some(Held::No),
+        OldObject::TooLarge => Some(unseen(NoOutcome::OldObjectTooLarge)),
+        OldObject::Forbidden => Some(unseen(NoOutcome::OldObjectForbidden)),
+        OldObject::Unread if request.verb == Verb::DeleteCollection => {
+            Some(unseen(NoOutcome::OldObjectsMany))
+        }
+        OldObject::Unread if request.acts_on_stored() => Some(unseen(NoOutcome::OldObjectUnknown)),
+        OldObject::Unread | OldObject::Absent | OldObject::Read(_) => None,
     }
 }
 
@@ -187,6 +243,7 @@ impl<'a> Facts<'a> {
                 .is_some_and(|version| !version.is_empty()),
             _ => false,
         };
+        let stored = stored || matches!(request.old_object, OldObject::Read(_));
         (may_create(request) && !stored).then(|| Self {
             operation: Some("CREATE"),
             ..Self::new(self.principal, request, self.user)
@@ -200,6 +257,14 @@ impl<'a> Facts<'a> {
             _ => self
                 .connected
                 .get_or_init(|| connect_options(self.request).unwrap_or(Json::Null)),
+        }
+    }
+
+    /// `oldObject`: the stored object of an update, a patch or a delete; else `null`.
+    pub(super) fn old_object(&self) -> &Json {
+        match &self.request.old_object {
+            OldObject::Read(object) => object,
+            _ => &Json::Null,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::builtin::{Builtin, Surroundings, implicit_grant};
-use super::condition::{Facts, Failure, Held};
+use super::condition::{Condition, Facts, Failure, Held};
 use super::explain::{Reasons, why_by_rule, why_not_granted};
 use super::grants::{Grant, needed};
 use super::item_filter::{Hidden, ItemFilter, as_over_all_namespaces, can_be_filtered};
@@ -195,18 +195,31 @@ impl PolicySet {
         let filterable = can_be_filtered(facts.request);
         let mut fired = Fired::default();
         let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
-        let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let old = || facts.old_object();
+        let roots: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("object", &object),
+            ("oldObject", &old),
+            ("request", &asked),
+        ];
         // Most decisions evaluate nothing, and an activation allocates.
         let mut activation = None;
         let creation = facts.as_creation();
         let creation = creation.as_ref().unwrap_or(facts);
         let (agent, object, asked) = (|| creation.agent(), || creation.object(), || creation.request());
-        let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let old = || creation.old_object();
+        let roots_of_creation: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("object", &object),
+            ("oldObject", &old),
+            ("request", &asked),
+        ];
         let mut activation_of_creation = None;
         let firing = self.rules.firing(principal, input).chain(besides);
         for (rule, mode) in firing.chain(of_namespaces) {
             let held = match &rule.condition {
                 None => Held::Yes,
+                Some(_) if rule.is_about_unseen(facts.request, &on_object) => Condition::holds_unseen(facts),
                 Some(condition) => {
                     let activation = activation.get_or_insert_with(|| Activation::new(&roots));
                     match condition.holds(facts, activation) {

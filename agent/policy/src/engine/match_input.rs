@@ -202,6 +202,12 @@ impl<'r> MatchInput<'r> {
         matches!(name, Scope::All)
     }
 
+    /// Whether it changes or deletes what is stored already.
+    pub(super) fn changes_stored(&self) -> bool {
+        let changes = [Verb::Update, Verb::Patch, Verb::Delete].into_iter();
+        self.verbs.meets(changes.fold(VerbSet::default(), VerbSet::with))
+    }
+
     /// Prepares a request.
     pub(super) fn new(request: &'r KubeRequest) -> Self {
         let verbs = verbs_of(request);

@@ -51,7 +51,7 @@ pub use exclusive::{Claims, PodClaim};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use item_filter::ItemFilter;
 pub use limits::{EffectiveLimits, Limit, LimitSet, Rate};
-pub use needs::{Inputs, Needs, ObjectSource};
+pub use needs::{Inputs, Needs, ObjectSource, OldObjectUse};
 pub use people::People;
 pub use review::{GrantUse, narrow, uses};
 pub use trace::{DecisionTrace, Field, Mismatch, TraceOutcome, TracePart, TraceStep};

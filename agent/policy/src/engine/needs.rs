@@ -20,6 +20,18 @@ pub struct Needs {
     /// Whether only rules that warn, and those of policies in mode Audit, need it. What they need must refuse nothing and change
     /// nothing.
     pub only_to_note: bool,
+    /// The object that the request finds in the cluster ([`PolicySet::decide_look`](crate::PolicySet::decide_look)), and what for.
+    pub old_object: Option<OldObjectUse>,
+}
+
+/// What the stored object is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldObjectUse {
+    /// Rules that warn, and those of policies in mode Audit, look at it. Looking must refuse nothing and change nothing.
+    ToNote,
+    /// A rule that can stop the request looks at it. What is sent is held to the version that was judged, so that the body is read
+    /// too: [`Needs::object`] is there, of a delete for its options.
+    ToDecide,
 }
 
 /// Where the object of a request is.
@@ -52,24 +64,33 @@ impl PolicySet {
     /// grant allows nothing is read.
     #[must_use]
     pub fn needs(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> Needs {
-        if !request.has_object() || !self.gives(principal, request, inputs) {
+        let finds_one = request.has_old_object() && self.rules.uses_objects();
+        if !(request.has_object() || finds_one) || !self.gives(principal, request, inputs) {
             return Needs::default();
         }
         let is_nameless = request.object_name() == ObjectName::Unknown;
-        let by_builtin =
-            (is_nameless || makes_secret(request)) && self.builtin_needs_object(principal, request);
+        let by_builtin = request.has_object()
+            && (is_nameless || makes_secret(request))
+            && self.builtin_needs_object(principal, request);
         let by_rules = match self.rules.uses_objects() {
-            true => self.rules_need_object(principal, request, is_nameless),
-            false => (false, false),
+            true => self.rules_need(principal, request, is_nameless),
+            false => NeededByRules::default(),
         };
+        let old_object = match by_rules.old_object {
+            Needed { stops: true, .. } => Some(OldObjectUse::ToDecide),
+            Needed { at_all: true, .. } => Some(OldObjectUse::ToNote),
+            _ => None,
+        };
+        let binds = by_rules.old_object.stops;
         let source = match request.verb {
             // The type of a Secret is in the apply that makes it, so that nobody else need be asked.
-            Verb::Patch if by_rules.0 || !request.apply => ObjectSource::Probe,
+            Verb::Patch if binds || by_rules.object.at_all || !request.apply => ObjectSource::Probe,
             _ => ObjectSource::Body,
         };
         Needs {
-            object: (by_builtin || by_rules.0).then_some(source),
-            only_to_note: !by_builtin && !by_rules.1,
+            object: (by_builtin || binds || by_rules.object.at_all).then_some(source),
+            only_to_note: !(by_builtin || binds || by_rules.object.stops),
+            old_object,
         }
     }
 
@@ -78,26 +99,48 @@ impl PolicySet {
         is_given(&self.grants_for(principal), request, inputs.now)
     }
 
-    /// Whether a rule that could fire looks into the object, or at the name of one whose name is not known; and whether one of these
-    /// can stop the request.
-    fn rules_need_object(
-        &self,
-        principal: &Principal,
-        request: &KubeRequest,
-        is_nameless: bool,
-    ) -> (bool, bool) {
+    /// What the rules that could fire look at.
+    fn rules_need(&self, principal: &Principal, request: &KubeRequest, is_nameless: bool) -> NeededByRules {
         let input = MatchInput::new(request);
         let on_object = MatchInput::on_object(request);
         let firing = std::iter::once(&input)
             .chain(&on_object)
             .flat_map(|input| self.rules.firing(principal, input));
-        let mut needed = (false, false);
+        let (has_object, finds_one) = (request.has_object(), request.has_old_object());
+        let mut needed = NeededByRules::default();
         for (rule, mode) in firing {
-            if rule.uses_object() || (is_nameless && rule.is_about_names()) {
-                let stops = rule.action != Action::Warn && mode == Mode::Enforce;
-                needed = (true, needed.1 || stops);
+            let stops = rule.action != Action::Warn && mode == Mode::Enforce;
+            if has_object && (rule.uses_object() || (is_nameless && rule.is_about_names())) {
+                needed.object.note(stops);
+            }
+            if finds_one && rule.uses_old_object() {
+                needed.old_object.note(stops);
             }
         }
         needed
+    }
+}
+
+/// What rules look at.
+#[derive(Default)]
+struct NeededByRules {
+    /// The object, or the name of one whose name is not known.
+    object: Needed,
+    /// The stored object.
+    old_object: Needed,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Needed {
+    /// A rule looks at it.
+    at_all: bool,
+    /// One of these can stop the request.
+    stops: bool,
+}
+
+impl Needed {
+    fn note(&mut self, stops: bool) {
+        self.at_all = true;
+        self.stops |= stops;
     }
 }

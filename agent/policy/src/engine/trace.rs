@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::builtin::{Builtin, implicit_grant};
-use super::condition::{Facts, Held};
+use super::condition::{Condition, Facts, Held};
 use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
 use super::item_filter::{as_over_all_namespaces, can_be_filtered};
@@ -18,7 +18,7 @@ use super::{Cause, PolicySet};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::cel::{Activation, Root};
 use crate::identity::Principal;
-use crate::request::{KubeRequest, RequestObject, Target, Verb};
+use crate::request::{KubeRequest, Target, Verb};
 
 /// What a grant's rule does.
 const ALLOW: &str = "Allow";
@@ -182,15 +182,14 @@ impl PolicySet {
     #[must_use]
     pub fn trace(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs) -> DecisionTrace {
         let mut unread = None;
-        let request = match request.object {
-            // As the decision has it: of what no grant gives nothing is read.
-            RequestObject::Unread if request.has_object() && !self.gives(principal, request, inputs) => {
-                &*unread.insert(KubeRequest {
-                    object: RequestObject::Sought,
-                    ..request.clone()
-                })
+        // As the decision has it: of what no grant gives nothing is read.
+        let request = match request.is_unread() && !self.gives(principal, request, inputs) {
+            true => {
+                let unread = unread.insert(request.clone());
+                unread.forgo_objects();
+                &*unread
             }
-            _ => request,
+            false => request,
         };
         let mut steps = Vec::new();
         let builtins = Builtin::ALL.map(|builtin| self.trace_builtin(builtin, principal, request, inputs));
@@ -213,11 +212,23 @@ impl PolicySet {
         let user = given.and_then(|given| given.grant.user_for(principal));
         let facts = Facts::new(principal, request, user.as_deref());
         let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
-        let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let old = || facts.old_object();
+        let roots: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("object", &object),
+            ("oldObject", &old),
+            ("request", &asked),
+        ];
         let creation = facts.as_creation();
         let created = creation.as_ref().unwrap_or(&facts);
         let (agent, object, asked) = (|| created.agent(), || created.object(), || created.request());
-        let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let old = || created.old_object();
+        let roots_of_creation: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("object", &object),
+            ("oldObject", &old),
+            ("request", &asked),
+        ];
         let mut activation = Activation::new(&roots);
         let mut activation_of_creation = Activation::new(&roots_of_creation);
         let rules = self.rules.rules.iter();
@@ -323,7 +334,10 @@ impl PolicySet {
             );
         }
         if fits && let Some(condition) = &rule.condition {
-            let mut held = condition.holds(facts, activation);
+            let mut held = match rule.is_about_unseen(facts.request, targets.get(1..).unwrap_or_default()) {
+                true => Condition::holds_unseen(facts),
+                false => condition.holds(facts, activation),
+            };
             if matches!(held, Held::No | Held::Ignored(_)) && !std::ptr::eq(created, facts) {
                 let as_creation = condition.holds(created, activation_of_creation);
                 held = if as_creation == Held::No {

@@ -37,6 +37,9 @@ pub enum ReadError {
     /// A patch that cannot be held to the version of the object that it was judged on.
     #[error("a rule looks into the object that the patch makes, and {0}")]
     Patch(&'static str),
+    /// A write that cannot be held to the stored object that it is judged on.
+    #[error("a rule looks at the object that is stored, and the request cannot be held to that one: {0}")]
+    Bound(&'static str),
     /// A path form that no supported API server serves.
     #[error("no supported Kubernetes release serves {0}")]
     Gone(&'static str),

@@ -13,6 +13,7 @@ use super::KubeRequest;
 use super::LongTarget;
 use super::error::{MAX_HEAD, ReadError};
 use super::object::RequestObject;
+use super::query::{Pairs, Query};
 
 /// What the API server can upgrade a connection to: exec, attach, port-forward and watches.
 const UPGRADES: [&[u8]; 2] = [b"websocket", b"spdy/3.1"];
@@ -58,6 +59,16 @@ impl CanonicalRequest {
     /// Keeps the object that the request would store, as rules will see it.
     pub(crate) fn set_object(&mut self, object: RequestObject) {
         Arc::make_mut(&mut self.kube).object = object;
+    }
+
+    /// The reading, for what is learned of the request later.
+    pub(crate) fn kube_mut(&mut self) -> &mut KubeRequest {
+        Arc::make_mut(&mut self.kube)
+    }
+
+    /// The query, which reading has checked.
+    pub(super) fn query(&self) -> Result<Query, ReadError> {
+        Query::read(self.head.uri.query().unwrap_or_default(), Pairs::Any)
     }
 
     /// The head, for what changes in it with the body.

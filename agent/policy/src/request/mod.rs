@@ -7,6 +7,7 @@ mod error;
 mod head;
 mod long_target;
 mod object;
+mod old_object;
 mod patch;
 mod path;
 mod query;
@@ -17,6 +18,7 @@ pub use error::{MAX_HEAD, ReadError};
 pub use head::CanonicalRequest;
 pub use long_target::LongTarget;
 pub use object::{BODY_LIMIT, BodyInput, ObjectName, RequestObject};
+pub use old_object::{BindError, BoundBody, MODIFIED, OldObject};
 
 pub use crate::kubernetes::verbs::Verb;
 pub(crate) use crate::kubernetes::verbs::VerbSet;
@@ -97,6 +99,8 @@ pub struct KubeRequest {
     pub label_selector: Option<String>,
     /// The object of a create, an update or a patch, where a rule looks into it.
     pub object: RequestObject,
+    /// The object that an update, a patch or a delete finds, where a rule looks at it.
+    pub old_object: OldObject,
 }
 
 /// Subresources that open a session in a pod, whichever HTTP method asks for it: WebSocket clients use GET, SPDY
@@ -138,6 +142,23 @@ impl KubeRequest {
             && matches!(self.target, Target::Resource { .. })
             && !self.is_session()
             && !self.is_proxied()
+    }
+
+    /// Whether the request has objects that rules can look into, and nobody read one.
+    pub(crate) fn is_unread(&self) -> bool {
+        (self.has_object() || self.acts_on_stored())
+            && self.object == RequestObject::Unread
+            && self.old_object == OldObject::Unread
+    }
+
+    /// Says that no rule judges the objects of the request.
+    pub(crate) fn forgo_objects(&mut self) {
+        if self.has_object() {
+            self.object = RequestObject::Sought;
+        }
+        if self.acts_on_stored() {
+            self.old_object = OldObject::Sought;
+        }
     }
 
     /// API group, or the empty string.

@@ -123,12 +123,18 @@ impl CanonicalRequest {
         if self.kube().apply {
             return Ok(body::read(media, bytes)?);
         }
+        let mut value = self.read_value(bytes)?;
+        self.complete(&mut value);
+        Ok(value)
+    }
+
+    /// The value of a body that is no patch.
+    pub(super) fn read_value(&self, bytes: &[u8]) -> Result<Json, ReadError> {
+        let media = self.media_type()?;
         if media.is_patch() {
             return Err(BodyError::MediaType(media.name().to_owned()).into());
         }
-        let mut value = body::read(media, bytes)?;
-        self.complete(&mut value);
-        Ok(value)
+        Ok(body::read(media, bytes)?)
     }
 
     /// Says how long the body is that is sent, where the client said how long its own is.
@@ -141,7 +147,7 @@ impl CanonicalRequest {
 
     /// Puts in what the API server takes from the path where a body leaves it out, so that rules see it: the namespace
     /// (k8s.io/apiserver pkg/endpoints/handlers/create.go, `EnsureObjectNamespaceMatchesRequestNamespace`).
-    fn complete(&self, value: &mut Json) {
+    pub(super) fn complete(&self, value: &mut Json) {
         let Target::Resource {
             resource,
             subresource: None,

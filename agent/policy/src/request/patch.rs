@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json, json};
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use super::object::RequestObject;
+use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version};
 use super::{LongTarget, Verb};
 use crate::body;
 
@@ -60,18 +61,25 @@ impl CanonicalRequest {
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none.
+    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none, unless a rule looked for the
+    /// stored one.
     ///
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.
-    pub fn bind_patch(&mut self, patch: &[u8], made: Json, is_new: bool) -> Result<Vec<u8>, ReadError> {
+    pub fn bind_patch(&mut self, patch: &[u8], made: Json, is_new: bool) -> Result<BoundBody, ReadError> {
         let mut value = body::read(self.media_type()?, patch)?;
+        let named_by_client = names_version(&value);
         let version = made
             .pointer(VERSION)
             .and_then(Json::as_str)
-            .filter(|version| !version.is_empty());
+            .filter(|version| is_version(version));
         match version {
-            Some(version) => bind(&mut value, version)?,
+            _ if self.kube().old_object == OldObject::Absent => {
+                if !self.kube().dry_run {
+                    bind(&mut value, NO_VERSION, true)?;
+                }
+            }
+            Some(version) => bind(&mut value, version, false)?,
             None if is_new => {}
             None => {
                 return Err(ReadError::Patch(
@@ -80,9 +88,12 @@ impl CanonicalRequest {
             }
         }
         self.set_object(RequestObject::Read(Arc::new(made)));
-        let sent = body::write(&value);
-        self.set_length(sent.len());
-        Ok(sent)
+        let bytes = body::write(&value);
+        self.set_length(bytes.len());
+        Ok(BoundBody {
+            bytes,
+            named_by_client,
+        })
     }
 }
 
@@ -102,8 +113,22 @@ fn is_directive(key: &str) -> bool {
     key.starts_with('$') && !OF_LISTS.iter().any(|known| key.starts_with(known))
 }
 
-/// Puts a version into a patch. One that the client gave stays: the API server has compared it already.
-fn bind(patch: &mut Json, version: &str) -> Result<(), ReadError> {
+/// Whether a patch says itself which version it is for.
+fn names_version(patch: &Json) -> bool {
+    match patch {
+        Json::Array(operations) => operations.iter().any(|operation| {
+            let path = operation.get("path").and_then(Json::as_str);
+            path.is_some_and(|path| matches!(path, "" | "/metadata" | VERSION))
+        }),
+        _ => {
+            let metadata = patch.get("metadata").and_then(Json::as_object);
+            metadata.is_some_and(|metadata| named_version(metadata).is_some())
+        }
+    }
+}
+
+/// Puts a version into a patch. One that the client gave stays, unless it must not: the API server has compared it already.
+fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> {
     match patch {
         Json::Array(operations) => {
             operations.push(json!({"op": "add", "path": VERSION, "value": version}));
@@ -116,8 +141,7 @@ fn bind(patch: &mut Json, version: &str) -> Result<(), ReadError> {
             let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
             match metadata {
                 Json::Object(metadata) if !own && !directs(metadata) => {
-                    let given = metadata.get("resourceVersion").and_then(Json::as_str);
-                    if given.is_none_or(str::is_empty) {
+                    if always || named_version(metadata).is_none() {
                         metadata.insert("resourceVersion".to_owned(), version.into());
                     }
                     Ok(())

@@ -100,6 +100,15 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Every key, once.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        let pairs = self.0.iter().enumerate();
+        let is_first = |(place, (key, _)): &(usize, &(String, String))| {
+            !self.0[..*place].iter().any(|(before, _)| before == key)
+        };
+        pairs.filter(is_first).map(|(_, (key, _))| key.as_str())
+    }
+
     /// Every value of a key.
     pub(super) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0

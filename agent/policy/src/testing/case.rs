@@ -16,7 +16,7 @@ use crate::engine::{Cause, FiredRule, Inputs, ObjectSource, PolicySet, TraceOutc
 use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::kubernetes::DEFAULT_NAMESPACE;
 use crate::person::Person;
-use crate::request::{BodyInput, CanonicalRequest};
+use crate::request::{BodyInput, CanonicalRequest, OldObject};
 use crate::yaml::{Diagnostic, SourceLocation};
 
 /// The pod of an agent whose test names none.
@@ -141,7 +141,8 @@ fn run_case(
         .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let (field, input, planned) = planned(case, &namespace, read)?;
     let mut requests = Vec::new();
-    for request in planned {
+    for mut request in planned {
+        request.old_object = old_object(case);
         let judged = judge(set, &principal, &request, now).map_err(|error| (field, error))?;
         requests.push(judged.outcome);
     }
@@ -150,6 +151,15 @@ fn run_case(
         got: together(&requests),
         requests,
     })
+}
+
+/// The object that the API server has, as far as the case says so.
+fn old_object(case: &TestCase) -> OldObject {
+    match (&case.old_object, case.exists) {
+        (Some(object), _) => OldObject::Read(Arc::new(object.clone())),
+        (None, Some(false)) => OldObject::Absent,
+        (None, _) => OldObject::Unread,
+    }
 }
 
 /// The field that has a case's input, the input in a line, and its requests.
@@ -292,7 +302,13 @@ fn judge(
     };
     // What a patch makes only the API server knows; a rule that looks into it fires here.
     let inputs = Inputs::at(now);
-    if set.needs(&principal, request.kube(), inputs).object == Some(ObjectSource::Body)
+    let needs = set.needs(&principal, request.kube(), inputs);
+    if needs.old_object.is_some() {
+        request.set_old_object(planned.old_object.clone());
+    }
+    // Of a delete the body has options.
+    if needs.object == Some(ObjectSource::Body)
+        && request.kube().has_object()
         && let Err(error) = request.read_object(BodyInput::Whole(&planned.body))
     {
         let verdict = denied("unreadable", &error.to_string());

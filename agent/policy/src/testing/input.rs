@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::model::TestRequest;
 use super::recorded::AuditEvent;
 use crate::body::MediaType;
-use crate::request::{CanonicalRequest, ReadError};
+use crate::request::{CanonicalRequest, OldObject, ReadError};
 
 /// What is wrong with an input, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,8 @@ pub struct PlannedRequest {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// The object that the API server has, as far as the case says so.
+    pub old_object: OldObject,
 }
 
 impl PlannedRequest {
@@ -53,6 +55,7 @@ impl PlannedRequest {
             target: target.into(),
             headers: Vec::new(),
             body: Vec::new(),
+            old_object: OldObject::Unread,
         }
     }
 

@@ -92,10 +92,14 @@ pub struct TestCase {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_STDIN))]
     pub stdin: Option<String>,
-    /// Whether the objects that kubectl applies are in the cluster already, so that they are changed and not created. Without it they
-    /// are.
+    /// Whether the object is in the cluster already. Without it those that kubectl applies are, so that they are changed and not created.
+    /// `false` says too that rules see `null` as oldObject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
+    /// The object that the cluster has, which rules see as oldObject where it is changed or deleted. Without it that is not known, and a
+    /// rule that looks at it counts as having no outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_object: Option<serde_json::Value>,
     /// A request as a client sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<TestRequest>,
@@ -215,12 +219,20 @@ impl TestCase {
                 format!("`{path}` has more than one of kubectl, request, audit and auditFile: make a case of each"),
             ),
         }
-        for (name, given) in [("stdin", self.stdin.is_some()), ("exists", self.exists.is_some())] {
-            if given && self.kubectl.is_none() {
-                let path = path.field(name);
-                let reason = format!("field `{path}` is for `kubectl` only: a request has `body`");
-                errors.add(path, reason);
-            }
+        if self.stdin.is_some() && self.kubectl.is_none() {
+            let path = path.field("stdin");
+            let reason = format!("field `{path}` is for `kubectl` only: a request has `body`");
+            errors.add(path, reason);
+        }
+        if self.exists == Some(false) && self.old_object.is_some() {
+            let path = path.field("oldObject");
+            let reason = format!("field `{path}` is of an object that is there: take out `exists: false`");
+            errors.add(path, reason);
+        }
+        if self.old_object.as_ref().is_some_and(|object| !object.is_object()) {
+            let path = path.field("oldObject");
+            let reason = format!("field `{path}` must be an object, as `kubectl get -o yaml` shows it");
+            errors.add(path, reason);
         }
         let expect = path.field("expect");
         if self.expect.grant.is_some() && self.expect.decision == ExpectedDecision::Deny {

@@ -15,7 +15,7 @@ use picket_policy::testing::{
     CaseVerdict, Explained, PlannedRequest, TestAgent, TestPerson, TestRequest, explain, of_http, together,
 };
 use picket_policy::yaml::MAX_FILE;
-use picket_policy::{TraceOutcome, TracePart, TraceStep};
+use picket_policy::{OldObject, TraceOutcome, TracePart, TraceStep};
 use serde::Serialize;
 
 use super::objects;
@@ -55,6 +55,10 @@ pub(super) struct ExplainArgs {
     /// The body of the request, or `-` for standard input.
     #[arg(long, value_name = "BODY", requires = "request")]
     body: Option<String>,
+    /// The object that the cluster has, as JSON, or `-` for standard input; `null` where it has none. Rules see it as oldObject where it is
+    /// changed or deleted. Without it that is not known, and a rule that looks at it counts as having no outcome.
+    #[arg(long, value_name = "OBJECT")]
+    old_object: Option<String>,
     /// The namespace of the agent's pod. Without it that of the identity's attest.pod.
     #[arg(long, value_name = "NAMESPACE")]
     pod_namespace: Option<String>,
@@ -210,7 +214,9 @@ fn examine(args: &ExplainArgs) -> anyhow::Result<Report> {
     let namespace = agent.pod_namespace(&set).unwrap_or_else(|| "default".to_owned());
     let mut requests = Vec::new();
     let mut outcomes = Vec::new();
-    for planned in planned(args, &namespace)? {
+    let old_object = old_object(args)?;
+    for mut planned in planned(args, &namespace)? {
+        planned.old_object = old_object.clone();
         let Explained { outcome, steps } = explain(&set, &agent, &planned, now)?;
         let steps = steps.into_iter().filter(|step| args.all || step.concerned);
         requests.push(RequestReport {
@@ -227,11 +233,36 @@ fn examine(args: &ExplainArgs) -> anyhow::Result<Report> {
     })
 }
 
+/// The object that the cluster has, as far as it is given.
+fn old_object(args: &ExplainArgs) -> anyhow::Result<OldObject> {
+    let text = match args.old_object.as_deref() {
+        None => return Ok(OldObject::Unread),
+        Some("-")
+            if args.body.as_deref() == Some("-") || args.kubectl.as_deref().is_some_and(reads_input) =>
+        {
+            bail!("--old-object - and another `-` cannot both be standard input: write one of them down");
+        }
+        Some("-") => standard_input()?,
+        Some(text) => text.to_owned(),
+    };
+    let object: serde_json::Value = serde_json::from_str(&text)
+        .context("--old-object must be an object as JSON, as `kubectl get -o json` shows it, or null")?;
+    match object {
+        serde_json::Value::Null => Ok(OldObject::Absent),
+        object if object.is_object() => Ok(OldObject::Read(object.into())),
+        _ => bail!("--old-object must be an object as JSON, or null"),
+    }
+}
+
+/// Whether a command line of kubectl reads standard input.
+fn reads_input(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "-")
+}
+
 /// The requests that are asked about.
 fn planned(args: &ExplainArgs, namespace: &str) -> anyhow::Result<Vec<PlannedRequest>> {
     if let Some(line) = &args.kubectl {
-        let reads_input = line.split_whitespace().any(|word| word == "-");
-        let stdin = reads_input.then(standard_input).transpose()?;
+        let stdin = reads_input(line).then(standard_input).transpose()?;
         let around = CommandContext {
             namespace,
             stdin: stdin.as_deref(),

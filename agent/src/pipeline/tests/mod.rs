@@ -12,10 +12,12 @@ mod heads;
 mod issuer;
 mod judge;
 mod limits;
+mod old_object;
 mod on_behalf_of;
 mod on_behalf_of_elsewhere;
 mod sessions;
 mod shares;
+mod stored;
 mod strangers;
 mod texts;
 mod tokens;
@@ -26,7 +28,7 @@ use http::{Method, Request, StatusCode};
 use picket_policy::{FiredRule, PolicySet};
 use serde_json::Value;
 
-use super::warning;
+use super::send::warning;
 use world::{World, ask_over, policies, target};
 
 /// Stage, outcome, policy and rule.

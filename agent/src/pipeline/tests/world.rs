@@ -33,6 +33,7 @@ use super::super::heads::http1::Http1Heads;
 use super::super::heads::{HeadBudget, target as whole_target};
 use super::super::{IdentitySources, Pipeline};
 use super::issuer::{Issuer, any_client};
+use super::stored::{self, StoredMap};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::identity::jwt::Issuers;
@@ -130,6 +131,8 @@ pub(super) struct World {
     pub(super) sessions: Registry,
     pub(super) drain: Drain,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// The ConfigMap that the API server really has.
+    pub(super) stored: Arc<StoredMap>,
     /// Bytes of bulky answers that the API server has sent or holds ready to be sent.
     bulk: Arc<AtomicUsize>,
     pod: Arc<ArcSwap<Pod>>,
@@ -212,8 +215,10 @@ impl World {
         let handshakes = Arc::default();
         let bulk = Arc::default();
         let issuer = Arc::<Issuer>::default();
+        let stored = Arc::<StoredMap>::default();
         let api = Api {
             seen: Arc::clone(&seen),
+            stored: Arc::clone(&stored),
             issuer: Arc::clone(&issuer),
             bulk: Arc::clone(&bulk),
             broken_off: broken_off.clone(),
@@ -266,6 +271,7 @@ impl World {
             sessions,
             drain,
             seen,
+            stored,
             bulk,
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             upstream,
@@ -506,6 +512,7 @@ pub(super) fn policies(from: &str, to: &str) -> PolicySet {
 #[derive(Clone)]
 struct Api {
     seen: Arc<Mutex<Vec<Seen>>>,
+    stored: Arc<StoredMap>,
     bulk: Arc<AtomicUsize>,
     broken_off: CancellationToken,
     handshakes: Arc<tokio::sync::Mutex<()>>,
@@ -594,6 +601,7 @@ async fn note(
         return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     };
     let slow = target.contains("slow");
+    let of_stored = (head.method.clone(), target.clone(), head.headers.clone());
     let probe = (head.method == Method::PATCH && target.contains("dryRun=All")).then(|| target.clone());
     let issued = target.contains("/serviceaccounts/") && target.ends_with("/token");
     let refused = api.issuer.refuses(&head.headers);
@@ -605,6 +613,9 @@ async fn note(
         body: body.clone(),
         certificate,
     });
+    if let Some(request) = stored::StoredRequest::of(&of_stored, &body) {
+        return Ok(api.stored.answer(request).await);
+    }
     if let Some(target) = probe {
         return Ok(made(&target, &body));
     }

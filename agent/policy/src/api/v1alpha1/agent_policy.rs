@@ -101,9 +101,9 @@ pub struct Rule {
     /// The requests that the rule is about.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// A CEL expression that must be true besides the match. It has `object`, `request` and `variables`, with the meaning that they
-    /// have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` lists verbs that have one: create,
-    /// update, patch, delete.
+    /// A CEL expression that must be true besides the match. It has `object`, `oldObject`, `request` and `variables`, with the
+    /// meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or `oldObject` lists verbs that
+    /// have one: create, update, patch, delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_EXPRESSION))]
     pub when: Option<String>,

@@ -15,10 +15,10 @@ use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
 /// The variables that every expression has. `variables` holds those of the policy.
-pub const ROOTS: [&str; 4] = ["agent", "object", "request", "variables"];
+pub const ROOTS: [&str; 5] = ["agent", "object", "oldObject", "request", "variables"];
 
 /// Variables of a ValidatingAdmissionPolicy that are not built yet.
-const PLANNED: [&str; 4] = ["authorizer", "namespaceObject", "oldObject", "params"];
+const PLANNED: [&str; 3] = ["authorizer", "namespaceObject", "params"];
 
 /// Most variables of a policy; more is refused by the compiler too.
 pub(super) const MAX_VARIABLES: usize = crate::cel::MAX_VARIABLES;
@@ -131,27 +131,33 @@ pub(super) fn validate(
                 let reason = format!("field `{at}`: {}", reason(&error));
                 errors.add(at, reason);
             }
-            Ok(expression) if expression.uses("object") => validate_object(rule, &path, errors),
-            Ok(_) => {}
+            Ok(expression) => {
+                let used = ["object", "oldObject"];
+                if let Some(root) = used.into_iter().find(|root| expression.uses(root)) {
+                    validate_object(root, rule, &path, errors);
+                }
+            }
         }
     }
 }
 
-/// Notes a rule that asks for the object of requests that have none: it would refuse all of them.
-fn validate_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
+/// Notes a rule that asks for the new or the stored object of requests that have none: it would refuse all of them.
+fn validate_object(root: &str, rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
     if rule.action == Action::Filter {
         let at = path.field("when");
         let reason = format!(
-            "field `{at}`: `when` of a Filter rule has agent and request, and no `object`; refuse by what an object holds with Deny"
+            "field `{at}`: `when` of a Filter rule has agent and request, and no `{root}`; refuse by what an object holds with Deny"
         );
         errors.add(at, reason);
         return;
     }
-    let why = "the rule's `when` has `object`, which requests to create, update, patch and delete alone have";
+    let why = format!(
+        "the rule's `when` has `{root}`, which requests to create, update, patch and delete alone have"
+    );
     if rule.matches.non_resource_urls.is_some() {
         errors.add(
             path.field("when"),
-            "requests for nonResourceURLs have no `object`",
+            format!("requests for nonResourceURLs have no `{root}`"),
         );
         return;
     }

@@ -142,7 +142,7 @@ impl RuleSet {
                 }
                 None => self.shared.add(entry, &about),
             }
-            self.objects |= rule.uses_object() || rule.is_about_names();
+            self.objects |= rule.uses_object() || rule.uses_old_object() || rule.is_about_names();
             self.rules.push(rule);
         }
     }

@@ -19,7 +19,7 @@ use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
 use crate::engine::trace::Field;
 use crate::glob::Glob;
 use crate::kubernetes::resources::known_resources;
-use crate::request::{Exec, Verb, VerbSet};
+use crate::request::{Exec, KubeRequest, Verb, VerbSet};
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -342,6 +342,26 @@ impl CompiledRule {
         self.condition
             .as_ref()
             .is_some_and(|condition| condition.uses_object())
+    }
+
+    /// Whether the rule's condition looks at the object that a request finds in the cluster.
+    pub(in crate::engine) fn uses_old_object(&self) -> bool {
+        self.condition
+            .as_ref()
+            .is_some_and(|condition| condition.uses_old_object())
+    }
+
+    /// Whether the rule looks at a stored object that nobody asks for: the pod of an eviction or a binding, which these change by the way.
+    pub(in crate::engine) fn is_about_unseen(
+        &self,
+        request: &KubeRequest,
+        on_object: &[MatchInput<'_>],
+    ) -> bool {
+        self.uses_old_object()
+            && !request.acts_on_stored()
+            && on_object
+                .iter()
+                .any(|other| other.changes_stored() && self.fires(other))
     }
 
     /// The commands that the rule is about, in words.

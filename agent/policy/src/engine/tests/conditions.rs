@@ -303,7 +303,7 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
     let sent = patch
         .bind_patch(b"{\"metadata\": {\"labels\": {\"team\": \"a\"}}}", made, false)
         .expect("bound");
-    let sent: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
+    let sent: serde_json::Value = serde_json::from_slice(&sent.bytes).expect("JSON");
     assert_eq!(
         sent,
         serde_json::json!({"metadata": {"labels": {"team": "a"}, "resourceVersion": "7"}})
@@ -351,7 +351,7 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
         ));
         let made = serde_json::json!({"metadata": {"resourceVersion": version}});
         let sent = request.bind_patch(patch.as_bytes(), made, version.is_empty());
-        sent.map(|sent| String::from_utf8(sent).expect("text"))
+        sent.map(|sent| String::from_utf8(sent.bytes).expect("text"))
     };
     let merge = "application/merge-patch+json";
     for (media, patch, version, sent) in [
@@ -424,9 +424,25 @@ fn expressions_that_cannot_stand_are_told_with_their_place() {
             "variable `who` is not known",
         ),
         (
-            "rules: [{name: r, action: Deny, match: {verbs: [update], resources: [pods]}, when: 'oldObject == null'}]",
+            "rules: [{name: r, action: Deny, match: {verbs: [update], resources: [pods]}, when: 'authorizer == null'}]",
             "when",
-            "variable `oldObject` is not supported by this version yet",
+            "variable `authorizer` is not supported by this version yet",
+        ),
+        (
+            "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'oldObject == null'}]",
+            "match",
+            "the rule's `when` has `oldObject`, which requests to create, update, patch and delete alone have: list them",
+        ),
+        (
+            "variables: [{name: a, expression: oldObject.a}]\n  rules: [{name: r, action: Deny, match: {verbs: [get], resources: [pods]}, \
+             when: variables.a}]",
+            "get",
+            "verb \"get\": the rule's `when` has `oldObject`",
+        ),
+        (
+            "rules: [{name: r, action: Filter, match: {resources: [pods], namespaces: [n]}, when: 'oldObject.a'}]",
+            "when",
+            "no `oldObject`",
         ),
         (
             "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'object.a'}]",

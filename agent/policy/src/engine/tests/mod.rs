@@ -10,6 +10,7 @@ mod exec;
 mod filter;
 mod grants;
 mod limits;
+mod old_object;
 mod on_behalf_of;
 mod properties;
 mod rules;

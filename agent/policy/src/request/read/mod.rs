@@ -9,7 +9,7 @@ use super::error::ReadError;
 use super::head;
 use super::query::{Pairs, Query};
 use super::selector::listed_name;
-use super::{Exec, KubeRequest, LongTarget, RequestObject, Target, Verb, path};
+use super::{Exec, KubeRequest, LongTarget, OldObject, RequestObject, Target, Verb, path};
 
 /// Subresources of a namespace itself; any other third segment is a resource in the namespace.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -84,6 +84,7 @@ impl KubeRequest {
             field_selector: None,
             label_selector: None,
             object: RequestObject::Unread,
+            old_object: OldObject::Unread,
         }
     }
 

@@ -13,7 +13,7 @@ use super::event::{AuditEvent, RecordedDecision, ReplayOutcome, Untold};
 use crate::engine::{Inputs, ObjectSource, PolicySet};
 use crate::identity::{Principal, PrincipalOrigin};
 use crate::person::Person;
-use crate::request::{BodyInput, KubeRequest, RequestObject};
+use crate::request::{BodyInput, CanonicalRequest, KubeRequest, OldObject, RequestObject};
 use crate::testing::case::{Caller, CaseVerdict, Prepared, prepare, verdict};
 use crate::testing::input::{InputError, PlannedRequest};
 use crate::testing::model::ExpectedDecision;
@@ -283,34 +283,37 @@ fn judge(
             return Ok(vec![(Judged::new(verdict, Target::unread(event)), None)]);
         }
     };
-    let decide = |request, object: Option<RequestObject>| {
-        let mut request: crate::request::CanonicalRequest = request;
-        if let Some(object) = object {
-            request.set_object(object);
-        }
+    let decide = |request: CanonicalRequest| {
         let target = Target::of(request.kube());
         let decision = set.decide(Arc::clone(&principal), request, inputs);
         Judged::new(verdict(&decision), target)
     };
-    match set.needs(&principal, request.kube(), inputs).object {
-        None => Ok(vec![(decide(request, None), None)]),
-        Some(ObjectSource::Body) if event.has_object() => {
-            request.look_at_object(BodyInput::Whole(&planned.body));
-            Ok(vec![(decide(request, None), None)])
-        }
-        Some(_) => {
-            let Prepared::Ready(_, again) = prepare(caller, planned)? else {
-                return Ok(Vec::new());
-            };
-            let unread = decide(again, Some(RequestObject::Unread));
-            let why = match unread.decided.by == TOKEN_SECRETS {
-                true => Untold::SecretType,
-                false => Untold::Object,
-            };
-            Ok(vec![
-                (decide(request, Some(RequestObject::Sought)), None),
-                (unread, Some(why)),
-            ])
-        }
+    let needs = set.needs(&principal, request.kube(), inputs);
+    let has_object = request.kube().has_object();
+    let is_read = needs.object == Some(ObjectSource::Body) && has_object && event.has_object();
+    if is_read {
+        request.look_at_object(BodyInput::Whole(&planned.body));
     }
+    let is_unknown = needs.object.is_some() && has_object && !is_read;
+    // No record has what was stored before.
+    if !is_unknown && needs.old_object.is_none() {
+        return Ok(vec![(decide(request), None)]);
+    }
+    let Prepared::Ready(_, mut again) = prepare(caller, planned)? else {
+        return Ok(Vec::new());
+    };
+    if is_read {
+        again.look_at_object(BodyInput::Whole(&planned.body));
+    }
+    if is_unknown {
+        request.set_object(RequestObject::Sought);
+    }
+    request.set_old_object(OldObject::Sought);
+    let unread = decide(again);
+    let why = match unread.decided.by == TOKEN_SECRETS {
+        true => Untold::SecretType,
+        false if is_unknown => Untold::Object,
+        false => Untold::OldObject,
+    };
+    Ok(vec![(decide(request), None), (unread, Some(why))])
 }
