@@ -12,6 +12,7 @@ use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
 use super::item_filter::{as_over_all_namespaces, can_be_filtered};
 use super::match_input::MatchInput;
+use super::namespaces::{Selected, selector_in_words};
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Cause, PolicySet};
@@ -118,6 +119,8 @@ pub enum Field {
     Resource,
     /// The namespaces.
     Namespace,
+    /// The labels of the namespace.
+    NamespaceSelector,
     /// The names.
     Name,
     /// The non-resource paths.
@@ -148,6 +151,7 @@ impl Field {
             Self::Group => "group",
             Self::Resource => "resource",
             Self::Namespace => "namespace",
+            Self::NamespaceSelector => "namespaceSelector",
             Self::Name => "name",
             Self::Path => "path",
             Self::Command => "command",
@@ -206,18 +210,31 @@ impl PolicySet {
         let hides = |rule: &CompiledRule| {
             rule.action == Action::Filter
                 && can_be_filtered(request)
+                && rule.can_hide(inputs.namespaces())
                 && listed.is_some_and(|listed| rule.is_about_some_of(listed))
         };
         let own = self.grants_for(principal);
         let given = granted(&own, request, inputs.now);
         let user = given.and_then(|given| given.grant.user_for(principal));
-        let facts = Facts::new(principal, request, user.as_deref());
-        let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
-        let roots: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let facts = Facts::new(principal, request, user.as_deref(), inputs.namespaces());
+        let (agent, namespace) = (|| facts.agent(), || facts.namespace_object());
+        let (object, asked) = (|| facts.object(), || facts.request());
+        let roots: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("namespaceObject", &namespace),
+            ("object", &object),
+            ("request", &asked),
+        ];
         let creation = facts.as_creation();
         let created = creation.as_ref().unwrap_or(&facts);
-        let (agent, object, asked) = (|| created.agent(), || created.object(), || created.request());
-        let roots_of_creation: [Root<'_>; 3] = [("agent", &agent), ("object", &object), ("request", &asked)];
+        let (agent, namespace) = (|| created.agent(), || created.namespace_object());
+        let (object, asked) = (|| created.object(), || created.request());
+        let roots_of_creation: [Root<'_>; 4] = [
+            ("agent", &agent),
+            ("namespaceObject", &namespace),
+            ("object", &object),
+            ("request", &asked),
+        ];
         let mut activation = Activation::new(&roots);
         let mut activation_of_creation = Activation::new(&roots_of_creation);
         let rules = self.rules.rules.iter();
@@ -322,7 +339,12 @@ impl PolicySet {
                     .flat_map(|target| rule.mismatches(target)),
             );
         }
-        if fits && let Some(condition) = &rule.condition {
+        let selected = fits.then(|| rule.selects(facts.request, facts.namespaces));
+        if selected == Some(Selected::No) {
+            let words = rule.selector().map(selector_in_words).unwrap_or_default();
+            let namespace = facts.request.namespace().unwrap_or_default();
+            why.push(Mismatch::new(Field::NamespaceSelector, words, namespace));
+        } else if fits && let Some(condition) = &rule.condition {
             let mut held = condition.holds(facts, activation);
             if matches!(held, Held::No | Held::Ignored(_)) && !std::ptr::eq(created, facts) {
                 let as_creation = condition.holds(created, activation_of_creation);
@@ -339,7 +361,7 @@ impl PolicySet {
                     why.push(Mismatch::new(
                         Field::Condition,
                         condition.text(),
-                        failure.to_string(),
+                        failure.explain(facts.request),
                     ));
                 }
             }

@@ -15,10 +15,10 @@ use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
 /// The variables that every expression has. `variables` holds those of the policy.
-pub const ROOTS: [&str; 4] = ["agent", "object", "request", "variables"];
+pub const ROOTS: [&str; 5] = ["agent", "namespaceObject", "object", "request", "variables"];
 
 /// Variables of a ValidatingAdmissionPolicy that are not built yet.
-const PLANNED: [&str; 4] = ["authorizer", "namespaceObject", "oldObject", "params"];
+const PLANNED: [&str; 3] = ["authorizer", "oldObject", "params"];
 
 /// Most variables of a policy; more is refused by the compiler too.
 pub(super) const MAX_VARIABLES: usize = crate::cel::MAX_VARIABLES;
@@ -131,9 +131,26 @@ pub(super) fn validate(
                 let reason = format!("field `{at}`: {}", reason(&error));
                 errors.add(at, reason);
             }
-            Ok(expression) if expression.uses("object") => validate_object(rule, &path, errors),
-            Ok(_) => {}
+            Ok(expression) => {
+                if expression.uses("namespaceObject") {
+                    validate_namespace_object(rule, &path, errors);
+                }
+                if expression.uses("object") {
+                    validate_object(rule, &path, errors);
+                }
+            }
         }
+    }
+}
+
+/// Notes a rule that asks for the namespace of a list's objects, which are of many: its match says which of them are hidden.
+fn validate_namespace_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
+    if rule.action == Action::Filter {
+        let at = path.field("when");
+        let reason = format!(
+            "field `{at}`: `when` of a Filter rule has agent and request, and no `namespaceObject`; select namespaces by match.namespaceSelector"
+        );
+        errors.add(at, reason);
     }
 }
 

@@ -10,6 +10,7 @@ mod exec;
 mod filter;
 mod grants;
 mod limits;
+mod namespaces;
 mod on_behalf_of;
 mod properties;
 mod rules;
@@ -29,6 +30,7 @@ use crate::request::{CanonicalRequest, KubeRequest};
 /// The moment of the decisions that are about no time.
 const NOW: Inputs = Inputs {
     now: Timestamp::UNIX_EPOCH,
+    namespaces: None,
 };
 
 const BASE: &str = r#"

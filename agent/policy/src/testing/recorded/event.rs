@@ -197,6 +197,8 @@ pub enum Untold {
     Person,
     /// Rules look into an object that the record does not have.
     Object,
+    /// Rules look at the namespace's labels.
+    Namespace,
     /// The built-in deny of token Secrets looks at the type of a new Secret.
     SecretType,
     /// The patch may be a server-side apply or none.
@@ -219,6 +221,7 @@ impl Untold {
             Self::NoTime => "no_time",
             Self::Person => "person",
             Self::Object => "object",
+            Self::Namespace => "namespace",
             Self::SecretType => "secret_type",
             Self::Apply => "apply",
             Self::Upgrade => "upgrade",
@@ -238,6 +241,7 @@ impl Untold {
             Self::NoTime => "the record has no time",
             Self::Person => "the record does not have the groups of the person for whom the agent asked",
             Self::Object => "rules look into the object, which the record does not have",
+            Self::Namespace => "rules look at the namespace's labels, which the record does not have",
             Self::SecretType => {
                 "builtin/token-secrets looks at the type of a new Secret, which the record does not have"
             }
