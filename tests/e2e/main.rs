@@ -31,6 +31,7 @@ mod leaks;
 mod life;
 mod life_cycle;
 mod limits;
+mod namespaces;
 mod nodes;
 mod on_behalf_of;
 mod outages;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         crds,
         cluster_objects,
         conditions,
+        namespaces,
         pods,
         outages,
         files,

@@ -14,7 +14,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use picket_policy::{
-    BODY_LIMIT, BodyInput, CanonicalRequest, Decision, Inputs, Needs, ObjectSource, PolicySet, Principal,
+    BODY_LIMIT, BodyInput, CanonicalRequest, Decision, Inputs, Namespaces, Needs, ObjectSource, PolicySet,
+    Principal,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -27,6 +28,8 @@ use crate::upstream::{RequestBody, RequestOrigin, ResponseWindow, Upstream};
 /// What a decision is taken by.
 pub(super) struct Judge<'a> {
     pub(super) policies: &'a PolicySet,
+    /// What is known of namespaces, where the policies look at them.
+    pub(super) namespaces: Option<Arc<Namespaces>>,
     pub(super) principal: &'a Arc<Principal>,
     pub(super) upstream: &'a Upstream,
     /// The caller's share of the node.
@@ -55,8 +58,7 @@ impl Judge<'_> {
         body: &mut RequestBody,
         record: &mut Record,
     ) -> Result<Decision, Rejection> {
-        let now = Inputs::at(Timestamp::now());
-        let needs = self.policies.needs(self.principal, request.kube(), now);
+        let needs = self.policies.needs(self.principal, request.kube(), self.inputs());
         if let Some(source) = needs.object {
             // Boxed: few requests need anything.
             let seen = Box::pin(self.look(&mut request, body, record, (source, needs))).await?;
@@ -64,8 +66,13 @@ impl Judge<'_> {
                 return Ok(denied);
             }
         }
-        let inputs = Inputs::at(Timestamp::now());
+        let inputs = self.inputs();
         Ok(self.policies.decide(Arc::clone(self.principal), request, inputs))
+    }
+
+    /// What is known now besides the request.
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs::at(Timestamp::now()).beside(self.namespaces.as_ref())
     }
 
     /// Learns the object. The denial, where the request is refused whatever its object is.
@@ -131,7 +138,7 @@ impl Judge<'_> {
         let Some(probe) = request.as_probe() else {
             return Ok(None);
         };
-        let inputs = Inputs::at(Timestamp::now());
+        let inputs = self.inputs();
         let permit = match self
             .policies
             .decide_probe(Arc::clone(self.principal), probe, inputs)

@@ -296,6 +296,7 @@ impl Pipeline {
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);
         let judge = Judge {
             policies: &policies,
+            namespaces: self.in_force.store.namespaces(&policies),
             principal: &agent.principal,
             upstream: &self.upstream,
             share: connection.share(),
