@@ -341,8 +341,12 @@ impl Store {
     /// Waits until the namespaces are known where rules look at them, or cannot be had, or for as long as that may take.
     pub async fn namespaces_tried(&self, limit: Duration) {
         let mut changes = self.changes();
+        let is_waiting = || self.why_no_namespaces() == Some(UnknownNamespace::NotListed);
+        if !is_waiting() {
+            return;
+        }
         let tried = async {
-            while self.why_no_namespaces() == Some(UnknownNamespace::NotListed) {
+            while is_waiting() {
                 if changes.changed().await.is_err() {
                     return;
                 }

@@ -125,11 +125,21 @@ const BY_NAMES: &str = "match: {namespaces: [a]}";
 async fn nothing_is_asked_while_no_rule_looks_at_namespaces() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let url = testing::listing(move |resource| {
-        counted.fetch_add(usize::from(resource == "namespaces"), Ordering::SeqCst);
-        Some(vec![
-            serde_json::to_value(namespace("a", "dev", "x")).expect("json"),
-        ])
+    let url = testing::answering(move |request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(request.uri().path(), "/api/v1/namespaces");
+        if request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="))
+        {
+            return (
+                500,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}),
+            );
+        }
+        let items = vec![serde_json::to_value(namespace("a", "dev", "x")).expect("JSON")];
+        (200, json!({"metadata": {"resourceVersion": "7"}, "items": items}))
     })
     .await;
     let (_folder, connector) = Connector::for_tests(&url);
