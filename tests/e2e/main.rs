@@ -31,6 +31,7 @@ mod leaks;
 mod life;
 mod life_cycle;
 mod limits;
+mod namespaces;
 mod nodes;
 mod old_object;
 mod on_behalf_of;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         crds,
         cluster_objects,
         conditions,
+        namespaces,
         old_object,
         pods,
         outages,

@@ -107,6 +107,7 @@ impl App {
         store.set_node(&config.node_name);
         // Until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
+        tasks.spawn("namespaces", wiring::namespaces(&config, &store));
         let objects_ready = readiness.register("objects");
         tasks.spawn("first set", wiring::first_set(Arc::clone(&store), objects_ready));
         let threads = workers::count();
@@ -336,6 +337,7 @@ async fn request_upgrade(
     if store.why_deny_all().is_some() {
         store.listed(LIST_LIMIT).await;
     }
+    store.namespaces_tried(LIST_LIMIT).await;
     if let Some(reason) = unfit(config, store, files).await {
         upgrade::give_up(&socket, &reason, limit).await;
         bail!("upgrade failed: the predecessor keeps serving, because {reason}");

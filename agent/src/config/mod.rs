@@ -107,7 +107,8 @@ pub struct ObjectsSection {
 /// How Picket's own client reaches the API server.
 #[derive(Debug, Clone)]
 pub struct ClusterSection {
-    /// A kubeconfig whose current context may list and watch pods, services, endpoint slices and nodes.
+    /// A kubeconfig whose current context may list and watch pods, services, endpoint slices and nodes, and
+    /// namespaces where rules look at their labels.
     pub kubeconfig: PathBuf,
 }
 

@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use picket_masking::media::Encoding;
 use picket_masking::{Filter, FilterError, ItemHead};
-use picket_policy::{ItemFilter, Permit, Verb};
+use picket_policy::{ItemFilter, Namespaces, Permit, Verb};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::session::Basis;
@@ -31,10 +31,15 @@ const SMALL_ITEM: usize = 16 * 1024;
 /// What is held back of a list at most until its first item has come: a Table's columns take a few KB.
 const BEGUN: usize = 64 * 1024;
 
+/// What is known of namespaces whenever it is asked.
+type KnownNamespaces = Box<dyn Fn() -> Arc<Namespaces> + Send + Sync>;
+
 /// How a response is filtered, from its head on.
 pub(super) struct ItemFiltering {
     filter: Filter,
     hidden: Arc<ItemFilter>,
+    /// The namespaces of now, where rules select them by labels.
+    namespaces: Option<KnownNamespaces>,
     tally: Arc<Tally>,
     share: Arc<PodShare>,
     /// The pod's memory that it has for an item that has come in part.
@@ -136,6 +141,9 @@ impl ItemFiltering {
         Ok(Some(Box::new(ItemFiltering {
             filter,
             hidden: Arc::clone(hidden),
+            namespaces: hidden
+                .reads_namespaces()
+                .then(|| -> KnownNamespaces { Box::new(basis.namespaces()) }),
             tally: Arc::default(),
             share: Arc::clone(basis.share()),
             room: None,
@@ -191,7 +199,9 @@ impl ItemFiltering {
     fn show(&mut self, piece: &[u8]) -> Result<Vec<u8>, UnfilterableError> {
         let mut shown = Vec::with_capacity(piece.len());
         let hidden = &self.hidden;
-        let mut hides = |item: &ItemHead<'_>| hidden.hides(item.namespace, item.name);
+        let namespaces = self.namespaces.as_ref().map(|known| known());
+        let mut hides =
+            |item: &ItemHead<'_>| hidden.hides_now(namespaces.as_deref(), item.namespace, item.name);
         let pushed = self.filter.push(piece, &mut hides, &mut shown);
         let counts = self.filter.counts();
         self.tally.items.store(counts.judged, Ordering::Relaxed);

@@ -15,8 +15,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use picket_policy::{
-    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Decision, Denial, Inputs, MODIFIED, Needs,
-    ObjectSource, OldObject, OldObjectUse, Permit, PolicySet, Principal, Verb,
+    BODY_LIMIT, BindError, BodyInput, BoundBody, CanonicalRequest, Decision, Denial, Inputs, MODIFIED,
+    Namespaces, Needs, ObjectSource, OldObject, OldObjectUse, Permit, PolicySet, Principal, Verb,
 };
 use serde_json::Value as Json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -30,6 +30,8 @@ use crate::upstream::{RequestBody, RequestOrigin, ResponseWindow, Upstream};
 /// What a decision is taken by.
 pub(super) struct Judge<'a> {
     pub(super) policies: &'a PolicySet,
+    /// What is known of namespaces, where the policies look at them.
+    pub(super) namespaces: Option<Arc<Namespaces>>,
     pub(super) principal: &'a Arc<Principal>,
     pub(super) upstream: &'a Upstream,
     /// The caller's share of the node.
@@ -148,16 +150,21 @@ impl Judge<'_> {
     }
 
     fn needs(&self, request: &CanonicalRequest) -> Needs {
-        let now = Inputs::at(Timestamp::now());
-        self.policies.needs(self.principal, request.kube(), now)
+        self.policies.needs(self.principal, request.kube(), self.inputs())
     }
 
     fn judged(&self, request: CanonicalRequest, bound: Option<BoundWrite>) -> JudgedRequest {
-        let inputs = Inputs::at(Timestamp::now());
         JudgedRequest {
-            decision: self.policies.decide(Arc::clone(self.principal), request, inputs),
+            decision: self
+                .policies
+                .decide(Arc::clone(self.principal), request, self.inputs()),
             bound,
         }
+    }
+
+    /// What is known now besides the request.
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs::at(Timestamp::now()).beside(self.namespaces.as_ref())
     }
 
     /// Takes room for what is read, reads the body where it is needed, and learns the objects.
@@ -272,10 +279,9 @@ impl Judge<'_> {
         request: &mut CanonicalRequest,
         record: &Record,
     ) -> Result<Option<Denial>, Rejection> {
-        let inputs = Inputs::at(Timestamp::now());
         let permit = self
             .policies
-            .decide_look(Arc::clone(self.principal), request, inputs);
+            .decide_look(Arc::clone(self.principal), request, self.inputs());
         let permit = match permit {
             Ok(permit) => permit,
             // Without one nobody can ask, and the object stays unknown.
@@ -323,7 +329,7 @@ impl Judge<'_> {
         let Some(probe) = request.as_probe() else {
             return Ok(Probed::Unasked);
         };
-        let inputs = Inputs::at(Timestamp::now());
+        let inputs = self.inputs();
         let permit = match self
             .policies
             .decide_probe(Arc::clone(self.principal), probe, inputs)

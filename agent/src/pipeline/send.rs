@@ -72,6 +72,7 @@ impl Pipeline {
     ) -> Result<SentRequest, Rejection> {
         let judge = Judge {
             policies: context.policies,
+            namespaces: self.in_force.store.namespaces(context.policies),
             principal: &context.agent.principal,
             upstream: &self.upstream,
             share: context.connection.share(),

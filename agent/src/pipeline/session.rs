@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::jwt::VerifiedToken;
-use picket_policy::{ItemFilter, KubeRequest, Permit, PolicySet, UpstreamUser};
+use picket_policy::{Inputs, ItemFilter, KubeRequest, Namespaces, Permit, PolicySet, UpstreamUser};
 
 use super::Pipeline;
 use super::body::{AuditedBody, audited};
@@ -158,6 +158,12 @@ impl Basis {
         self.filter.as_ref()
     }
 
+    /// What is known of namespaces whenever it is asked.
+    pub(super) fn namespaces(&self) -> impl Fn() -> Arc<Namespaces> + Send + Sync + use<> {
+        let in_force = Arc::clone(&self.in_force);
+        move || in_force.store.known_namespaces()
+    }
+
     /// The share of the pod that asked.
     pub(super) fn share(&self) -> &Arc<PodShare> {
         self.connection.share()
@@ -201,7 +207,9 @@ impl Basis {
             approved: self.approved,
             filter: self.filter.as_ref(),
         };
-        let until = session::recheck_request(&policies, &agent.principal, now, &permitted)?;
+        let namespaces = self.in_force.store.namespaces(&policies);
+        let inputs = Inputs::at(now).beside(namespaces.as_ref());
+        let until = session::recheck_request(&policies, &agent.principal, inputs, &permitted)?;
         Ok([agent.until, until].into_iter().flatten().min())
     }
 }
@@ -271,7 +279,9 @@ impl Judge for ByConnection {
         let agent = self
             .in_force
             .principal(&policies, &self.connection, &self.shown, now)?;
-        let until = session::recheck(&policies, &agent.principal, facts, now)?;
+        let namespaces = self.in_force.store.namespaces(&policies);
+        let inputs = Inputs::at(now).beside(namespaces.as_ref());
+        let until = session::recheck(&policies, &agent.principal, facts, inputs)?;
         Ok([agent.until, until].into_iter().flatten().min())
     }
 }

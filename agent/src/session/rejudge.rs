@@ -34,12 +34,12 @@ pub fn recheck(
     policies: &PolicySet,
     principal: &Principal,
     facts: &Facts,
-    now: Timestamp,
+    inputs: Inputs<'_>,
 ) -> Result<Option<Timestamp>, Rejection> {
     recheck_request(
         policies,
         principal,
-        now,
+        inputs,
         &Permitted {
             identity: &facts.identity,
             request: &facts.request,
@@ -72,7 +72,7 @@ pub struct Permitted<'a> {
 pub fn recheck_request(
     policies: &PolicySet,
     principal: &Principal,
-    now: Timestamp,
+    inputs: Inputs<'_>,
     permitted: &Permitted<'_>,
 ) -> Result<Option<Timestamp>, Rejection> {
     if principal.name() != permitted.identity {
@@ -83,7 +83,7 @@ pub fn recheck_request(
     }
     let ends_at = principal.identity().ends_at();
     let sooner = |until| [ends_at, until].into_iter().flatten().min();
-    let (until, filter) = match policies.recheck(principal, permitted.request, Inputs::at(now)) {
+    let (until, filter) = match policies.recheck(principal, permitted.request, inputs) {
         Recheck::Permit { user, until, filter } if user == *permitted.user => (until, filter),
         Recheck::Permit { user, .. } => {
             return Err(Rejection::UserChanged {
@@ -95,7 +95,8 @@ pub fn recheck_request(
         Recheck::Ask { .. } => return Err(Rejection::ApprovalMissing),
         Recheck::Deny(denial) => return Err(Rejection::Denied(denial)),
     };
-    if filter.as_ref() != permitted.filter {
+    let is_outdated = |filter: &Arc<ItemFilter>| inputs.namespaces.is_some_and(|now| filter.is_outdated(now));
+    if filter.as_ref() != permitted.filter || permitted.filter.is_some_and(is_outdated) {
         return Err(Rejection::FilterChanged);
     }
     Ok(sooner(until))
@@ -125,8 +126,11 @@ pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: Po
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use picket_policy::api::AnyObject;
     use picket_policy::api::v1alpha1::Action;
+    use picket_policy::{NamespaceFacts, Namespaces};
 
     use super::super::{SessionKind, testing};
     use super::*;
@@ -163,7 +167,7 @@ spec:
         let principal =
             identity::resolve(&policies, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
         let facts = testing::facts(SessionKind::Watch, identity);
-        recheck(&policies, &principal, &facts, Timestamp::now())
+        recheck(&policies, &principal, &facts, Inputs::at(Timestamp::now()))
             .map(drop)
             .map_err(|rejection| rejection.code())
     }
@@ -195,6 +199,68 @@ spec:
         assert_eq!(judged(other, hidden, "fixer"), Err("filter_changed"));
     }
 
+    /// Namespace `n`, with this value of its label `env`.
+    fn namespaces(env: &str) -> Arc<Namespaces> {
+        let labels = BTreeMap::from([("env".to_owned(), env.to_owned())]);
+        let facts = NamespaceFacts::described("n", &labels, &BTreeMap::new());
+        Arc::new(Namespaces::listed([("n".to_owned(), facts)]))
+    }
+
+    #[test]
+    fn a_session_goes_on_by_the_labels_that_its_namespace_has_now() {
+        let other = "match: {verbs: [watch], resources: [secrets]}, action: Deny";
+        let selector = "namespaceSelector: {matchLabels: {env: prod}}";
+        let compiled = |rule: &str| {
+            let objects = OBJECTS.replace(other, rule);
+            let documents = picket_policy::read_documents("f.yaml", &objects).expect("valid");
+            PolicySet::compile(documents).expect("a policy set")
+        };
+        let pod = resolving::pod("fixer", "fixer");
+        let judged = |policies: &PolicySet, facts: &Facts, namespaces: &Arc<Namespaces>| {
+            let principal =
+                identity::resolve(policies, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
+            let inputs = Inputs::at(Timestamp::now()).beside(Some(namespaces));
+            let judged = recheck(policies, &principal, facts, inputs);
+            judged.map(drop).map_err(|rejection| rejection.code())
+        };
+        let request = |path: &str| {
+            let uri = path.parse().expect("a path");
+            let request = KubeRequest::read(&http::Method::GET, &uri, &http::HeaderMap::new());
+            Arc::new(request.expect("a request"))
+        };
+        let deny = compiled(&format!("match: {{resources: [pods], {selector}}}, action: Deny"));
+        let facts = Facts {
+            request: request("/api/v1/namespaces/n/pods?watch=true"),
+            ..testing::facts(SessionKind::Watch, "fixer")
+        };
+        assert_eq!(judged(&deny, &facts, &namespaces("dev")), Ok(()));
+        assert_eq!(judged(&deny, &facts, &namespaces("prod")), Err("policy"));
+
+        // One that is filtered ends where its client has seen what is hidden now.
+        let filter = compiled(&format!(
+            "match: {{resources: [pods], {selector}}}, action: Filter"
+        ));
+        let begun = namespaces("dev");
+        let all = request("/api/v1/pods?watch=true");
+        let principal =
+            identity::resolve(&filter, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
+        let inputs = Inputs::at(Timestamp::now()).beside(Some(&begun));
+        let Recheck::Permit { filter: hidden, .. } = filter.recheck(&principal, &all, inputs) else {
+            panic!("the watch is refused");
+        };
+        let facts = Facts {
+            request: all,
+            filter: hidden,
+            ..testing::facts(SessionKind::Watch, "fixer")
+        };
+        assert_eq!(judged(&filter, &facts, &begun), Ok(()));
+        assert_eq!(judged(&filter, &facts, &namespaces("dev")), Ok(()));
+        assert_eq!(
+            judged(&filter, &facts, &namespaces("prod")),
+            Err("filter_changed")
+        );
+    }
+
     #[test]
     fn what_a_person_must_approve_by_now_goes_on_where_a_person_did() {
         let objects = OBJECTS.replace("resources: [secrets]", "resources: [pods]");
@@ -214,7 +280,7 @@ spec:
                 approved,
                 ..testing::facts(SessionKind::Watch, "fixer")
             };
-            let judged = recheck(&policies, &principal, &facts, Timestamp::now());
+            let judged = recheck(&policies, &principal, &facts, Inputs::at(Timestamp::now()));
             assert_eq!(judged.map(drop).map_err(|rejection| rejection.code()), judgement);
         }
     }

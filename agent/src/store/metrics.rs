@@ -19,6 +19,7 @@ pub struct StoreMetrics {
     generation: Gauge,
     invalid: Gauge,
     unlisted: Gauge,
+    namespaces_unlisted: Gauge,
     status_writes: CounterFamily<1>,
     objects: GaugeFamily<2>,
     heard: TimeFamily<1>,
@@ -81,6 +82,10 @@ impl StoreMetrics {
                 "unlisted_kinds",
                 "Kinds of objects that the API server has not listed, because it is away or the CRD is not installed",
             ),
+            namespaces_unlisted: registry.gauge(
+                "namespaces_unlisted",
+                "1 while rules look at namespaces (`namespaceSelector`, `namespaceObject`) and the agent knows none, because the API server has not listed them or refuses to: such rules fire for every namespace. 0 otherwise",
+            ),
             generation: registry.gauge(
                 "policy_generation",
                 "Number of policy sets that took effect; does not grow while reloads fail",
@@ -117,6 +122,8 @@ impl StoreMetrics {
                 self.objects.set([kind.kind, state], count);
             }
         }
+        self.namespaces_unlisted
+            .set(i64::from(store.why_no_namespaces().is_some()));
         self.unlisted
             .set(i64::try_from(store.unlisted()).unwrap_or(i64::MAX));
     }

@@ -12,6 +12,7 @@ pub mod files;
 mod follow;
 mod judged;
 mod metrics;
+mod namespaces;
 mod nodes;
 mod parsed;
 mod report;
@@ -55,6 +56,7 @@ pub use usage::Usage;
 use crate::runtime::epoch::Epoch;
 use exclusive::Exclusive;
 use judged::Judged;
+use namespaces::NamespaceIndex;
 use parsed::ParsedFiles;
 use reversed::Reversals;
 use shut_out::{ShutOut, ShutOutBy};
@@ -158,6 +160,8 @@ pub struct Store {
     judged: Mutex<Arc<Judged>>,
     usage: Usage,
     exclusive: Exclusive,
+    /// What rules about namespaces are judged by.
+    namespaces: NamespaceIndex,
     file_reads: FileReads,
     /// Identities that were revoked and are not any more, until [`Store::take_reversed`].
     reversed: Mutex<Vec<String>>,
@@ -213,6 +217,7 @@ impl Store {
             judged: Mutex::default(),
             usage: Usage::default(),
             exclusive: Exclusive::default(),
+            namespaces: NamespaceIndex::default(),
             file_reads: FileReads::default(),
             reversed: Mutex::default(),
             reversals: Mutex::default(),
@@ -296,6 +301,7 @@ impl Store {
             judged: Mutex::default(),
             usage: Usage::default(),
             exclusive: Exclusive::default(),
+            namespaces: NamespaceIndex::default(),
             file_reads: FileReads::default(),
             reversed: Mutex::default(),
             reversals: Mutex::default(),

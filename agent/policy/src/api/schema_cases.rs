@@ -251,6 +251,13 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/match/resources", json!(["a/b/c"])),
         (2, "/spec/rules/0/match/names", json!(["a/b"])),
         (2, "/spec/rules/0/match", json!({"nonResourceURLs": ["x"]})),
+        (2, "/spec/rules/0/match/namespaceSelector", json!("env=prod")),
+        (2, "/spec/rules/0/match/namespaceSelector", json!({"env": "prod"})),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchExpressions": [{"key": "env", "operator": "Is"}]}),
+        ),
         (2, "/spec/rules/0/match/exceptArgv", json!([[]])),
         (2, "/spec/rules/0/match/exceptResources", json!(["Pods"])),
         (2, "/spec/rules/0/match/exceptNamespaces", json!([""])),
@@ -293,6 +300,16 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/rules/0/action", json!("Filter")),
         (
             2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchExpressions": [{"key": "env", "operator": "In"}]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"nonResourceURLs": ["/x"], "namespaceSelector": {"matchLabels": {"env": "prod"}}}),
+        ),
+        (
+            2,
             "/spec/rules/0",
             json!({"name": "r", "action": "Filter", "match": {"verbs": ["delete"], "namespaces": ["x"]}}),
         ),
@@ -321,6 +338,31 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
 pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
     vec![
         (2, "/spec/rules/0/match/exceptNamespaces", json!(["*"])),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchLabels": {"env": "prod*"}}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchExpressions": [{"key": "a b", "operator": "Exists"}]}),
+        ),
+        (
+            2,
+            "/spec/rules/0",
+            json!({"name": "r", "action": "Filter", "match": {"resources": ["pods"], "namespaceSelector": {}}}),
+        ),
+        (
+            2,
+            "/spec/rules/0",
+            json!({"name": "r", "action": "Filter", "match": {"namespaces": ["x"]}, "when": "namespaceObject != null"}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"apiGroups": [""], "resources": ["nodes"], "namespaceSelector": {"matchLabels": {"env": "prod"}}}),
+        ),
         (1, "/spec/rules/0/resources", json!(["pod"])),
         (2, "/spec/rules/0/match/apiGroups", json!(["v1"])),
         (2, "/spec/rules/0/when", json!("request.verb ==")),
@@ -336,6 +378,25 @@ pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
 pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
     vec![
         (0, "/metadata/labels", json!({"a": "b"})),
+        (2, "/spec/rules/0/match/namespaceSelector", json!({})),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({
+                "matchLabels": {"env": "prod", "example.com/tier": ""},
+                "matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["a"]}],
+            }),
+        ),
+        (
+            2,
+            "/spec/rules/0",
+            json!({"name": "r", "action": "Filter", "match": {"namespaceSelector": {"matchLabels": {"env": "prod"}}}}),
+        ),
+        (
+            2,
+            "/spec/rules/0/when",
+            json!("namespaceObject.metadata.?labels.?env.orValue('') == 'prod'"),
+        ),
         (0, "/metadata/name", json!("a.b-1")),
         (0, "/spec/state", Value::Null),
         (0, "/spec/reviewBy", json!("2026-12-01T00:00:00+02:00")),

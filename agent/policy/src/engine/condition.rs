@@ -8,13 +8,13 @@
 //! Picket's own.
 
 use std::cell::OnceCell;
-use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
 use super::grants::is_dry_run;
-use super::match_input::may_create;
+use super::match_input::{is_over_all_namespaces, may_create};
+use super::namespaces::{NamespaceObject, Namespaces, UnknownNamespace};
 use crate::api::v1alpha1::{FailurePolicy, ROOTS, Rule};
 use crate::cel::{Activation, Composition, EvaluationError, Expression};
 use crate::identity::Principal;
@@ -27,6 +27,7 @@ pub(super) struct Condition {
     expression: Expression,
     variables: Arc<Composition>,
     on_failure: FailurePolicy,
+    uses_namespace: bool,
     uses_object: bool,
     uses_old_object: bool,
     uses_request: bool,
@@ -56,30 +57,52 @@ enum NoOutcome {
     OldObjectsMany,
     /// The stored object is not known.
     OldObjectUnknown,
+    /// `namespaceObject` is not known.
+    NamespaceUnknown(UnknownNamespace),
+    /// It is no expression: the labels that the rule's namespaceSelector asks for are not known.
+    LabelsUnknown(UnknownNamespace),
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its `when` has no outcome here: ")?;
-        match self.why {
-            NoOutcome::Expression(error) => write!(f, "{error}")?,
-            NoOutcome::BodyTooLarge => f.write_str("the request's body is larger than 1.5 MiB")?,
-            NoOutcome::ObjectUnknown => f.write_str("the request's object is not known")?,
-            NoOutcome::OldObjectTooLarge => {
-                f.write_str("the stored object, or the request's body, is larger than 1.5 MiB")?;
-            }
-            NoOutcome::OldObjectForbidden => f.write_str(
-                "the API server does not show the stored object to the agent's user, who needs `get` on it for this rule to be judged",
-            )?,
-            NoOutcome::OldObjectsMany => {
-                f.write_str("the request is for many objects at once, so that there is no one `oldObject`")?;
-            }
-            NoOutcome::OldObjectUnknown => f.write_str("the stored object is not known")?,
+impl Failure {
+    /// That the labels of a request's namespace are not known. Nobody's failurePolicy lets such a request pass.
+    pub(super) fn of_labels(why: UnknownNamespace) -> Self {
+        Self {
+            why: NoOutcome::LabelsUnknown(why),
+            counts_as: FailurePolicy::Fail,
         }
-        f.write_str(match self.counts_as {
-            FailurePolicy::Fail => "; that counts as true",
-            FailurePolicy::Ignore => "; failurePolicy Ignore lets the request pass",
-        })
+    }
+
+    /// Why the rule fires all the same, or does not, for whoever sent this request.
+    pub(super) fn explain(self, request: &KubeRequest) -> String {
+        let namespace = match request.namespace() {
+            Some(namespace) => format!("namespace \"{namespace}\""),
+            None => "the namespaces".to_owned(),
+        };
+        let why = match self.why {
+            NoOutcome::LabelsUnknown(why) => {
+                return format!("the labels of {namespace} are not known, which counts as a match: {why}");
+            }
+            NoOutcome::Expression(error) => error.to_string(),
+            NoOutcome::BodyTooLarge => "the request's body is larger than 1.5 MiB".to_owned(),
+            NoOutcome::ObjectUnknown => "the request's object is not known".to_owned(),
+            NoOutcome::OldObjectTooLarge => {
+                "the stored object, or the request's body, is larger than 1.5 MiB".to_owned()
+            }
+            NoOutcome::OldObjectForbidden => {
+                "the API server does not show the stored object to the agent's user, who needs `get` on it for this rule to be judged".to_owned()
+            }
+            NoOutcome::OldObjectsMany => {
+                "the request is for many objects at once, so that there is no one `oldObject`".to_owned()
+            }
+            NoOutcome::OldObjectUnknown => "the stored object is not known".to_owned(),
+            NoOutcome::NamespaceUnknown(why @ UnknownNamespace::All) => format!("{why}"),
+            NoOutcome::NamespaceUnknown(why) => format!("{namespace} is not known, as {why}"),
+        };
+        let counts = match self.counts_as {
+            FailurePolicy::Fail => "that counts as true",
+            FailurePolicy::Ignore => "failurePolicy Ignore lets the request pass",
+        };
+        format!("its `when` has no outcome here: {why}; {counts}")
     }
 }
 
@@ -102,6 +125,7 @@ impl Condition {
     pub(super) fn of(rule: &Rule, variables: &Arc<Composition>, on_failure: FailurePolicy) -> Option<Self> {
         let expression = Expression::compile_rule(rule.when.as_deref()?, &ROOTS, variables).ok()?;
         Some(Self {
+            uses_namespace: expression.uses("namespaceObject"),
             uses_object: expression.uses("object"),
             uses_old_object: expression.uses("oldObject"),
             uses_request: expression.uses("request"),
@@ -114,6 +138,11 @@ impl Condition {
     /// Its text.
     pub(super) fn text(&self) -> &str {
         self.expression.text()
+    }
+
+    /// Whether it looks at the namespace of the request.
+    pub(super) fn uses_namespace(&self) -> bool {
+        self.uses_namespace
     }
 
     /// Whether it looks into the object of the request.
@@ -145,6 +174,13 @@ impl Condition {
             && let Some(held) = old_object_missing(facts.request)
         {
             return held;
+        }
+        if self.uses_namespace {
+            match facts.namespace() {
+                NamespaceObject::Known(_) => {}
+                NamespaceObject::Unknown(why) => return unseen(NoOutcome::NamespaceUnknown(why)),
+                NamespaceObject::Silent => return Held::No,
+            }
         }
         let is_nameless = self.uses_request && facts.request.object_name() == ObjectName::Unknown;
         if self.uses_object || is_nameless {
@@ -207,6 +243,7 @@ pub(super) struct Facts<'a> {
     pub(super) request: &'a KubeRequest,
     /// As whom the API server is asked, where a grant allows the request.
     user: Option<&'a UpstreamUser>,
+    pub(super) namespaces: &'a Namespaces,
     /// Another operation than the verb's.
     operation: Option<&'static str>,
     agent: OnceCell<Json>,
@@ -220,11 +257,13 @@ impl<'a> Facts<'a> {
         principal: &'a Principal,
         request: &'a KubeRequest,
         user: Option<&'a UpstreamUser>,
+        namespaces: &'a Namespaces,
     ) -> Self {
         Self {
             principal,
             request,
             user,
+            namespaces,
             operation: None,
             agent: OnceCell::new(),
             connected: OnceCell::new(),
@@ -246,7 +285,7 @@ impl<'a> Facts<'a> {
         let stored = stored || matches!(request.old_object, OldObject::Read(_));
         (may_create(request) && !stored).then(|| Self {
             operation: Some("CREATE"),
-            ..Self::new(self.principal, request, self.user)
+            ..Self::new(self.principal, request, self.user, self.namespaces)
         })
     }
 
@@ -265,6 +304,26 @@ impl<'a> Facts<'a> {
         match &self.request.old_object {
             OldObject::Read(object) => object,
             _ => &Json::Null,
+        }
+    }
+
+    /// The namespace of the request. `null` of what is in none, and of Namespaces themselves, as a ValidatingAdmissionPolicy has it.
+    fn namespace(&self) -> NamespaceObject<'_> {
+        let is_namespace = matches!(&self.request.target, Target::Resource { group, resource, .. }
+            if group.is_empty() && resource.eq_ignore_ascii_case("namespaces"));
+        match self.request.namespace() {
+            Some(namespace) if !is_namespace => self.namespaces.object(namespace),
+            None if is_over_all_namespaces(self.request) => NamespaceObject::Unknown(UnknownNamespace::All),
+            _ => NamespaceObject::Known(&Json::Null),
+        }
+    }
+
+    /// `namespaceObject`.
+    pub(super) fn namespace_object(&self) -> &Json {
+        match self.namespace() {
+            NamespaceObject::Known(object) => object,
+            // Nobody evaluates an expression that asks for it.
+            NamespaceObject::Unknown(_) | NamespaceObject::Silent => &Json::Null,
         }
     }
 

@@ -12,6 +12,7 @@ use super::explain::{Reasons, why_by_rule, why_not_granted};
 use super::grants::{Grant, needed};
 use super::item_filter::{Hidden, ItemFilter, as_over_all_namespaces, can_be_filtered};
 use super::match_input::MatchInput;
+use super::namespaces::Selected;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Allowance, Evaluation, PolicySet, Refusal};
@@ -44,7 +45,8 @@ impl PolicySet {
         let given = granted(grants, request, inputs.now);
         let given = given.and_then(|given| Some((given.grant.user_for(principal)?, given)));
         let user = given.as_ref().map(|(user, _)| &**user);
-        let fired = self.fired(&Facts::new(principal, request, user), &input);
+        let facts = Facts::new(principal, request, user, inputs.namespaces());
+        let fired = self.fired(&facts, &input);
         let mut hidden = fired.hidden;
         let lifted = match self.builtin(principal, request, inputs.now) {
             Ok(passed) => {
@@ -78,7 +80,7 @@ impl PolicySet {
             until: sooner(given.until, lifted.and_then(|lifted| lifted.until)),
             warnings: fired.warnings,
             would_deny: fired.would_deny,
-            filter: ItemFilter::new(request, hidden),
+            filter: ItemFilter::new(request, hidden, inputs.namespaces()),
         };
         if fired.asks.is_empty() {
             Evaluation::Allow(allowance)
@@ -175,7 +177,7 @@ impl PolicySet {
         let Some(user) = given.and_then(|given| given.grant.user_for(principal)) else {
             return false;
         };
-        let facts = Facts::new(principal, request, Some(&user));
+        let facts = Facts::new(principal, request, Some(&user), inputs.namespaces());
         self.fired(&facts, &MatchInput::new(request)).denied.is_none()
     }
 
@@ -194,10 +196,11 @@ impl PolicySet {
             .filter(|(rule, _)| rule.action == Action::Filter && !rule.fires(input));
         let filterable = can_be_filtered(facts.request);
         let mut fired = Fired::default();
-        let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
-        let old = || facts.old_object();
-        let roots: [Root<'_>; 4] = [
+        let (agent, namespace) = (|| facts.agent(), || facts.namespace_object());
+        let (object, old, asked) = (|| facts.object(), || facts.old_object(), || facts.request());
+        let roots: [Root<'_>; 5] = [
             ("agent", &agent),
+            ("namespaceObject", &namespace),
             ("object", &object),
             ("oldObject", &old),
             ("request", &asked),
@@ -206,10 +209,15 @@ impl PolicySet {
         let mut activation = None;
         let creation = facts.as_creation();
         let creation = creation.as_ref().unwrap_or(facts);
-        let (agent, object, asked) = (|| creation.agent(), || creation.object(), || creation.request());
-        let old = || creation.old_object();
-        let roots_of_creation: [Root<'_>; 4] = [
+        let (agent, namespace) = (|| creation.agent(), || creation.namespace_object());
+        let (object, old, asked) = (
+            || creation.object(),
+            || creation.old_object(),
+            || creation.request(),
+        );
+        let roots_of_creation: [Root<'_>; 5] = [
             ("agent", &agent),
+            ("namespaceObject", &namespace),
             ("object", &object),
             ("oldObject", &old),
             ("request", &asked),
@@ -217,7 +225,9 @@ impl PolicySet {
         let mut activation_of_creation = None;
         let firing = self.rules.firing(principal, input).chain(besides);
         for (rule, mode) in firing.chain(of_namespaces) {
+            let selected = rule.selects(facts.request, facts.namespaces);
             let held = match &rule.condition {
+                _ if selected == Selected::No => Held::No,
                 None => Held::Yes,
                 Some(_) if rule.is_about_unseen(facts.request, &on_object) => Condition::holds_unseen(facts),
                 Some(condition) => {
@@ -237,19 +247,27 @@ impl PolicySet {
                     }
                 }
             };
-            let failure = match held {
-                Held::No => continue,
-                Held::Yes => None,
-                Held::Failed(failure) | Held::Ignored(failure) => Some(failure),
+            let failure = match (held, selected) {
+                (Held::No, _) => continue,
+                (Held::Failed(failure) | Held::Ignored(failure), _) => Some(failure),
+                (Held::Yes, Selected::Unknown(why)) => Some(Failure::of_labels(why)),
+                // Without any labels each list would look empty, so that it is refused.
+                (Held::Yes, _) if rule.action == Action::Filter => rule
+                    .selector()
+                    .and_then(|_| facts.namespaces.why_unknown())
+                    .map(Failure::of_labels),
+                (Held::Yes, _) => None,
             };
-            let finding = || rule.finding(&self.rules.policies, failure);
+            let finding = || rule.finding(&self.rules.policies, (failure, facts.request));
             match (rule.action, mode, held) {
                 (Action::Deny | Action::Filter | Action::RequireApproval, _, Held::Ignored(_))
                 | (Action::Deny | Action::Filter | Action::RequireApproval, Mode::Audit, _) => {
                     fired.would_deny.push(finding())
                 }
                 (Action::Filter, Mode::Enforce, _)
-                    if filterable && rule.is_about_some_of(on_namespaces.as_ref().unwrap_or(input)) =>
+                    if filterable
+                        && rule.can_hide(facts.namespaces)
+                        && rule.is_about_some_of(on_namespaces.as_ref().unwrap_or(input)) =>
                 {
                     fired.hidden.extend(rule.hidden.clone());
                     let finding = finding();
@@ -290,7 +308,7 @@ impl PolicySet {
         (input, inputs): (&MatchInput<'_>, Inputs),
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
-        let finding = rule.finding(&self.rules.policies, failure);
+        let finding = rule.finding(&self.rules.policies, (failure, request));
         let mut refused = rule.refused_verbs();
         if !refused.meets(input.verbs) {
             // It is about what the request does to the object: the request itself is refused with that.

@@ -11,6 +11,7 @@ use super::builtin::implicit_grant;
 use super::evaluate::{given, is_given};
 use super::grants::{Grant, as_dry_run, needed};
 use super::match_input::{MatchInput, may_create};
+use super::namespaces::selector_in_words;
 use super::rules::CompiledRule;
 use super::{Cause, FiredRule};
 use super::{PolicySet, Refusal};
@@ -95,6 +96,11 @@ pub(super) fn why_by_rule(
             let globs = quoted(globs);
             reasons.push(format!(
                 "the rule is about namespace {globs}, which a {verb} over all namespaces includes"
+            ));
+        } else if let Some(selector) = rule.selector() {
+            let labels = selector_in_words(selector);
+            reasons.push(format!(
+                "the rule is about namespaces with labels {labels}, which a {verb} over all namespaces includes"
             ));
         } else if !rule.excepted_namespaces().is_empty() {
             let globs = quoted(rule.excepted_namespaces());

@@ -177,6 +177,20 @@ fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a request is for the objects of all namespaces at once.
+pub(super) fn is_over_all_namespaces(request: &KubeRequest) -> bool {
+    let Target::Resource {
+        group,
+        resource,
+        namespace: None,
+        ..
+    } = &request.target
+    else {
+        return false;
+    };
+    request.verb.is_collection() && !is_cluster_scoped(&lower(group), &lower(resource))
+}
+
 impl<'r> MatchInput<'r> {
     /// Whether it has a command line, and that is known.
     pub(super) fn has_known_command(&self) -> bool {
@@ -335,10 +349,9 @@ impl<'r> MatchInput<'r> {
                 let subresource = subresource.map(lower);
                 let requested = (resource.clone(), requested_sub.as_deref().map(lower));
                 let combined = combine(&resource, subresource.as_deref());
-                let collection = request.verb.is_collection();
                 let namespace = match namespace.as_deref() {
                     Some(namespace) => Scope::One(lower(namespace)),
-                    None if collection && !is_cluster_scoped(&group, &resource) => Scope::All,
+                    None if is_over_all_namespaces(request) => Scope::All,
                     None => Scope::None,
                 };
                 let name = match name.as_deref() {
@@ -349,7 +362,7 @@ impl<'r> MatchInput<'r> {
                         }
                     }
                     Some(name) => Scope::One(Cow::Borrowed(name)),
-                    None if collection => Scope::All,
+                    None if request.verb.is_collection() => Scope::All,
                     None => match request.object_name() {
                         ObjectName::Known(name) => Scope::One(Cow::Borrowed(name)),
                         ObjectName::Begins(beginning) => Scope::Begins(beginning),

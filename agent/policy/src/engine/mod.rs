@@ -19,6 +19,7 @@ mod instead;
 mod item_filter;
 mod limits;
 mod match_input;
+mod namespaces;
 mod needs;
 mod one_user;
 mod one_workload;
@@ -26,6 +27,7 @@ mod overlap;
 mod people;
 mod review;
 mod rules;
+mod shown_namespaces;
 mod tokens;
 mod trace;
 mod trace_words;
@@ -51,6 +53,7 @@ pub use exclusive::{Claims, PodClaim};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use item_filter::ItemFilter;
 pub use limits::{EffectiveLimits, Limit, LimitSet, Rate};
+pub use namespaces::{NamespaceFacts, NamespaceUse, Namespaces, UnknownNamespace};
 pub use needs::{Inputs, Needs, ObjectSource, OldObjectUse};
 pub use people::People;
 pub use review::{GrantUse, narrow, uses};
@@ -281,6 +284,12 @@ impl PolicySet {
             policies: self.rules.policies.len(),
             rules: self.rules.rules.len(),
         }
+    }
+
+    /// Which parts of namespaces the rules look at. Whoever decides hands these in with [`Inputs`].
+    #[must_use]
+    pub fn namespace_use(&self) -> NamespaceUse {
+        self.rules.namespace_use()
     }
 
     /// The identities whose `attest.jwt` names this token, whatever else they ask for.

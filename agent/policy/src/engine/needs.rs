@@ -2,12 +2,15 @@
 //!
 //! In: the rules that could fire. Out: [`Needs`] for who reads the request, and [`Inputs`] from there.
 
+use std::sync::{Arc, LazyLock};
+
 use jiff::Timestamp;
 
 use super::PolicySet;
 use super::builtin::makes_secret;
 use super::evaluate::is_given;
 use super::match_input::MatchInput;
+use super::namespaces::{Namespaces, Selected};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, ObjectName, Verb};
@@ -46,16 +49,35 @@ pub enum ObjectSource {
 
 /// What a decision is given besides the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inputs {
+pub struct Inputs<'i> {
     /// The moment of the decision.
     pub now: Timestamp,
+    /// What is known of the namespaces, where [`PolicySet::namespace_use`] asks for it. Without it none is known.
+    pub namespaces: Option<&'i Arc<Namespaces>>,
 }
 
-impl Inputs {
+/// What is known of namespaces where nobody told of any.
+static NONE_GIVEN: LazyLock<Arc<Namespaces>> = LazyLock::new(|| Arc::new(Namespaces::given([])));
+
+impl<'i> Inputs<'i> {
     /// The moment alone.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
-        Self { now }
+        Self {
+            now,
+            namespaces: None,
+        }
+    }
+
+    /// The same with what is known of the namespaces.
+    #[must_use]
+    pub fn beside(self, namespaces: Option<&'i Arc<Namespaces>>) -> Self {
+        Self { namespaces, ..self }
+    }
+
+    /// What is known of the namespaces.
+    pub(super) fn namespaces(self) -> &'i Arc<Namespaces> {
+        self.namespaces.unwrap_or(&NONE_GIVEN)
     }
 }
 
@@ -73,7 +95,7 @@ impl PolicySet {
             && (is_nameless || makes_secret(request))
             && self.builtin_needs_object(principal, request);
         let by_rules = match self.rules.uses_objects() {
-            true => self.rules_need(principal, request, is_nameless),
+            true => self.rules_need(principal, request, is_nameless, inputs.namespaces()),
             false => NeededByRules::default(),
         };
         let old_object = match by_rules.old_object {
@@ -100,12 +122,19 @@ impl PolicySet {
     }
 
     /// What the rules that could fire look at.
-    fn rules_need(&self, principal: &Principal, request: &KubeRequest, is_nameless: bool) -> NeededByRules {
+    fn rules_need(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        is_nameless: bool,
+        namespaces: &Namespaces,
+    ) -> NeededByRules {
         let input = MatchInput::new(request);
         let on_object = MatchInput::on_object(request);
         let firing = std::iter::once(&input)
             .chain(&on_object)
-            .flat_map(|input| self.rules.firing(principal, input));
+            .flat_map(|input| self.rules.firing(principal, input))
+            .filter(|(rule, _)| rule.selects(request, namespaces) != Selected::No);
         let (has_object, finds_one) = (request.has_object(), request.has_old_object());
         let mut needed = NeededByRules::default();
         for (rule, mode) in firing {

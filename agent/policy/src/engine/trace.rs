@@ -12,6 +12,7 @@ use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
 use super::item_filter::{as_over_all_namespaces, can_be_filtered};
 use super::match_input::MatchInput;
+use super::namespaces::{Selected, selector_in_words};
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Cause, PolicySet};
@@ -118,6 +119,8 @@ pub enum Field {
     Resource,
     /// The namespaces.
     Namespace,
+    /// The labels of the namespace.
+    NamespaceSelector,
     /// The names.
     Name,
     /// The non-resource paths.
@@ -148,6 +151,7 @@ impl Field {
             Self::Group => "group",
             Self::Resource => "resource",
             Self::Namespace => "namespace",
+            Self::NamespaceSelector => "namespaceSelector",
             Self::Name => "name",
             Self::Path => "path",
             Self::Command => "command",
@@ -205,26 +209,29 @@ impl PolicySet {
         let hides = |rule: &CompiledRule| {
             rule.action == Action::Filter
                 && can_be_filtered(request)
+                && rule.can_hide(inputs.namespaces())
                 && listed.is_some_and(|listed| rule.is_about_some_of(listed))
         };
         let own = self.grants_for(principal);
         let given = granted(&own, request, inputs.now);
         let user = given.and_then(|given| given.grant.user_for(principal));
-        let facts = Facts::new(principal, request, user.as_deref());
-        let (agent, object, asked) = (|| facts.agent(), || facts.object(), || facts.request());
-        let old = || facts.old_object();
-        let roots: [Root<'_>; 4] = [
+        let facts = Facts::new(principal, request, user.as_deref(), inputs.namespaces());
+        let (agent, namespace) = (|| facts.agent(), || facts.namespace_object());
+        let (object, old, asked) = (|| facts.object(), || facts.old_object(), || facts.request());
+        let roots: [Root<'_>; 5] = [
             ("agent", &agent),
+            ("namespaceObject", &namespace),
             ("object", &object),
             ("oldObject", &old),
             ("request", &asked),
         ];
         let creation = facts.as_creation();
         let created = creation.as_ref().unwrap_or(&facts);
-        let (agent, object, asked) = (|| created.agent(), || created.object(), || created.request());
-        let old = || created.old_object();
-        let roots_of_creation: [Root<'_>; 4] = [
+        let (agent, namespace) = (|| created.agent(), || created.namespace_object());
+        let (object, old, asked) = (|| created.object(), || created.old_object(), || created.request());
+        let roots_of_creation: [Root<'_>; 5] = [
             ("agent", &agent),
+            ("namespaceObject", &namespace),
             ("object", &object),
             ("oldObject", &old),
             ("request", &asked),
@@ -333,7 +340,12 @@ impl PolicySet {
                     .flat_map(|target| rule.mismatches(target)),
             );
         }
-        if fits && let Some(condition) = &rule.condition {
+        let selected = fits.then(|| rule.selects(facts.request, facts.namespaces));
+        if selected == Some(Selected::No) {
+            let words = rule.selector().map(selector_in_words).unwrap_or_default();
+            let namespace = facts.request.namespace().unwrap_or_default();
+            why.push(Mismatch::new(Field::NamespaceSelector, words, namespace));
+        } else if fits && let Some(condition) = &rule.condition {
             let mut held = match rule.is_about_unseen(facts.request, targets.get(1..).unwrap_or_default()) {
                 true => Condition::holds_unseen(facts),
                 false => condition.holds(facts, activation),
@@ -353,7 +365,7 @@ impl PolicySet {
                     why.push(Mismatch::new(
                         Field::Condition,
                         condition.text(),
-                        failure.to_string(),
+                        failure.explain(facts.request),
                     ));
                 }
             }

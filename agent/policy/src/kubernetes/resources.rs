@@ -263,11 +263,13 @@ pub(crate) fn resource_error(groups: &[String], written: &str) -> Option<String>
 }
 
 /// What is wrong with a resource of these groups in a rule that is bound to namespaces. A namespace itself is in its own.
-pub(crate) fn scope_error(groups: &[String], written: &str) -> Option<String> {
+pub(crate) fn scope_error(groups: &[String], written: &str, field: &str) -> Option<String> {
     let resource = written.split('/').next().unwrap_or(written);
     let scoped = !groups.is_empty() && groups.iter().all(|group| is_cluster_scoped(group, resource));
     (scoped && resource != "namespaces").then(|| {
-        format!("resource {written:?} is in no namespace, so `namespaces` never matches it: make a rule without it")
+        format!(
+            "resource {written:?} is in no namespace, so `{field}` never matches it: make a rule without it"
+        )
     })
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::input::{InputError, PlannedRequest, RequestRole, of_audit_record, of_http};
 use super::kubectl::{self, CommandContext};
-use super::model::{Expectation, ExpectedDecision, TestAgent, TestCase};
+use super::model::{Expectation, ExpectedDecision, TestAgent, TestCase, TestNamespace};
 use super::read::PolicyTest;
 use crate::decision::Decision;
 use crate::engine::{Cause, FiredRule, Inputs, ObjectSource, PolicySet, TraceOutcome, TracePart, TraceStep};
@@ -92,10 +92,12 @@ pub fn run(
 ) -> Result<Vec<CaseResult>, Vec<Diagnostic>> {
     let mut results = Vec::new();
     let mut errors = Vec::new();
+    let namespaces = Arc::new(TestNamespace::known(&test.spec().namespaces));
     for (index, case) in test.spec().cases.iter().enumerate() {
         let now = case.now.or(test.spec().now).unwrap_or(now);
         let agent = case.agent.as_ref().unwrap_or(&test.spec().agent);
-        match run_case(set, case, agent, now, read) {
+        let inputs = Inputs::at(now).beside(Some(&namespaces));
+        match run_case(set, case, agent, inputs, read) {
             Ok(run) => {
                 let failures = compare(&case.expect, &run.got);
                 results.push(CaseResult {
@@ -132,10 +134,10 @@ fn run_case(
     set: &PolicySet,
     case: &TestCase,
     agent: &TestAgent,
-    now: Timestamp,
+    inputs: Inputs<'_>,
     read: &dyn Fn(&str) -> Result<String, String>,
 ) -> Result<Run, CaseError> {
-    let principal = principal(set, agent, now).map_err(|error| ("agent", error))?;
+    let principal = principal(set, agent, inputs.now).map_err(|error| ("agent", error))?;
     let namespace = agent
         .pod_namespace(set)
         .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
@@ -143,7 +145,7 @@ fn run_case(
     let mut requests = Vec::new();
     for mut request in planned {
         request.old_object = old_object(case);
-        let judged = judge(set, &principal, &request, now).map_err(|error| (field, error))?;
+        let judged = judge(set, &principal, &request, inputs).map_err(|error| (field, error))?;
         requests.push(judged.outcome);
     }
     Ok(Run {
@@ -276,16 +278,16 @@ pub fn explain(
     set: &PolicySet,
     agent: &TestAgent,
     planned: &PlannedRequest,
-    now: Timestamp,
+    inputs: Inputs<'_>,
 ) -> Result<Explained, InputError> {
-    judge(set, &principal(set, agent, now)?, planned, now)
+    judge(set, &principal(set, agent, inputs.now)?, planned, inputs)
 }
 
 fn judge(
     set: &PolicySet,
     caller: &Caller,
     planned: &PlannedRequest,
-    now: Timestamp,
+    inputs: Inputs<'_>,
 ) -> Result<Explained, InputError> {
     let explained = |verdict, fired, steps| Explained {
         outcome: RequestOutcome {
@@ -301,7 +303,6 @@ fn judge(
         Prepared::Refused(verdict) => return Ok(explained(verdict, Vec::new(), Vec::new())),
     };
     // What a patch makes only the API server knows; a rule that looks into it fires here.
-    let inputs = Inputs::at(now);
     let needs = set.needs(&principal, request.kube(), inputs);
     if needs.old_object.is_some() {
         request.set_old_object(planned.old_object.clone());

@@ -15,7 +15,8 @@ pub use case::{CaseResult, CaseVerdict, Explained, RequestOutcome, explain, run,
 pub use coverage::Coverage;
 pub use input::{InputError, PlannedRequest, RequestRole, of_audit_record, of_http};
 pub use model::{
-    AgentPolicyTestSpec, Expectation, ExpectedDecision, TestAgent, TestCase, TestPerson, TestRequest,
+    AgentPolicyTestSpec, Expectation, ExpectedDecision, TestAgent, TestCase, TestNamespace, TestPerson,
+    TestRequest,
 };
 pub use read::{PolicyTest, read_tests, test_schema, test_schemas};
 

@@ -2,7 +2,7 @@
 //!
 //! In: a document, by serde. Out: an [`AgentPolicyTestSpec`], and errors that its schema cannot say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::FieldErrors;
 use crate::api::v1alpha1::Spec;
+use crate::engine::{NamespaceFacts, Namespaces};
 use crate::yaml::FieldPath;
 
 /// Most cases of a file: a table of command lines has several hundred.
@@ -31,9 +32,43 @@ pub struct AgentPolicyTestSpec {
     pub now: Option<Timestamp>,
     /// The agent that sends the requests.
     pub agent: TestAgent,
+    /// The namespaces of the cluster, for rules with `namespaceSelector` and expressions with `namespaceObject`. One that is not listed
+    /// here is not known, so that such a rule fires.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<TestNamespace>,
     /// The requests.
     #[schemars(length(min = 1, max = MAX_CASES))]
     pub cases: Vec<TestCase>,
+}
+
+/// A namespace of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TestNamespace {
+    /// Its name. The label `kubernetes.io/metadata.name` has it too, as in a cluster.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl TestNamespace {
+    /// What decisions are given of these namespaces.
+    #[must_use]
+    pub fn known(namespaces: &[Self]) -> Namespaces {
+        Namespaces::given(namespaces.iter().map(|namespace| {
+            let Self {
+                name,
+                labels,
+                annotations,
+            } = namespace;
+            (name.clone(), NamespaceFacts::described(name, labels, annotations))
+        }))
+    }
 }
 
 /// The agent that sends a request. Its groups are those of its AgentIdentity.
@@ -191,6 +226,13 @@ impl Spec for AgentPolicyTestSpec {
     const PLURAL: &'static str = "agentpolicytests";
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let mut names = BTreeSet::new();
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            if !names.insert(namespace.name.as_str()) {
+                let path = path.field("namespaces").index(index).field("name");
+                errors.add(path, format!("namespace {:?} is there twice", namespace.name));
+            }
+        }
         for (index, case) in self.cases.iter().enumerate() {
             case.validate(&path.field("cases").index(index), errors);
         }

@@ -794,3 +794,43 @@ fn a_case_says_which_object_the_cluster_has() {
         assert!(errors[0].to_string().contains(fault), "{errors:?}");
     }
 }
+
+#[test]
+fn a_test_names_the_namespaces_that_rules_select_by_labels() {
+    let objects = format!(
+        "{OBJECTS}---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: ns}}\nspec:\n  rules:\n  \
+         - {{name: prod, action: Deny, match: {{verbs: [update], namespaceSelector: {{matchLabels: {{env: prod}}}}}}}}\n  \
+         - {{name: frozen, action: Deny, match: {{verbs: [update]}}, when: \"'frozen' in \
+         namespaceObject.metadata.annotations\"}}\n"
+    );
+    let set = PolicySet::compile(read_documents("o.yaml", &objects).expect("documents")).expect("a set");
+    let update = |namespace: &str| {
+        format!(
+            "  - {{request: {{method: PUT, path: /api/v1/namespaces/{namespace}/configmaps/c}}, expect: {{decision: deny"
+        )
+    };
+    let cases = format!(
+        "  cases:\n{}, rule: ns/prod}}}}\n{}, rule: ns/frozen}}}}\n{}, rule: ns/frozen, message: it is none of the namespaces}}}}\n  \
+         - {{kubectl: label configmap c a=b -n free, expect: {{decision: allow}}}}\n",
+        update("pay"),
+        update("ice"),
+        update("other")
+    );
+    let namespaces = "  namespaces:\n  - {name: pay, labels: {env: prod}}\n  - {name: ice, annotations: {frozen: ''}}\n  - {name: free}\n";
+    let tests = read_tests("t.yaml", &format!("{HEAD}{namespaces}{cases}")).expect("a test");
+    let results = run(&set, &tests[0], Timestamp::UNIX_EPOCH, &|_| Err(String::new())).expect("results");
+    for result in &results {
+        assert!(
+            result.failures.is_empty(),
+            "{}: {:?}",
+            result.input,
+            result.failures
+        );
+    }
+    let twice = format!("{HEAD}  namespaces: [{{name: a}}, {{name: a}}]\n{cases}");
+    let errors = read_tests("t.yaml", &twice).expect_err("twice");
+    assert!(
+        errors[0].reason.contains("namespace \"a\" is there twice"),
+        "{errors:?}"
+    );
+}

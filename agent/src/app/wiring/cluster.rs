@@ -18,6 +18,9 @@ use crate::store::Store;
 /// The name in `/readyz` of the kubeconfig.
 const CLUSTER: &str = "cluster";
 
+/// How long a new agent's readiness waits for the namespaces that rules look at.
+const NAMESPACES_LIMIT: Duration = Duration::from_secs(10);
+
 /// How often a kubeconfig is read that could not be used at the start.
 const KUBECONFIG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -31,10 +34,22 @@ pub(in crate::app) fn cluster_objects(
     Arc::clone(store).follow_cluster(connector, CancellationToken::new())
 }
 
+/// The namespaces, while rules look at them. Not ended with the others either.
+pub(in crate::app) fn namespaces(
+    config: &Config,
+    store: &Arc<Store>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let connector = Connector::new(&config.cluster.kubeconfig);
+    Arc::clone(store).follow_namespaces(connector, CancellationToken::new())
+}
+
 /// The first set in force: until then every request is denied, and the agent is not ready.
 pub(in crate::app) async fn first_set(store: Arc<Store>, ready: Pending) {
     let mut changes = store.changes();
-    if changes.wait_for(|status| status.generation > 0).await.is_ok() {
+    let is_there = changes.wait_for(|status| status.generation > 0).await.is_ok();
+    if is_there {
+        // Rules about labels of namespaces would fire for all of them.
+        store.namespaces_tried(NAMESPACES_LIMIT).await;
         ready.ready();
     }
     std::future::pending::<()>().await;

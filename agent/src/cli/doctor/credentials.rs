@@ -10,13 +10,13 @@ use std::time::Duration;
 use http::Uri;
 use jiff::Timestamp;
 use kube::Client;
-use picket_policy::{Grant, Impersonate, UpstreamUser};
+use picket_policy::{Grant, Impersonate, NamespaceUse, PolicySet, UpstreamUser};
 
 use super::excess::{self, Granted};
 use super::namespaced::Bound;
 use super::needs::{
-    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed,
-    on_samples, on_verbs, tokens,
+    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, namespaces,
+    narrowed, on_samples, on_verbs, tokens,
 };
 use super::node::{self, Server};
 use super::objects;
@@ -35,10 +35,6 @@ const UPSTREAM: &str = "upstream credential";
 
 /// All of them. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
-    let mut followed = followed();
-    if config.objects.cluster {
-        followed.extend(kept_objects());
-    }
     let advice = format!(
         "give the credential the rights of deploy/rbac.yaml: apply the file, and bind ClusterRole picket-node to the group of \
          the credential in {}",
@@ -57,6 +53,7 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
+    let followed = followed_with(config.objects.cluster, objects.set.as_deref());
     let grants = objects.usable(Timestamp::now());
     let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
     let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
@@ -94,6 +91,18 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let excess = excess.filter(|_| upstream.status != CheckStatus::Missing);
     let of_credentials = [cluster, upstream].into_iter().chain(excess);
     of_credentials.chain(of_node).collect()
+}
+
+/// What the agent follows: beside its node's pods and the like the objects that the cluster keeps, and namespaces where rules look at them.
+fn followed_with(of_cluster: bool, set: Option<&PolicySet>) -> Vec<Need> {
+    let mut needs = followed();
+    if of_cluster {
+        needs.extend(kept_objects());
+    }
+    if set.is_some_and(|set| set.namespace_use() != NamespaceUse::Nothing) {
+        needs.extend(namespaces());
+    }
+    needs
 }
 
 /// What the API server says of the configuration, where the kubeconfig makes a client.

@@ -416,6 +416,27 @@ async fn what_a_credential_lacks_is_named_with_what_to_do() {
     assert!(check.detail.contains("cannot be asked"), "{}", check.detail);
 }
 
+#[tokio::test]
+async fn the_right_to_namespaces_is_asked_about_where_rules_look_at_them() {
+    let set = |matches: &str| {
+        let policy = format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  rules: [{{name: r, action: Deny, match: \
+             {{{matches}}}}}]\n"
+        );
+        PolicySet::compile(picket_policy::read_documents("f.yaml", &policy).expect("a policy"))
+            .expect("a set")
+    };
+    let by_name = followed_with(true, Some(&set("namespaces: [a]")));
+    let check = asked(&by_name, |of| Ok(of["resource"] != "namespaces")).await;
+    assert_eq!(check.status, CheckStatus::Ok, "{}", check.detail);
+    let by_label = followed_with(true, Some(&set("namespaceSelector: {matchLabels: {env: prod}}")));
+    let check = asked(&by_label, |of| Ok(of["resource"] != "namespaces")).await;
+    assert_eq!(
+        check.detail,
+        "may not list namespaces, whose labels rules look at\nmay not watch namespaces, whose labels rules look at"
+    );
+}
+
 /// Key files that are not those of their certificates.
 #[test]
 fn a_key_of_another_certificate_is_found_before_the_start() {

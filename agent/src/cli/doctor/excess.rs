@@ -43,7 +43,11 @@ const ADVICE: &str = "remove these rules from the roles of the credential, or li
 
 /// Rights that the agent needs, and those that every credential has: API group, resources, verbs.
 const NEEDED: [(&str, &[&str], &[&str]); 9] = [
-    ("", &["pods", "services", "nodes"], &["list", "watch"]),
+    (
+        "",
+        &["pods", "services", "nodes", "namespaces"],
+        &["list", "watch"],
+    ),
     ("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
     ("events.k8s.io", &["events"], &["create", "patch"]),
     (

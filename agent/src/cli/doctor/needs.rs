@@ -339,6 +339,17 @@ pub(super) fn kept_objects() -> Vec<Need> {
     all.map(|(what, right)| only(Step { what, right })).collect()
 }
 
+/// What it takes besides, while rules look at namespaces.
+pub(super) fn namespaces() -> Vec<Need> {
+    let need = |verb: &'static str| {
+        only(Step {
+            what: format!("{verb} namespaces, whose labels rules look at"),
+            right: Right::on(verb, "", "namespaces"),
+        })
+    };
+    ["list", "watch"].map(need).into()
+}
+
 /// A need of one right.
 fn only(step: Step) -> Need {
     Need::Rights(Way(vec![step]))

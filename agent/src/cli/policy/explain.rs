@@ -3,19 +3,22 @@
 //! In: files of objects, an agent, and a request or a kubectl command. Out: a table for each request or one JSON document, and an exit code
 //! that tells whether the command is allowed.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{ArgGroup, Args};
 use jiff::Timestamp;
 use picket_policy::testing::kubectl::{self, CommandContext};
 use picket_policy::testing::{
-    CaseVerdict, Explained, PlannedRequest, TestAgent, TestPerson, TestRequest, explain, of_http, together,
+    CaseVerdict, Explained, PlannedRequest, TestAgent, TestNamespace, TestPerson, TestRequest, explain,
+    of_http, together,
 };
 use picket_policy::yaml::MAX_FILE;
-use picket_policy::{OldObject, TraceOutcome, TracePart, TraceStep};
+use picket_policy::{Inputs, OldObject, TraceOutcome, TracePart, TraceStep};
 use serde::Serialize;
 
 use super::objects;
@@ -26,6 +29,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   picket policy explain objects/ --identity janitor --kubectl \"delete namespace shop\"
   picket policy explain objects/ --identity triage --request \"GET /api/v1/namespaces/shop/secrets\" --all
+  picket policy explain objects/ --identity janitor --kubectl \"delete pod web -n shop\" --namespace-labels shop=env=prod
   picket policy explain objects/ --identity triage --kubectl \"get pods -n shop\" --now 2027-01-15T22:00:00Z -o json
 
 The decision is that of the files and of the moment. Nothing is asked of an agent or a cluster, and RBAC decides after it.
@@ -71,6 +75,10 @@ pub(super) struct ExplainArgs {
     /// A group of that person.
     #[arg(long, value_name = "NAME", requires = "issuer")]
     group: Vec<String>,
+    /// A namespace with its labels, such as `shop=env=prod,team=a`, or `shop=` for one without. May be repeated. Rules about the labels of
+    /// other namespaces count as firing.
+    #[arg(long, value_name = "NAME=LABELS", value_parser = namespace)]
+    namespace_labels: Vec<TestNamespace>,
     /// The moment of the request. Without it the present one.
     #[arg(long, value_name = "TIME")]
     now: Option<Timestamp>,
@@ -212,12 +220,14 @@ fn examine(args: &ExplainArgs) -> anyhow::Result<Report> {
     };
     let now = args.now.unwrap_or_else(Timestamp::now);
     let namespace = agent.pod_namespace(&set).unwrap_or_else(|| "default".to_owned());
+    let namespaces = Arc::new(TestNamespace::known(&args.namespace_labels));
     let mut requests = Vec::new();
     let mut outcomes = Vec::new();
     let old_object = old_object(args)?;
     for mut planned in planned(args, &namespace)? {
         planned.old_object = old_object.clone();
-        let Explained { outcome, steps } = explain(&set, &agent, &planned, now)?;
+        let inputs = Inputs::at(now).beside(Some(&namespaces));
+        let Explained { outcome, steps } = explain(&set, &agent, &planned, inputs)?;
         let steps = steps.into_iter().filter(|step| args.all || step.concerned);
         requests.push(RequestReport {
             request: outcome.line.clone(),
@@ -257,6 +267,25 @@ fn old_object(args: &ExplainArgs) -> anyhow::Result<OldObject> {
 /// Whether a command line of kubectl reads standard input.
 fn reads_input(line: &str) -> bool {
     line.split_whitespace().any(|word| word == "-")
+}
+
+/// A namespace as the command line has it.
+fn namespace(text: &str) -> Result<TestNamespace, String> {
+    let expected = || format!("{text:?} must be such as shop=env=prod,team=a");
+    let (name, labels) = text.split_once('=').ok_or_else(expected)?;
+    let labels = labels.split(',').filter(|label| !label.is_empty());
+    let labels = labels.map(|label| {
+        let (key, value) = label.split_once('=').ok_or_else(expected)?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    match name.is_empty() {
+        true => Err(expected()),
+        false => Ok(TestNamespace {
+            name: name.to_owned(),
+            labels: labels.collect::<Result<_, String>>()?,
+            annotations: BTreeMap::new(),
+        }),
+    }
 }
 
 /// The requests that are asked about.

@@ -12,6 +12,7 @@ mod heads;
 mod issuer;
 mod judge;
 mod limits;
+mod namespaces;
 mod old_object;
 mod on_behalf_of;
 mod on_behalf_of_elsewhere;

@@ -101,9 +101,9 @@ pub struct Rule {
     /// The requests that the rule is about.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// A CEL expression that must be true besides the match. It has `object`, `oldObject`, `request` and `variables`, with the
-    /// meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or `oldObject` lists verbs that
-    /// have one: create, update, patch, delete.
+    /// A CEL expression that must be true besides the match. It has `namespaceObject`, `object`, `oldObject`, `request` and `variables`, with
+    /// the meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or `oldObject` lists
+    /// verbs that have one: create, update, patch, delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_EXPRESSION))]
     pub when: Option<String>,
@@ -126,7 +126,7 @@ pub enum Action {
     /// The request passes with a `Warning` header.
     Warn,
     /// As Deny, but for a list or watch: that passes without the objects that the rule is about. Such a rule is about get, list and
-    /// watch, and names namespaces or names, or leaves some alone.
+    /// watch, and names or selects namespaces, or names objects, or leaves some alone.
     Filter,
 }
 
@@ -261,7 +261,7 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[].match",
-            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.exceptResources) || has(self.exceptNamespaces) || has(self.exceptNames) || has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env))",
+            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.namespaceSelector) || has(self.names) || has(self.exceptResources) || has(self.exceptNamespaces) || has(self.exceptNames) || has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env))",
             message: "resources and nonResourceURLs are mixed: make two rules of it",
         },
         CelRule {
@@ -276,13 +276,18 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[]",
-            rule: "self.action != 'Filter' || has(self.match.namespaces) || has(self.match.names) || has(self.match.exceptNamespaces) || has(self.match.exceptNames)",
-            message: "a Filter rule says which objects it hides, by namespaces, names, exceptNamespaces or exceptNames",
+            rule: "self.action != 'Filter' || has(self.match.namespaces) || has(self.match.namespaceSelector) || has(self.match.names) || has(self.match.exceptNamespaces) || has(self.match.exceptNames)",
+            message: "a Filter rule says which objects it hides, by namespaces, namespaceSelector, names, exceptNamespaces or exceptNames",
         },
         CelRule {
             path: "spec.rules[].match",
             rule: "!(has(self.commands) || has(self.exceptCommands) || has(self.exceptArgv) || has(self.stdin) || has(self.tty) || has(self.env)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
             message: "commands, stdin, tty and env need resources: [pods/exec], pods/attach or both, and no others",
+        },
+        CelRule {
+            path: "spec.rules[].match.namespaceSelector.matchExpressions[]",
+            rule: "self.operator in ['In', 'NotIn'] == has(self.values)",
+            message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
         },
     ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.params"];

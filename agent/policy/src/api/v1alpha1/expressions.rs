@@ -15,10 +15,17 @@ use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
 /// The variables that every expression has. `variables` holds those of the policy.
-pub const ROOTS: [&str; 5] = ["agent", "object", "oldObject", "request", "variables"];
+pub const ROOTS: [&str; 6] = [
+    "agent",
+    "namespaceObject",
+    "object",
+    "oldObject",
+    "request",
+    "variables",
+];
 
 /// Variables of a ValidatingAdmissionPolicy that are not built yet.
-const PLANNED: [&str; 3] = ["authorizer", "namespaceObject", "params"];
+const PLANNED: [&str; 2] = ["authorizer", "params"];
 
 /// Most variables of a policy; more is refused by the compiler too.
 pub(super) const MAX_VARIABLES: usize = crate::cel::MAX_VARIABLES;
@@ -132,12 +139,26 @@ pub(super) fn validate(
                 errors.add(at, reason);
             }
             Ok(expression) => {
+                if expression.uses("namespaceObject") {
+                    validate_namespace_object(rule, &path, errors);
+                }
                 let used = ["object", "oldObject"];
                 if let Some(root) = used.into_iter().find(|root| expression.uses(root)) {
                     validate_object(root, rule, &path, errors);
                 }
             }
         }
+    }
+}
+
+/// Notes a rule that asks for the namespace of a list's objects, which are of many: its match says which of them are hidden.
+fn validate_namespace_object(rule: &Rule, path: &FieldPath, errors: &mut FieldErrors) {
+    if rule.action == Action::Filter {
+        let at = path.field("when");
+        let reason = format!(
+            "field `{at}`: `when` of a Filter rule has agent and request, and no `namespaceObject`; select namespaces by match.namespaceSelector"
+        );
+        errors.add(at, reason);
     }
 }
 

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::field::FieldErrors;
+use crate::kubernetes::resources::is_subdomain;
 use crate::yaml::FieldPath;
 
 /// A label selector as Kubernetes has it; all that is given must hold.
@@ -50,7 +51,62 @@ pub enum LabelOperator {
     DoesNotExist,
 }
 
+/// Most characters of a label's value, and of its key's name.
+const MAX_LABEL: usize = 63;
+
+/// Whether a text is a name as Kubernetes wants labels to have (k8s.io/apimachinery, pkg/util/validation, `IsQualifiedName`).
+fn is_name(text: &str) -> bool {
+    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    text.len() <= MAX_LABEL
+        && is_end(text.bytes().next())
+        && is_end(text.bytes().last())
+        && text.bytes().all(fits)
+}
+
+/// What is wrong with a label's key.
+fn key_error(key: &str) -> Option<String> {
+    let is_key = match key.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && is_name(name),
+        None => is_name(key),
+    };
+    (!is_key).then(|| format!("label {key:?}: no label has such a key; write `env` or `example.com/env`"))
+}
+
+/// What is wrong with a label's value.
+fn value_error(value: &str) -> Option<String> {
+    (!value.is_empty() && !is_name(value)).then(|| {
+        format!(
+            "label value {value:?}: a value has at most 63 letters, digits, `-`, `_` and `.`, and no globs"
+        )
+    })
+}
+
 impl LabelSelector {
+    /// Whether it asks for nothing, and so selects everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
+
+    /// As [`LabelSelector::validate`], and notes keys and values that no label can have: a rule by them would never match.
+    pub(super) fn validate_labels(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        self.validate(path, errors);
+        let labels = path.field("matchLabels");
+        for (key, value) in &self.match_labels {
+            if let Some(reason) = key_error(key).or_else(|| value_error(value)) {
+                errors.add(labels.clone(), format!("field `{labels}`: {reason}"));
+            }
+        }
+        let expressions = path.field("matchExpressions");
+        for (index, requirement) in self.match_expressions.iter().enumerate() {
+            let path = expressions.index(index);
+            if let Some(reason) = key_error(&requirement.key) {
+                errors.add(path.field("key"), reason);
+            }
+            errors.add_each(&path.field("values"), &requirement.values, value_error);
+        }
+    }
+
     pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let path = path.field("matchExpressions");
         for (index, requirement) in self.match_expressions.iter().enumerate() {

@@ -230,7 +230,7 @@ impl PolicyRule {
         let wrong_group = || resource_error(&self.api_groups, text).filter(|_| of_requests);
         misspelt(text)
             .or_else(wrong_group)
-            .or_else(|| scope_error(&self.api_groups, text).filter(|_| namespaced))
+            .or_else(|| scope_error(&self.api_groups, text, "namespaces").filter(|_| namespaced))
     }
 }
 

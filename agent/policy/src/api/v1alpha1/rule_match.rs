@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::label_selector::LabelSelector;
 use super::policy_rule::{MAX_RESOURCE, check_verbs, verbs_schema};
 use crate::api::field::FieldErrors;
 use crate::glob::{Glob, GlobError};
@@ -42,6 +43,11 @@ pub struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub namespaces: Option<Vec<String>>,
+    /// The labels of the request's namespace, as the API server has them; all that is given must hold. A request about a Namespace
+    /// itself is in that namespace. A request over all namespaces matches, and one for what has no namespace does not. While the
+    /// labels are not known the rule matches, and says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
     /// The names of the request's object (globs). The name of a new object is read from the body. One that the API server is to make
     /// (`generateName`) matches where it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +168,9 @@ impl Match {
         for (name, list, glob) in lists {
             check_globs(errors, &path.field(name), texts(list), glob);
         }
+        if let Some(selector) = &self.namespace_selector {
+            selector.validate_labels(&path.field("namespaceSelector"), errors);
+        }
         if errors.len() > before {
             return;
         }
@@ -183,7 +192,9 @@ impl Match {
             &self.except_namespaces,
             &self.except_names,
         ];
-        lists.iter().any(|list| list.is_some()) || self.is_about_sessions()
+        lists.iter().any(|list| list.is_some())
+            || self.namespace_selector.is_some()
+            || self.is_about_sessions()
     }
 
     /// Whether something is said of what runs in a container, and how.
@@ -277,10 +288,14 @@ impl Match {
         let is_any = |glob: &String| glob.bytes().all(|byte| byte == b'*');
         let says = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|globs| !globs.iter().any(is_any));
         let leaves = self.except_namespaces.is_some() || self.except_names.is_some();
-        if !says(&self.namespaces) && !says(&self.names) && !leaves {
+        let selects = self
+            .namespace_selector
+            .as_ref()
+            .is_some_and(|selector| !selector.is_empty());
+        if !says(&self.namespaces) && !says(&self.names) && !leaves && !selects {
             let reason = format!(
-                "`{path}` needs namespaces, names, exceptNamespaces or exceptNames: a Filter rule about every object would make \
-                 each list look empty, so refuse the requests by Deny"
+                "`{path}` needs namespaces, namespaceSelector, names, exceptNamespaces or exceptNames: a Filter rule about every \
+                 object would make each list look empty, so refuse the requests by Deny"
             );
             errors.add(path.clone(), reason);
         }
@@ -340,7 +355,12 @@ impl Match {
                 // Told already.
                 return None;
             }
-            let scope = || scope_error(&groups, resource).filter(|_| self.namespaces.is_some());
+            let field = match (&self.namespaces, &self.namespace_selector) {
+                (Some(_), _) => Some("namespaces"),
+                (None, Some(_)) => Some("namespaceSelector"),
+                (None, None) => None,
+            };
+            let scope = || scope_error(&groups, resource, field?);
             resource_error(&groups, resource).or_else(scope)
         });
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use super::{CompiledRule, ResourceGlob, any, in_scope};
 use crate::engine::command::Command;
 use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
+use crate::engine::namespaces::selector_in_words;
 use crate::engine::trace::{Field, Mismatch};
 use crate::engine::trace_words::{joined, joined_or_core, verbs_in_words};
 use crate::glob::Glob;
@@ -94,6 +95,10 @@ impl CompiledRule {
                 let globs = globs.as_deref().unwrap_or_default();
                 found.push(Mismatch::new(field, joined(globs), scope_in_words(scope)));
             }
+        }
+        if let (Some(selector), Scope::None) = (&self.selector, namespace) {
+            let words = selector_in_words(selector);
+            found.push(Mismatch::new(Field::NamespaceSelector, words, "no namespace"));
         }
         if let Some(field) = self.exclusions.which(target) {
             let globs = match field {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::condition::Condition;
 use super::index::Index;
 use super::match_input::MatchInput;
+use super::namespaces::NamespaceUse;
 use crate::api::v1alpha1::{AgentPolicy, Mode, Subjects, composition};
 use crate::glob::Glob;
 use crate::identity::Principal;
@@ -114,6 +115,7 @@ pub(in crate::engine) struct RuleSet {
     pub(in crate::engine) rules: Vec<CompiledRule>,
     /// Whether any rule looks into objects or at their names, so that most sets are done with one look.
     objects: bool,
+    namespaces: NamespaceUse,
     by_identity: HashMap<Box<str>, Index>,
     shared: Index,
 }
@@ -143,6 +145,7 @@ impl RuleSet {
                 None => self.shared.add(entry, &about),
             }
             self.objects |= rule.uses_object() || rule.uses_old_object() || rule.is_about_names();
+            self.namespaces = self.namespaces.max(rule.namespace_use());
             self.rules.push(rule);
         }
     }
@@ -150,6 +153,11 @@ impl RuleSet {
     /// Whether any rule looks into objects, or at their names.
     pub(in crate::engine) fn uses_objects(&self) -> bool {
         self.objects
+    }
+
+    /// Which parts of namespaces the rules look at.
+    pub(in crate::engine) fn namespace_use(&self) -> NamespaceUse {
+        self.namespaces
     }
 
     /// Policy and name, by which rules are told in order.

@@ -9,13 +9,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{CompiledPolicy, Globs, globs};
-use crate::api::v1alpha1::{Action, Match, Rule};
+use crate::api::v1alpha1::{Action, LabelSelector, Match, Rule};
 use crate::engine::FiredRule;
 use crate::engine::command::{Command, boundary_glob};
 use crate::engine::condition::{Condition, Failure};
 use crate::engine::index::{About, Entry, Head};
 use crate::engine::item_filter::Hidden;
 use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
+use crate::engine::namespaces::{NamespaceUse, Namespaces, Selected};
 use crate::engine::trace::Field;
 use crate::glob::Glob;
 use crate::kubernetes::resources::known_resources;
@@ -40,6 +41,8 @@ pub(in crate::engine) struct CompiledRule {
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
     namespaces: Globs,
+    /// By their labels.
+    selector: Option<Box<LabelSelector>>,
     names: Globs,
     urls: Globs,
     commands: Globs,
@@ -242,6 +245,7 @@ impl CompiledRule {
                 .namespaces
                 .as_deref()
                 .map(|list| globs(list, Glob::folded)),
+            selector: matches.namespace_selector.clone().map(Box::new),
             names: names(&matches.names),
             urls: names(&matches.non_resource_urls),
             commands: matches.commands.as_deref().map(|list| globs(list, Glob::text)),
@@ -271,9 +275,33 @@ impl CompiledRule {
         self.is_about_names_of_objects() || by_condition()
     }
 
-    /// Whether the rule names namespaces, or leaves some alone.
+    /// Whether the rule names or selects namespaces, or leaves some alone.
     pub(in crate::engine) fn is_about_namespaces(&self) -> bool {
-        self.namespaces.is_some() || !self.exclusions.namespaces.is_empty()
+        self.namespaces.is_some() || self.selector.is_some() || !self.exclusions.namespaces.is_empty()
+    }
+
+    /// Its namespaces by their labels.
+    pub(in crate::engine) fn selector(&self) -> Option<&LabelSelector> {
+        self.selector.as_deref()
+    }
+
+    /// Whether the namespace of a request has the labels that the rule is about. [`CompiledRule::fires`] does not look at them. Of a
+    /// request over all namespaces some may have them.
+    pub(in crate::engine) fn selects(&self, request: &KubeRequest, namespaces: &Namespaces) -> Selected {
+        match (&self.selector, request.namespace()) {
+            (Some(selector), Some(namespace)) => namespaces.selected(selector, namespace),
+            (None, _) | (Some(_), None) => Selected::Yes,
+        }
+    }
+
+    /// Which parts of namespaces it looks at.
+    pub(in crate::engine) fn namespace_use(&self) -> NamespaceUse {
+        let by_condition = self.condition.as_ref();
+        match by_condition.is_some_and(|condition| condition.uses_namespace()) {
+            true => NamespaceUse::Objects,
+            false if self.selector.is_some() => NamespaceUse::Labels,
+            false => NamespaceUse::Nothing,
+        }
     }
 
     /// Whether the rule names objects, or leaves some alone by their names.
@@ -286,6 +314,7 @@ impl CompiledRule {
         Hidden {
             rule: format!("{policy}/{}", self.name).into(),
             namespaces: self.namespaces.clone(),
+            selector: self.selector.clone(),
             names: self.names.clone(),
             except_namespaces: self.exclusions.namespaces.clone(),
             except_names: self.exclusions.names.clone(),
@@ -302,7 +331,7 @@ impl CompiledRule {
         self.commands.is_some() || self.except.is_some()
     }
 
-    /// Whether the rule is about a request.
+    /// Whether the rule is about a request, as far as its head says it: the labels of its namespace are for [`CompiledRule::selects`].
     pub(in crate::engine) fn fires(&self, input: &MatchInput<'_>) -> bool {
         if !self.verbs.meets(input.verbs) {
             return false;
@@ -329,6 +358,7 @@ impl CompiledRule {
                             .any(|glob| glob.matches(resource, subresource.as_deref()))
                     })
                     && in_scope(&self.namespaces, namespace)
+                    && (self.selector.is_none() || !matches!(namespace, Scope::None))
                     && in_scope(&self.names, name)
                     && self.streams.hold(*exec, command.as_ref())
                     && self.runs(command.as_ref())
@@ -476,7 +506,7 @@ impl CompiledRule {
     pub(in crate::engine) fn finding(
         &self,
         policies: &[CompiledPolicy],
-        failure: Option<Failure>,
+        (failure, request): (Option<Failure>, &KubeRequest),
     ) -> FiredRule {
         let policy = policies
             .get(self.policy as usize)
@@ -485,9 +515,9 @@ impl CompiledRule {
         FiredRule {
             policy,
             rule: self.name.to_string(),
-            message: match failure {
+            message: match failure.map(|failure| failure.explain(request)) {
                 None => self.message.to_string(),
-                Some(failure) if self.message.is_empty() => failure.to_string(),
+                Some(failure) if self.message.is_empty() => failure,
                 Some(failure) => format!("{} ({failure})", self.message),
             },
         }

@@ -204,11 +204,11 @@ fn a_filter_that_could_hide_everything_or_nothing_is_refused() {
     for (matches, reason) in [
         (
             "resources: [pods]",
-            "needs namespaces, names, exceptNamespaces or exceptNames",
+            "needs namespaces, namespaceSelector, names, exceptNamespaces or exceptNames",
         ),
         (
             "namespaces: ['*']",
-            "needs namespaces, names, exceptNamespaces or exceptNames",
+            "needs namespaces, namespaceSelector, names, exceptNamespaces or exceptNames",
         ),
         (
             "verbs: [delete], namespaces: [pay]",

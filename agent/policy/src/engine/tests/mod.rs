@@ -10,6 +10,7 @@ mod exec;
 mod filter;
 mod grants;
 mod limits;
+mod namespaces;
 mod old_object;
 mod on_behalf_of;
 mod properties;
@@ -30,6 +31,7 @@ use crate::request::{CanonicalRequest, KubeRequest};
 /// The moment of the decisions that are about no time.
 const NOW: Inputs = Inputs {
     now: Timestamp::UNIX_EPOCH,
+    namespaces: None,
 };
 
 const BASE: &str = r#"

@@ -15,7 +15,7 @@ const NIGHT: &str = "window: {daily: {from: '22:00', to: '06:00', timezone: Euro
 const GET_PODS: &str = "[{verbs: [get], apiGroups: [''], resources: [pods]}]";
 const POD: &str = "GET /api/v1/namespaces/ns/pods/p";
 
-fn at(moment: &str) -> Inputs {
+fn at(moment: &str) -> Inputs<'static> {
     Inputs::at(moment.parse().expect("a moment"))
 }
 

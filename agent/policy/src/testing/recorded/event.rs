@@ -199,6 +199,8 @@ pub enum Untold {
     Object,
     /// Rules look at the object that the API server had, which no record has.
     OldObject,
+    /// Rules look at the namespace's labels.
+    Namespace,
     /// The built-in deny of token Secrets looks at the type of a new Secret.
     SecretType,
     /// The patch may be a server-side apply or none.
@@ -222,6 +224,7 @@ impl Untold {
             Self::Person => "person",
             Self::Object => "object",
             Self::OldObject => "old_object",
+            Self::Namespace => "namespace",
             Self::SecretType => "secret_type",
             Self::Apply => "apply",
             Self::Upgrade => "upgrade",
@@ -242,6 +245,7 @@ impl Untold {
             Self::Person => "the record does not have the groups of the person for whom the agent asked",
             Self::Object => "rules look into the object, which the record does not have",
             Self::OldObject => "rules look at the object as it was before, which no record has",
+            Self::Namespace => "rules look at the namespace's labels, which the record does not have",
             Self::SecretType => {
                 "builtin/token-secrets looks at the type of a new Secret, which the record does not have"
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::event::{AuditEvent, RecordedDecision, ReplayOutcome, Untold};
-use crate::engine::{Inputs, ObjectSource, PolicySet};
+use crate::engine::{Inputs, NamespaceUse, Namespaces, ObjectSource, PolicySet};
 use crate::identity::{Principal, PrincipalOrigin};
 use crate::person::Person;
 use crate::request::{BodyInput, CanonicalRequest, KubeRequest, OldObject, RequestObject};
@@ -267,8 +267,8 @@ impl Judged {
     }
 }
 
-/// A request judged once, or for each extreme of what the object that nobody knows can be: none of the rules that look into it fires,
-/// or each of them does. Every object is between the two.
+/// A request judged once, or for each extreme of what the labels of its namespace can be, which no record has: none of the rules that
+/// look at them fires, or each of them does.
 fn judge(
     set: &PolicySet,
     caller: &Caller,
@@ -277,6 +277,29 @@ fn judge(
     now: Timestamp,
 ) -> Result<Vec<(Judged, Option<Untold>)>, InputError> {
     let inputs = Inputs::at(now);
+    if set.namespace_use() == NamespaceUse::Nothing {
+        return judge_beside(set, caller, event, planned, inputs);
+    }
+    let silent = Arc::new(Namespaces::silent());
+    let mut all = judge_beside(set, caller, event, planned, inputs.beside(Some(&silent)))?;
+    let firing = judge_beside(set, caller, event, planned, inputs)?;
+    all.extend(
+        firing
+            .into_iter()
+            .map(|(judged, unread)| (judged, unread.or(Some(Untold::Namespace)))),
+    );
+    Ok(all)
+}
+
+/// A request judged once, or for each extreme of what the object that nobody knows can be: none of the rules that look into it fires,
+/// or each of them does. Every object is between the two.
+fn judge_beside(
+    set: &PolicySet,
+    caller: &Caller,
+    event: &AuditEvent,
+    planned: &PlannedRequest,
+    inputs: Inputs<'_>,
+) -> Result<Vec<(Judged, Option<Untold>)>, InputError> {
     let (principal, mut request) = match prepare(caller, planned)? {
         Prepared::Ready(principal, request) => (principal, request),
         Prepared::Refused(verdict) => {

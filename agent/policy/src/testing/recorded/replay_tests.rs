@@ -390,3 +390,39 @@ fn what_was_stored_before_stands_in_no_record() {
     assert_eq!(told(&allowed("deletecollection", secrets)).replayed.by, "p/kept");
     assert!(!told(&allowed("get", &format!("{secrets}/x"))).is_change());
 }
+
+#[test]
+fn labels_that_matter_are_not_guessed() {
+    let policy = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: ns}\nspec:\n  rules:\n  \
+                  - {name: prod, action: Deny, match: {verbs: [update], namespaceSelector: {matchLabels: {env: prod}}}}\n  \
+                  - {name: frozen, action: Deny, match: {verbs: [patch]}, when: namespaceObject.metadata.annotations.frozen == 'yes'}\n  \
+                  - {name: hidden, action: Filter, match: {verbs: [list], namespaceSelector: {matchLabels: {env: prod}}}}\n";
+    let documents = read_documents("o.yaml", &format!("{OBJECTS}{policy}")).expect("documents");
+    let set = PolicySet::compile(documents).expect("a set");
+    let replayed = |record: &Json| replay(&set, &event(record)).expect("a request");
+    for (verb, uri) in [
+        ("update", "/api/v1/namespaces/shop/configmaps/c"),
+        ("patch", "/api/v1/namespaces/shop/configmaps/c"),
+        ("list", "/api/v1/namespaces/shop/pods"),
+    ] {
+        let record = allowed(verb, uri);
+        assert_eq!(
+            replayed(&record),
+            Replayed::Untold(Untold::Namespace),
+            "{verb} {uri}"
+        );
+    }
+    // Where no such rule can make a difference the outcome is told.
+    for (verb, uri, by) in [
+        ("get", "/api/v1/namespaces/shop/pods/web", "all"),
+        ("delete", "/api/v1/namespaces/shop/pods/web", "p/no-delete"),
+        ("list", "/api/v1/nodes", "all"),
+        // The list passes without what is hidden, whatever the labels are.
+        ("list", "/api/v1/pods", "all"),
+    ] {
+        let Replayed::Told(comparison) = replayed(&allowed(verb, uri)) else {
+            panic!("{verb} {uri} is not told");
+        };
+        assert_eq!(comparison.replayed.by, by, "{verb} {uri}");
+    }
+}

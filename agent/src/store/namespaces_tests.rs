@@ -1,0 +1,185 @@
+//! What is known of namespaces through lists, watches and failures, and that nobody asks for them in vain.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kube::core::Status;
+use picket_policy::read_documents;
+
+use super::*;
+use crate::cluster::testing;
+
+fn namespace(name: &str, env: &str, annotation: &str) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"env": env}, "annotations": {"a": annotation}, "resourceVersion": "1",
+                     "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+    }))
+    .expect("a namespace")
+}
+
+fn list(index: &NamespaceIndex, namespaces: Vec<DynamicObject>) -> bool {
+    index.event(Event::Init);
+    for namespace in namespaces {
+        assert!(
+            !index.event(Event::InitApply(namespace)),
+            "a list counts when it is complete"
+        );
+    }
+    index.event(Event::InitDone)
+}
+
+fn refused(code: u16) -> watcher::Error {
+    let status = Status {
+        code,
+        ..Status::default()
+    };
+    watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+}
+
+fn why(index: &NamespaceIndex) -> Option<UnknownNamespace> {
+    index.known().why_unknown()
+}
+
+#[test]
+fn changes_of_labels_are_told_and_others_are_not_where_labels_alone_count() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Labels);
+    assert_eq!(why(&index), Some(UnknownNamespace::NotListed));
+    assert!(list(
+        &index,
+        vec![namespace("a", "dev", "x"), namespace("b", "prod", "x")]
+    ));
+    assert_eq!((why(&index), index.known().len()), (None, 2));
+    assert!(!list(
+        &index,
+        vec![namespace("b", "prod", "y"), namespace("a", "dev", "y")]
+    ));
+    assert!(!index.event(Event::Apply(namespace("a", "dev", "z"))));
+    assert!(index.event(Event::Apply(namespace("a", "prod", "z"))));
+    assert!(index.event(Event::Delete(namespace("a", "prod", "z"))));
+    assert!(!index.event(Event::Delete(namespace("a", "prod", "z"))));
+    assert_eq!(index.known().len(), 1);
+    // An expression sees the rest too.
+    index.begin(NamespaceUse::Objects);
+    assert!(list(&index, vec![namespace("b", "prod", "y")]));
+    assert!(index.event(Event::Apply(namespace("b", "prod", "z"))));
+    assert!(index.forget());
+    assert_eq!(why(&index), Some(UnknownNamespace::NotListed));
+}
+
+#[test]
+fn what_was_known_stands_for_a_while_and_not_without_the_right() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Labels);
+    let begun = Instant::now();
+    list(&index, vec![namespace("a", "dev", "x")]);
+    assert_eq!(index.look(begun + TRUSTED * 2, begun), (Look::Fine, false));
+    assert!(!index.failed(&refused(500), begun));
+    assert_eq!(index.look(begun, begun), (Look::Fine, false));
+    assert_eq!(index.look(begun + LIST_AGAIN, begun), (Look::ListAgain, false));
+    // A list that began a moment ago is given its time.
+    let again = begun + LIST_AGAIN;
+    assert_eq!(index.look(again, again), (Look::Fine, false));
+    assert_eq!(why(&index), None);
+    assert!(!index.failed(&refused(500), again));
+    assert_eq!(index.look(begun + TRUSTED, again), (Look::ListAgain, true));
+    assert_eq!(why(&index), Some(UnknownNamespace::WatchFails));
+    assert!(list(&index, vec![namespace("a", "dev", "x")]));
+    assert_eq!(index.look(begun + TRUSTED * 2, begun), (Look::Fine, false));
+    assert!(index.failed(&refused(403), begun));
+    assert_eq!(why(&index), Some(UnknownNamespace::Forbidden));
+    assert!(!index.failed(&refused(403), begun));
+}
+
+#[test]
+fn a_namespace_that_is_too_large_is_not_known() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Objects);
+    let large = "x".repeat(MAX_NAMESPACE);
+    list(
+        &index,
+        vec![namespace("large", "dev", &large), namespace("a", "dev", "x")],
+    );
+    let known = index.known();
+    assert_eq!(known.len(), 2);
+    assert!(known.size() < 10_000, "{}", known.size());
+}
+
+/// A store whose set in force looks at namespaces, or does not.
+fn store(rule: &str) -> Arc<Store> {
+    Arc::new(Store::for_tests(set(rule)))
+}
+
+fn set(rule: &str) -> PolicySet {
+    let policy = format!(
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  rules: [{{name: r, action: Deny, {rule}}}]\n"
+    );
+    PolicySet::compile(read_documents("f.yaml", &policy).expect("a policy")).expect("a set")
+}
+
+const BY_LABELS: &str = "match: {namespaceSelector: {matchLabels: {env: prod}}}";
+const BY_NAMES: &str = "match: {namespaces: [a]}";
+
+#[tokio::test]
+async fn nothing_is_asked_while_no_rule_looks_at_namespaces() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let url = testing::answering(move |request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(request.uri().path(), "/api/v1/namespaces");
+        if request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="))
+        {
+            return (
+                500,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}),
+            );
+        }
+        let items = vec![serde_json::to_value(namespace("a", "dev", "x")).expect("JSON")];
+        (200, json!({"metadata": {"resourceVersion": "7"}, "items": items}))
+    })
+    .await;
+    let (_folder, connector) = Connector::for_tests(&url);
+    let store = store(BY_NAMES);
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&store).follow_namespaces(connector, cancel.clone()));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    assert_eq!(store.namespaces(&store.current()), None);
+    let epoch = store.epoch().now();
+    store.replace_for_tests(set(BY_LABELS));
+    store.namespaces_tried(Duration::from_secs(10)).await;
+    assert_eq!(store.why_no_namespaces(), None);
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    assert!(
+        store.epoch().now() > epoch + 1,
+        "requests under way are judged again"
+    );
+    store.replace_for_tests(set(BY_NAMES));
+    let gone = async {
+        while store.known_namespaces().why_unknown().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("it is kept");
+    cancel.cancel();
+    running.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn without_the_right_none_is_known_and_a_start_does_not_wait_for_it() {
+    let url = testing::listing(|_| None).await;
+    let (_folder, connector) = Connector::for_tests(&url);
+    let store = store(BY_LABELS);
+    assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::NotListed));
+    let following = Arc::clone(&store).follow_namespaces(connector, CancellationToken::new());
+    let running = tokio::spawn(following);
+    store.namespaces_tried(Duration::from_secs(10)).await;
+    assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::Forbidden));
+    running.abort();
+}
