@@ -68,7 +68,8 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    RequestBody, ResponseWindow, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
+    RequestBody, ResponseWindow, StillPermitted, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential,
+    requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
