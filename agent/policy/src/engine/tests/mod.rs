@@ -11,6 +11,7 @@ mod filter;
 mod grants;
 mod limits;
 mod on_behalf_of;
+mod params;
 mod properties;
 mod rules;
 mod windows;
