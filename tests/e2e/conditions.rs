@@ -25,12 +25,13 @@ kind: AgentPolicy
 metadata: {name: conditions}
 spec:
   subjects: {identities: [worker]}
+  params: {data: {refused: wild}}
   variables:
   - {name: mode, expression: "object.?data.?mode.orValue('')"}
   rules:
   - name: not-wild
     match: {verbs: [create, update], resources: [configmaps], namespaces: [lab]}
-    when: variables.mode == 'wild'
+    when: variables.mode == params.data.refused
     action: Deny
     message: Mode wild is for people.
 "#;

@@ -54,6 +54,12 @@ fn benches(criterion: &mut Criterion) {
         "object.spec.containers.map(c, c.image)".to_owned(),
     )];
     let images = Composition::compile(&variables, &["object"]).expect("variables");
+    let registries: Vec<_> = (0..100)
+        .map(|number| format!("registry-{number}.example.com/"))
+        .chain(["registry.example.com/".to_owned()])
+        .collect();
+    let params = json!({"data": {"registries": registries, "pattern": "^registry[.]example[.]com/"}});
+    let params = Composition::with_params(Some(params), &[], &["object", "params"]).expect("params");
     let (pod, map) = (pod(), config_map(100_000));
     for (name, object, text, composition) in [
         (
@@ -81,6 +87,18 @@ fn benches(criterion: &mut Criterion) {
             &none,
         ),
         (
+            "a hundred registries of params beside a pod of 4 KB",
+            &pod,
+            "!object.spec.containers.all(c, params.data.registries.exists(r, c.image.startsWith(r)))",
+            &params,
+        ),
+        (
+            "a pattern of params beside a pod of 4 KB",
+            &pod,
+            "!object.spec.containers.all(c, c.image.matches(params.data.pattern))",
+            &params,
+        ),
+        (
             "a label of a map of 100 KB",
             &map,
             "object.metadata.labels.app != 'app'",
@@ -99,7 +117,7 @@ fn benches(criterion: &mut Criterion) {
             &none,
         ),
     ] {
-        let expression = Expression::compile_rule(text, &["object"], composition).expect(text);
+        let expression = Expression::compile_rule(text, &["object", "params"], composition).expect(text);
         assert!(!judge(&expression, composition, object), "{name}");
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| judge(&expression, composition, black_box(object)));

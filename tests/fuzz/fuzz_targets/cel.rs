@@ -1,6 +1,6 @@
 //! Any expression of a rule, on any JSON: it is refused or compiled, and gives a verdict or says why not, without a panic and within its steps.
 //!
-//! The first line is the expression, the second one of a variable `v`; what follows is the object.
+//! The first line is the expression, the second one of a variable `v`; what follows is the object, which is the policy's `params` too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,8 +12,10 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |input: &str| {
     let mut lines = input.splitn(3, '\n');
     let (text, variable) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let object: Value = serde_json::from_str(lines.next().unwrap_or_default()).unwrap_or_default();
-    let composition = Composition::compile(&[("v".to_owned(), variable.to_owned())], &["object"]).unwrap_or_default();
-    let Ok(expression) = Expression::compile_rule(text, &["object", "request"], &composition) else {
+    let params = object.is_object().then(|| object.clone());
+    let variables = [("v".to_owned(), variable.to_owned())];
+    let composition = Composition::with_params(params, &variables, &["object", "params"]).unwrap_or_default();
+    let Ok(expression) = Expression::compile_rule(text, &["object", "params", "request"], &composition) else {
         return;
     };
     let give = || &object;

@@ -9,7 +9,7 @@
 use serde_json::{Map, Value, json};
 
 use super::GROUP;
-use super::schema::{VALIDATED, schema_of, spec_schema};
+use super::schema::{FREE, VALIDATED, schema_of, spec_schema};
 use super::v1alpha1::{
     AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, CelRule, GrantStatus, IdentityStatus, PolicyStatus,
     Spec,
@@ -157,7 +157,7 @@ fn structural(schema: &mut Value) {
     }
     match map.get("type").and_then(Value::as_str) {
         Some("integer") => drop(map.insert("format".to_owned(), json!("int64"))),
-        None => drop(map.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true))),
+        None => drop(map.insert(FREE.to_owned(), json!(true))),
         Some(_) => {}
     }
     if let Some(Value::Object(fields)) = map.get_mut("properties") {

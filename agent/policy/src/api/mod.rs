@@ -8,6 +8,7 @@
 
 mod crd;
 pub(crate) mod field;
+mod free_form;
 mod read;
 mod schema;
 mod shape;

@@ -14,6 +14,9 @@ use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object
 /// Marks words that [`Spec::validate`] refuses, since it can say more than that they are none of the listed.
 pub(crate) const VALIDATED: &str = "x-picket-validated";
 
+/// Marks a mapping of any names and values, as an API server has it too.
+pub(crate) const FREE: &str = "x-kubernetes-preserve-unknown-fields";
+
 /// Most items of a list of texts, where its field sets no bound of its own. An API server refuses a CRD whose CEL rules could cost
 /// too much, and the cost grows with what they may have to read. RBAC's largest bootstrap role has 40 resources in a list.
 const MAX_TEXTS: u64 = 256;

@@ -239,7 +239,10 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (2, "/spec/variables", json!([{"name": "a", "expression": ""}])),
         (2, "/spec/variables", json!([{"name": "a"}])),
         (2, "/spec/failurePolicy", json!("Maybe")),
-        (2, "/spec/params", json!({})),
+        (2, "/spec/params", json!([])),
+        (2, "/spec/params", json!("a")),
+        (2, "/spec/params", json!(7)),
+        (2, "/spec/params", params(65)),
         (2, "/spec/rules/0/when", json!("")),
         (2, "/spec/rules/0/when", json!("a".repeat(4097))),
         (2, "/spec/rules/0/action", json!("Mask")),
@@ -371,6 +374,7 @@ pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
             "/spec/variables",
             json!([{"name": "a", "expression": "nobody"}]),
         ),
+        (2, "/spec/rules/0/when", json!("params.a == 1")),
     ]
 }
 
@@ -460,6 +464,13 @@ pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
             json!({"resources": ["pods", "pods/exec"], "names": ["a"]}),
         ),
         (2, "/spec/failurePolicy", json!("Ignore")),
+        (2, "/spec/params", json!({})),
+        (2, "/spec/params", params(64)),
+        (
+            2,
+            "/spec/params",
+            json!({"data": {"max-replicas": "5", "b": [1, 1.5, true, {"c": []}]}, "kind": "ConfigMap"}),
+        ),
         (
             2,
             "/spec/variables",
@@ -472,6 +483,16 @@ pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
         ),
         (2, "/spec/rules/0/match", json!({"nonResourceURLs": ["/x*", "*"]})),
     ]
+}
+
+/// So many fields of `params`.
+fn params(count: usize) -> Value {
+    let field = |name| (name, json!("x"));
+    many("p", count)
+        .into_iter()
+        .map(field)
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// So many different texts.

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::schema::VALIDATED;
+use super::free_form;
+use super::schema::{FREE, VALIDATED};
 use crate::yaml::{self, Decoder, FieldPath, YamlNode};
 
 /// What a value may be, as far as its place in a file can be told at once.
@@ -55,6 +56,11 @@ pub(crate) enum Shape {
     Map {
         /// What its values are.
         values: Box<Self>,
+        /// Most entries.
+        most: Option<usize>,
+    },
+    /// A mapping of any names and values, also deep inside.
+    Free {
         /// Most entries.
         most: Option<usize>,
     },
@@ -115,6 +121,7 @@ impl Shape {
                     "required",
                     "additionalProperties",
                     "maxProperties",
+                    FREE,
                 ],
                 Self::mapping(keywords)?,
             ),
@@ -149,6 +156,11 @@ impl Shape {
     }
 
     fn mapping(keywords: &Map<String, Value>) -> Result<Self, UnknownKeyword> {
+        if keywords.get(FREE) == Some(&json!(true)) {
+            return Ok(Self::Free {
+                most: at_most(keywords, "maxProperties"),
+            });
+        }
         let Some(Value::Object(properties)) = keywords.get("properties") else {
             let values = keywords.get("additionalProperties");
             return Ok(Self::Map {
@@ -180,7 +192,7 @@ impl Shape {
             Self::Text { moment: true, .. } => json!("1970-01-01T00:00:00Z"),
             Self::Text { words, .. } => json!(words.first().map_or("", String::as_str)),
             Self::List { .. } => json!([]),
-            Self::Map { .. } => json!({}),
+            Self::Map { .. } | Self::Free { .. } => json!({}),
             Self::Fields { fields, required } => required
                 .iter()
                 .filter_map(|name| Some((name.clone(), fields.get(name)?.stand_in())))
@@ -291,6 +303,12 @@ impl StructureCheck<'_> {
                     .into_iter()
                     .map(|(name, node)| (name.clone(), self.value(values, node, &path.field(&name))));
                 Some(Value::Object(values.collect()))
+            }
+            Shape::Free { most } => {
+                let value = free_form::read(self.decoder, node, path)?;
+                let entries = value.as_object().map_or(0, Map::len);
+                self.fits(node, &path.to_string(), entries, *most, "entries")?;
+                Some(value)
             }
             Shape::Fields { fields, required } => self.fields(fields, required, node, path),
         }

@@ -25,6 +25,9 @@ pub const MAX_RULE_LOOPS: usize = 4;
 /// The name under which an expression reads a policy's `variables`.
 pub(super) const VARIABLES: &str = "variables";
 
+/// The name under which an expression reads a policy's `params`.
+pub(super) const PARAMS: &str = "params";
+
 /// Functions and methods by name, operators apart. The interpreter would only miss one when it runs.
 const FUNCTIONS: [&str; 33] = [
     "bool",
@@ -126,6 +129,7 @@ pub(super) fn tree(root: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<(Stri
     let mut walk = Walk {
         variables,
         composed: None,
+        has_params: true,
         is_function: |name| FUNCTIONS.contains(&name),
         most_loops: MAX_LOOPS,
         scope: Vec::new(),
@@ -136,11 +140,18 @@ pub(super) fn tree(root: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<(Stri
     Ok(walk.found.selected)
 }
 
-/// Checks the tree of a rule's expression, which may use these roots, and a policy's variables by these names.
-pub(super) fn rule(root: &IdedExpr, roots: &[&str], composed: &[&str]) -> Result<Found, CelError> {
+/// Checks the tree of a rule's expression, which may use these roots, and a policy's variables by these names. Whether the root `params` may
+/// be used depends on the policy.
+pub(super) fn rule(
+    root: &IdedExpr,
+    roots: &[&str],
+    composed: &[&str],
+    has_params: bool,
+) -> Result<Found, CelError> {
     let mut walk = Walk {
         variables: roots,
         composed: Some(composed),
+        has_params,
         is_function: |name| SIGNATURES.iter().any(|signature| signature.name == name),
         most_loops: MAX_RULE_LOOPS,
         scope: Vec::new(),
@@ -155,6 +166,7 @@ struct Walk<'t> {
     variables: &'t [&'t str],
     /// The names of a policy's variables, where there may be such.
     composed: Option<&'t [&'t str]>,
+    has_params: bool,
     is_function: fn(&str) -> bool,
     most_loops: usize,
     scope: Vec<&'t str>,
@@ -200,6 +212,9 @@ impl<'t> Walk<'t> {
             return Ok(());
         }
         if self.variables.contains(&name) {
+            if name == PARAMS && !self.has_params {
+                return Err(CelError::NoParams);
+            }
             self.found.used.insert(name.to_owned());
             return Ok(());
         }

@@ -80,6 +80,19 @@ pub enum CelError {
     /// A rule's expression comes to no boolean.
     #[error("it comes to {0}, and must come to bool")]
     NotBool(&'static str),
+    /// It uses `params` in a policy that has none.
+    #[error("the policy has no `params`: write them under spec.params")]
+    NoParams,
+    /// It selects a field that the policy's `params` do not have.
+    #[error("`{of}` has no field `{field}`{known}. Ask for an optional field by `has` or `.?`")]
+    NoParam {
+        /// What is selected from, as `params.data`.
+        of: String,
+        /// The field.
+        field: String,
+        /// The fields that there are.
+        known: String,
+    },
     /// It reads `variables` other than one by one.
     #[error("`variables` is read as variables.NAME alone")]
     WholeVariables,

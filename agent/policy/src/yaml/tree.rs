@@ -11,6 +11,9 @@ use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 use super::path::{FieldPath, Segment};
 use super::{Diagnostic, MAX_FILE, SourceLocation};
 
+/// Most mappings and lists in each other. The library goes down once for each on a thread's stack, of which 50 fill 2 MiB in a debug build.
+const MAX_DEPTH: usize = 40;
+
 /// A node and where it stands.
 #[derive(Debug, Clone)]
 pub struct YamlNode {
@@ -71,6 +74,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<YamlNode>, Diagnostic> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
+        budget: serde_saphyr::budget! {max_depth: MAX_DEPTH},
     };
     serde_saphyr::from_multiple_with_options::<YamlNode>(text, options).map_err(|fault| {
         let (line, column) = fault
@@ -256,6 +260,16 @@ mod tests {
         assert!(!error.reason.contains("line"), "{error}");
         let error = parse("f.yaml", "a: 1\nb: 2\na: 3\n").expect_err("doubled");
         assert_eq!(error.to_string(), "f.yaml:3:1: `a` is given twice");
+    }
+
+    #[test]
+    fn a_file_that_nests_too_deep_for_a_threads_stack_is_refused() {
+        let of_depth = |depth: usize| format!("{}[]{}", "{a: ".repeat(depth - 1), "}".repeat(depth - 1));
+        assert!(parse("f.yaml", &of_depth(MAX_DEPTH)).is_ok());
+        for depth in [MAX_DEPTH + 1, 2 * MAX_DEPTH, 1000] {
+            let error = parse("f.yaml", &of_depth(depth)).expect_err("too deep");
+            assert!(error.reason.starts_with("not valid YAML: "), "{error}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::v1alpha1::{Action, Mode, Object, Spec, State};
 use super::*;
 
+mod params;
 mod resources;
 mod rules;
 mod windows;
@@ -144,12 +145,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "    impersonate:",
             "    eks: {}\n    impersonate:",
             "9:5: field `spec.upstream.eks` is not supported by this version yet",
-        ),
-        (
-            POLICY,
-            "  rules:",
-            "  params: {}\n  rules:",
-            "9:3: field `spec.params` is not supported by this version yet",
         ),
         (
             POLICY,

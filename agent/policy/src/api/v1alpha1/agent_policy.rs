@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 
 use super::builtin_name::Builtin;
 use super::expressions::{self, FailurePolicy, MAX_EXPRESSION, MAX_VARIABLES, Variable};
@@ -34,6 +35,12 @@ pub struct AgentPolicySpec {
     /// What a rule's `when` counts as where it has no outcome, such as where it asks for a field that is not there.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
+    /// An object of any fields that the rules' expressions have as `params`, and that can be changed without them. Of a
+    /// ValidatingAdmissionPolicy it is the object that its `paramRef` names, such as `{data: {maxReplicas: "5"}}` of a ConfigMap. It has at
+    /// most 64 KiB as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "params_schema")]
+    pub params: Option<Map<String, Json>>,
     /// Values that the rules' expressions share, as `variables.NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -59,6 +66,10 @@ fn exceptions_schema(_: &mut SchemaGenerator) -> Schema {
         "uniqueItems": true,
         "items": {"type": "string", "enum": names, "x-picket-validated": true},
     })
+}
+
+fn params_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// Whom a policy is about. An agent that one of the lists names is meant.
@@ -101,9 +112,9 @@ pub struct Rule {
     /// The requests that the rule is about.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// A CEL expression that must be true besides the match. It has `namespaceObject`, `object`, `oldObject`, `request` and `variables`, with
-    /// the meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or `oldObject` lists
-    /// verbs that have one: create, update, patch, delete.
+    /// A CEL expression that must be true besides the match. It has `namespaceObject`, `object`, `oldObject`, `params`, `request` and
+    /// `variables`, with the meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or
+    /// `oldObject` lists verbs that have one: create, update, patch, delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_EXPRESSION))]
     pub when: Option<String>,
@@ -290,7 +301,6 @@ impl Spec for AgentPolicySpec {
             message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
         },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.params"];
     const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] =
         &[("spec.rules[].action", &["RequireApproval", "Mask", "Record"])];
     const RENAMED_FIELDS: &'static [(&'static str, &'static str)] = &[("spec.lift", "spec.exceptions")];
@@ -317,7 +327,11 @@ impl Spec for AgentPolicySpec {
                 errors.add(path.field("name"), reason);
             }
         }
+        if let Some(params) = &self.params {
+            expressions::validate_params(params, &path.field("params"), errors);
+        }
         expressions::validate(
+            self.params.as_ref(),
             (&self.variables, &path.field("variables")),
             (&self.rules, &rules),
             errors,

@@ -1,12 +1,13 @@
 //! The expressions of a policy: its variables, and when a rule fires.
 //!
-//! In: `spec.variables`, `spec.failurePolicy` and `spec.rules[].when`. Out: their types, and errors where an expression cannot stand.
+//! In: `spec.params`, `spec.variables`, `spec.failurePolicy` and `spec.rules[].when`. Out: their types, and errors where an expression cannot stand.
 //! The variables of an expression are those of a ValidatingAdmissionPolicy (KEP-3488), and `agent`.
 
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 
 use super::agent_policy::{Action, Rule};
 use crate::api::field::FieldErrors;
@@ -15,20 +16,25 @@ use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
 /// The variables that every expression has. `variables` holds those of the policy.
-pub const ROOTS: [&str; 6] = [
+pub const ROOTS: [&str; 7] = [
     "agent",
     "namespaceObject",
     "object",
     "oldObject",
+    "params",
     "request",
     "variables",
 ];
 
 /// Variables of a ValidatingAdmissionPolicy that are not built yet.
-const PLANNED: [&str; 2] = ["authorizer", "params"];
+const PLANNED: [&str; 1] = ["authorizer"];
 
 /// Most variables of a policy; more is refused by the compiler too.
 pub(super) const MAX_VARIABLES: usize = crate::cel::MAX_VARIABLES;
+
+/// Most bytes that the `params` of a policy have as JSON. Every node keeps them in memory, and a file of objects has 1 MiB at most: this is
+/// room for a thousand names of registries.
+pub(super) const MAX_PARAMS: usize = 64 * 1024;
 
 /// Most bytes of an expression; more is refused by the compiler too.
 pub(super) const MAX_EXPRESSION: usize = crate::cel::MAX_EXPRESSION;
@@ -68,10 +74,19 @@ fn reason(error: &crate::cel::CelError) -> String {
     error.to_string()
 }
 
+/// Notes `params` that are too large.
+pub(super) fn validate_params(params: &Map<String, Json>, path: &FieldPath, errors: &mut FieldErrors) {
+    let size = serde_json::to_vec(params).map_or(usize::MAX, |bytes| bytes.len());
+    if size > MAX_PARAMS {
+        let reason = format!("field `{path}` has {size} bytes as JSON; it can have {MAX_PARAMS}");
+        errors.add(path.clone(), reason);
+    }
+}
+
 /// Notes variables that cannot stand; else their composition.
 fn validate_variables(
-    variables: &[Variable],
-    path: &FieldPath,
+    params: Option<&Map<String, Json>>,
+    (variables, path): (&[Variable], &FieldPath),
     errors: &mut FieldErrors,
 ) -> Option<Composition> {
     let before = errors.len();
@@ -97,7 +112,7 @@ fn validate_variables(
     if errors.len() > before {
         return None;
     }
-    match composition(variables) {
+    match composition(params, variables) {
         Ok(composition) => Some(composition),
         Err((index, error)) => {
             let at = path.index(index).field("expression");
@@ -108,25 +123,29 @@ fn validate_variables(
     }
 }
 
-/// The variables of a policy, compiled.
+/// The params and the variables of a policy, compiled.
 ///
 /// # Errors
 /// Which of them cannot stand, and why.
-pub(crate) fn composition(variables: &[Variable]) -> Result<Composition, (usize, crate::cel::CelError)> {
+pub(crate) fn composition(
+    params: Option<&Map<String, Json>>,
+    variables: &[Variable],
+) -> Result<Composition, (usize, crate::cel::CelError)> {
     let list: Vec<_> = variables
         .iter()
         .map(|variable| (variable.name.clone(), variable.expression.clone()))
         .collect();
-    Composition::compile(&list, &ROOTS)
+    Composition::with_params(params.cloned().map(Json::Object), &list, &ROOTS)
 }
 
 /// Notes expressions that cannot stand.
 pub(super) fn validate(
+    params: Option<&Map<String, Json>>,
     variables: (&[Variable], &FieldPath),
     rules: (&[Rule], &FieldPath),
     errors: &mut FieldErrors,
 ) {
-    let composition = validate_variables(variables.0, variables.1, errors);
+    let composition = validate_variables(params, variables, errors);
     for (index, rule) in rules.0.iter().enumerate() {
         let Some(when) = &rule.when else { continue };
         let path = rules.1.index(index);

@@ -11,7 +11,7 @@ use ::cel::common::types::CelBool;
 use ::cel::common::value::Val;
 use serde_json::Value as Json;
 
-use super::super::check::VARIABLES;
+use super::super::check::{PARAMS, VARIABLES};
 use super::super::library::{self, Pattern};
 use super::super::runtime::budget::{self, MAX_RULE_STEPS};
 use super::super::runtime::of_json;
@@ -29,6 +29,8 @@ pub struct Activation<'a> {
     composition: Option<&'a Composition>,
     /// Which of its variables were evaluated.
     evaluated: Vec<bool>,
+    /// Whether its `params` are bound.
+    has_params: bool,
     context: Context<'a, 'a>,
     left: u64,
 }
@@ -42,6 +44,7 @@ impl<'a> Activation<'a> {
             bound: vec![false; roots.len()],
             composition: None,
             evaluated: Vec::new(),
+            has_params: false,
             context: Context::with_env(Arc::clone(&library::RULES)),
             left: MAX_RULE_STEPS,
         }
@@ -55,10 +58,21 @@ impl<'a> Activation<'a> {
 
     fn bind(&mut self, rule: &Compiled) {
         for (place, (name, json)) in self.roots.iter().enumerate() {
-            if !self.bound[place] && rule.roots.contains(*name) {
+            if !self.bound[place] && *name != PARAMS && rule.roots.contains(*name) {
                 self.bound[place] = true;
                 self.context.add_variable_as_val(*name, of_json(json()));
             }
+        }
+    }
+
+    /// Binds the `params` of the policy that was entered.
+    fn bind_params(&mut self, rule: &Compiled, of: &'a Composition) {
+        if self.has_params || !rule.roots.contains(PARAMS) {
+            return;
+        }
+        if let Some(params) = &of.params {
+            self.has_params = true;
+            self.context.add_variable_as_val(PARAMS, of_json(params));
         }
     }
 
@@ -69,23 +83,24 @@ impl<'a> Activation<'a> {
         }
     }
 
-    /// Forgets the variables of another policy.
+    /// Forgets the variables and the `params` of another policy.
     fn enter(&mut self, policy: &'a Composition) {
         let before = self.composition.replace(policy);
         if before.is_some_and(|before| std::ptr::eq(before, policy)) {
             return;
         }
         self.evaluated = vec![false; policy.variables.len()];
+        self.has_params = false;
         if let Context::Root { variables, .. } = &mut self.context {
             for name in before.into_iter().flat_map(Composition::names) {
                 variables.remove(&format!("{VARIABLES}.{name}"));
             }
+            variables.remove(PARAMS);
         }
     }
 
     /// Evaluates the variables that a rule reaches and that none before it reached.
     fn evaluate_variables(&mut self, rule: &Compiled, of: &'a Composition) -> Result<(), EvaluationError> {
-        self.enter(of);
         for place in &rule.reaches {
             let Some((name, variable)) = of.variables.get(*place) else {
                 return Err(EvaluationError::Failed);
@@ -136,7 +151,9 @@ impl Expression {
         composition: &'a Composition,
     ) -> Result<bool, EvaluationError> {
         let rule = self.rule().ok_or(EvaluationError::Failed)?;
+        activation.enter(composition);
         activation.bind(rule);
+        activation.bind_params(rule, composition);
         activation.evaluate_variables(rule, composition)?;
         activation.bind_patterns(rule);
         let value = activation.run(rule)?;

@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use regex::{Regex, RegexBuilder};
+use serde_json::Value as Json;
 
 use super::super::CelError;
-use super::super::check::VARIABLES;
+use super::super::check::{PARAMS, VARIABLES};
 use super::super::cost::{MAX_REPETITION, repetition, written_text};
 use super::super::library::signature::SIGNATURES;
 use super::super::library::{EQUAL, IS_IN, LOOP, NOT_EQUAL, READ, READ_DEEP};
+use super::params;
 
 /// What a pattern's variable begins with; the pattern follows.
 const PATTERN: &str = "@pattern:";
@@ -69,12 +71,15 @@ pub(super) struct Instrumented {
     pub(super) patterns: BTreeMap<String, Arc<Regex>>,
 }
 
-/// Makes a tree ready.
+/// Makes a tree ready. A pattern or a format may be a text of `params`, which is as good as one that is written down.
 ///
 /// # Errors
 /// A pattern or a format is computed, or is none.
-pub(super) fn instrument(tree: &mut IdedExpr) -> Result<Instrumented, CelError> {
-    let mut pass = Pass::default();
+pub(super) fn instrument(tree: &mut IdedExpr, params: Option<&Json>) -> Result<Instrumented, CelError> {
+    let mut pass = Pass {
+        params,
+        ..Pass::default()
+    };
     let steps = pass.visit(tree)?;
     Ok(Instrumented {
         steps,
@@ -83,13 +88,14 @@ pub(super) fn instrument(tree: &mut IdedExpr) -> Result<Instrumented, CelError> 
 }
 
 #[derive(Default)]
-struct Pass {
+struct Pass<'p> {
+    params: Option<&'p Json>,
     patterns: BTreeMap<String, Arc<Regex>>,
     /// The variables of the loops around a node.
     scope: Vec<String>,
 }
 
-impl Pass {
+impl Pass<'_> {
     /// Rewrites a node, and says how many steps it takes, its loops' rounds apart.
     fn visit(&mut self, node: &mut IdedExpr) -> Result<u64, CelError> {
         Ok(1 + match &mut node.expr {
@@ -153,10 +159,11 @@ impl Pass {
             operators::ADD if !is_appending(call) => call.args.iter_mut().for_each(read),
             "startsWith" | "endsWith" if is_written(call.args.first()) => {}
             "format" => {
-                let format = call.target.as_deref().and_then(written_text);
-                if !format.is_some_and(is_plain_format) {
+                let format = call.target.as_deref().and_then(|node| self.text(node));
+                if !format.is_some_and(|format| is_plain_format(&format)) {
                     return Err(CelError::Format);
                 }
+                call.target.as_deref_mut().into_iter().for_each(read);
                 call.args.iter_mut().for_each(|arg| wrap(arg, READ_DEEP));
             }
             name if REPLACED.contains(&name) => call.func_name = format!("@{name}"),
@@ -206,15 +213,26 @@ impl Pass {
         Ok(steps)
     }
 
+    /// The text that a node is, where that is known: written down, or a text of `params`.
+    fn text(&self, node: &IdedExpr) -> Option<String> {
+        if let Some(text) = written_text(node) {
+            return Some(text.to_owned());
+        }
+        let params = self
+            .params
+            .filter(|_| !self.scope.iter().any(|name| name == PARAMS))?;
+        params::value(node, params)?.as_str().map(str::to_owned)
+    }
+
     fn pattern(&mut self, node: &mut IdedExpr) -> Result<(), CelError> {
-        let pattern = written_text(node).filter(|text| text.len() <= MAX_RULE_PATTERN);
+        let pattern = self.text(node).filter(|text| text.len() <= MAX_RULE_PATTERN);
         let pattern = pattern.ok_or(CelError::Pattern(MAX_RULE_PATTERN))?;
-        if repetition(pattern) > MAX_REPETITION {
+        if repetition(&pattern) > MAX_REPETITION {
             return Err(CelError::Pattern(MAX_RULE_PATTERN));
         }
         let name = format!("{PATTERN}{pattern}");
         if !self.patterns.contains_key(&name) {
-            let compiled = RegexBuilder::new(pattern)
+            let compiled = RegexBuilder::new(&pattern)
                 .size_limit(PATTERN_MEMORY)
                 .dfa_size_limit(PATTERN_MEMORY)
                 .build();
@@ -230,6 +248,7 @@ impl Pass {
         self.copied(&mut of.accu_init);
         let outside = self.scope.len();
         self.scope.extend([of.iter_var.clone(), of.accu_var.clone()]);
+        self.scope.extend(of.iter_var2.clone());
         let round = self.visit(&mut of.loop_cond)? + self.visit(&mut of.loop_step)?;
         let result = self.visit(&mut of.result)?;
         self.scope.truncate(outside);

@@ -7,6 +7,7 @@
 
 mod activation;
 mod instrument;
+mod params;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use ::cel::common::ast::IdedExpr;
 use regex::Regex;
+use serde_json::Value as Json;
 
 use super::check::{VARIABLES, is_identifier};
 use super::library::signature::Type;
@@ -37,9 +39,12 @@ pub(super) struct Compiled {
     reaches: BTreeSet<usize>,
 }
 
-/// `variables` of a policy, in their order. Each may use the roots, and those before it as `variables.NAME`.
+/// What the expressions of one policy share: its `params`, and its `variables` in their order. Each variable may use the roots, and those
+/// before it as `variables.NAME`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Composition {
+    /// An object that never changes: expressions read it as it is.
+    params: Option<Json>,
     variables: Vec<(String, Expression)>,
 }
 
@@ -49,7 +54,22 @@ impl Composition {
     /// # Errors
     /// Which of them is refused, and why.
     pub fn compile(list: &[(String, String)], roots: &[&str]) -> Result<Self, (usize, CelError)> {
-        let mut composition = Self::default();
+        Self::with_params(None, list, roots)
+    }
+
+    /// Likewise, for a policy with `params`. The root of that name is no value of a decision: it is these.
+    ///
+    /// # Errors
+    /// As [`Composition::compile`].
+    pub fn with_params(
+        params: Option<Json>,
+        list: &[(String, String)],
+        roots: &[&str],
+    ) -> Result<Self, (usize, CelError)> {
+        let mut composition = Self {
+            params,
+            variables: Vec::new(),
+        };
         for (place, (name, text)) in list.iter().enumerate() {
             let refused = |error| (place, error);
             if place >= MAX_VARIABLES {
@@ -110,9 +130,13 @@ fn compile(text: &str, roots: &[&str], composition: &Composition) -> Result<Expr
     let program = parse(&library::RULES, text)?;
     let mut tree = program.expression().clone();
     let names: Vec<&str> = composition.names().collect();
-    let found = check::rule(&tree, roots, &names)?;
-    let gives = types::of_tree(&tree, &composition.types())?;
-    let ready = instrument::instrument(&mut tree)?;
+    let params = composition.params.as_ref();
+    let found = check::rule(&tree, roots, &names, params.is_some())?;
+    if let Some(params) = params {
+        params::check(&tree, params)?;
+    }
+    let gives = types::of_tree(&tree, &composition.types(), params)?;
+    let ready = instrument::instrument(&mut tree, params)?;
 
     let (mut roots, mut reaches) = (found.used, BTreeSet::new());
     let read = found.selected.iter().filter(|(of, _)| of == VARIABLES);

@@ -1,20 +1,28 @@
 //! Types, as far as they can be told before an expression runs.
 //!
-//! In: a tree whose names are known, and the types of `variables`. Out: the type that it comes to, or a [`CelError`] where the API server's own
+//! In: a tree whose names are known, the types of `variables`, and `params`. Out: the type that it comes to, or a [`CelError`] where the API server's own
 //! check would refuse it too. What is read of an object has no known type, and fits everywhere.
 
 use std::collections::BTreeMap;
 
 use ::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
+use serde_json::Value as Json;
+
 use super::super::CelError;
-use super::super::check::{TYPES, VARIABLES};
+use super::super::check::{PARAMS, TYPES, VARIABLES};
 use super::super::library::signature::{Call, SIGNATURES, Type};
+use super::params;
 
 /// The type that a tree comes to.
-pub(super) fn of_tree(tree: &IdedExpr, variables: &BTreeMap<String, Type>) -> Result<Type, CelError> {
+pub(super) fn of_tree(
+    tree: &IdedExpr,
+    variables: &BTreeMap<String, Type>,
+    params: Option<&Json>,
+) -> Result<Type, CelError> {
     let mut walk = Walk {
         variables,
+        params,
         scope: Vec::new(),
     };
     walk.visit(tree)
@@ -22,6 +30,7 @@ pub(super) fn of_tree(tree: &IdedExpr, variables: &BTreeMap<String, Type>) -> Re
 
 struct Walk<'t> {
     variables: &'t BTreeMap<String, Type>,
+    params: Option<&'t Json>,
     scope: Vec<(&'t str, Type)>,
 }
 
@@ -38,6 +47,9 @@ impl<'t> Walk<'t> {
                 LiteralValue::String(_) => Type::Text,
                 LiteralValue::UInt(_) => Type::Uint,
             },
+            Expr::Ident(_) | Expr::Select(_) if self.param(node).is_some() => {
+                self.param(node).map_or(Type::Any, type_of)
+            }
             Expr::Ident(name) => self.name(name),
             Expr::Select(select) => {
                 if let Expr::Ident(name) = &select.operand.expr
@@ -81,6 +93,12 @@ impl<'t> Walk<'t> {
         })
     }
 
+    /// The value of `params` that a node is, which has a known type as a literal has.
+    fn param(&self, node: &IdedExpr) -> Option<&'t Json> {
+        let params = self.params.filter(|_| self.in_scope(PARAMS).is_none())?;
+        params::value(node, params)
+    }
+
     fn in_scope(&self, name: &str) -> Option<Type> {
         let mut innermost = self.scope.iter().rev();
         innermost.find(|(known, _)| *known == name).map(|(_, of)| *of)
@@ -101,6 +119,8 @@ impl<'t> Walk<'t> {
         let outside = self.scope.len();
         self.scope.push((&of.iter_var, Type::Any));
         self.scope.push((&of.accu_var, start));
+        let second = of.iter_var2.as_deref();
+        self.scope.extend(second.map(|name| (name, Type::Any)));
         self.visit(&of.loop_cond)?;
         self.visit(&of.loop_step)?;
         let result = self.visit(&of.result)?;
@@ -227,6 +247,19 @@ fn operator(name: &str, operands: &[Type]) -> Result<Type, CelError> {
         }
         _ => Type::Any,
     })
+}
+
+/// The type of a value of JSON, as runtime/json.rs makes values of it.
+fn type_of(json: &Json) -> Type {
+    match json {
+        Json::Null => Type::Any,
+        Json::Bool(_) => Type::Bool,
+        Json::Number(number) if number.is_i64() => Type::Int,
+        Json::Number(_) => Type::Double,
+        Json::String(_) => Type::Text,
+        Json::Array(_) => Type::List,
+        Json::Object(_) => Type::Map,
+    }
 }
 
 fn mismatch(what: &str, of: Type) -> CelError {

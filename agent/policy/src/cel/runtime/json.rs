@@ -29,6 +29,11 @@ const TEXT_MAPS: [&str; 7] = [
     "stringData",
 ];
 
+/// Whether the object in a field of this name is a map of texts, in which `null` is an empty text.
+pub(in crate::cel) fn is_text_map(field: &str) -> bool {
+    TEXT_MAPS.contains(&field)
+}
+
 type Items<'v> = OnceLock<Box<[Box<dyn Val + 'v>]>>;
 
 /// The value that some JSON is. Whole numbers are `int`, as the API server has them, and others `double`.
@@ -221,7 +226,7 @@ impl<'v> JsonMap<'v> {
         Ok(match self.fields.get(key) {
             Some(Json::Null) if self.is_text_map => Some(Box::new(CelString::from(""))),
             None | Some(Json::Null) => None,
-            Some(field) => Some(of_field(field, TEXT_MAPS.contains(&key))),
+            Some(field) => Some(of_field(field, is_text_map(key))),
         })
     }
 

@@ -10,4 +10,4 @@ mod json;
 pub use budget::MAX_RULE_STEPS;
 
 pub(super) use compare::{equal, is_in};
-pub(super) use json::{list_of, of_json, spend_length, unexpected};
+pub(super) use json::{is_text_map, list_of, of_json, spend_length, unexpected};

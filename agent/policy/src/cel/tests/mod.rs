@@ -2,6 +2,7 @@
 
 mod claims;
 mod library;
+mod params;
 mod rules;
 mod samples;
 

@@ -179,36 +179,36 @@ fn variables_are_evaluated_in_their_order_and_only_if_they_are_reached() {
         &list(&[
             ("containers", "object.spec.containers"),
             ("images", "variables.containers.map(c, c.image)"),
-            ("broken", "params.nothing"),
+            ("broken", "oldObject.nothing"),
             ("reason", "variables.images.size() > 1 ? 'many' : 'one'"),
         ]),
-        &["object", "params"],
+        &["object", "oldObject"],
     )
     .expect("variables");
     assert_eq!(composition.names().count(), 4);
     let compile = |text: &str| {
-        Expression::compile_rule(text, &["object", "params", "request"], &composition).expect(text)
+        Expression::compile_rule(text, &["object", "oldObject", "request"], &composition).expect(text)
     };
     let object = json!({"spec": {"containers": [{"image": "a"}, {"image": "b"}]}});
-    let (objects, params) = (Cell::new(0), Cell::new(0));
+    let (objects, olds) = (Cell::new(0), Cell::new(0));
     let null = Json::Null;
-    let (give, give_params) = (
+    let (give, give_old) = (
         || {
             objects.set(objects.get() + 1);
             &object
         },
         || {
-            params.set(params.get() + 1);
+            olds.set(olds.get() + 1);
             &null
         },
     );
-    let roots: [Root<'_>; 2] = [("object", &give), ("params", &give_params)];
+    let roots: [Root<'_>; 2] = [("object", &give), ("oldObject", &give_old)];
     let other = Composition::compile(&list(&[("reason", "'other'")]), &["object"]).expect("variables");
     let of_other =
         Expression::compile_rule("variables.reason == 'other'", &["object"], &other).expect("a rule");
     let mut activation = Activation::new(&roots);
     let many = compile("variables.reason == 'many'");
-    assert!(many.uses("object") && !many.uses("params") && many.selects("variables", "reason"));
+    assert!(many.uses("object") && !many.uses("oldObject") && many.selects("variables", "reason"));
     assert_eq!(compile("true").holds(&mut activation, &composition), Ok(true));
     assert_eq!(objects.get(), 0, "nothing uses the object yet");
     assert_eq!(many.holds(&mut activation, &composition), Ok(true));
@@ -218,7 +218,7 @@ fn variables_are_evaluated_in_their_order_and_only_if_they_are_reached() {
         activation.steps() - first < first / 2,
         "the variables are evaluated once"
     );
-    assert_eq!((objects.get(), params.get()), (1, 0));
+    assert_eq!((objects.get(), olds.get()), (1, 0));
     let broken = compile("variables.broken == 1");
     assert_eq!(
         broken.holds(&mut activation, &composition),

@@ -27,12 +27,11 @@ fn takes(sample: &Sample, object: &Json) -> bool {
     let composition = Composition::compile(&sample.variables, &ROOTS).expect(name);
     let request = json!({"operation": "CREATE"});
     let (object, request, null) = (|| object, || &request, || &Json::Null);
-    let roots: [Root<'_>; 5] = [
+    let roots: [Root<'_>; 4] = [
         ("object", &object),
         ("oldObject", &null),
         ("request", &request),
         ("namespaceObject", &null),
-        ("params", &null),
     ];
     let mut activation = Activation::new(&roots);
     let mut holds = |text: &String| {

@@ -127,7 +127,8 @@ impl RuleSet {
         self.policies.push(CompiledPolicy::new(policy));
         let identities = only_identities(policy.spec.subjects.as_ref());
         // Reading has checked them; where one fails all the same, so does each expression that uses it, and its rule fires.
-        let variables = Arc::new(composition(&policy.spec.variables).unwrap_or_default());
+        let composition = composition(policy.spec.params.as_ref(), &policy.spec.variables);
+        let variables = Arc::new(composition.unwrap_or_default());
         for rule in &policy.spec.rules {
             let condition = Condition::of(rule, &variables, policy.spec.failure_policy);
             let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);

@@ -13,6 +13,7 @@ mod limits;
 mod namespaces;
 mod old_object;
 mod on_behalf_of;
+mod params;
 mod properties;
 mod rules;
 mod windows;
