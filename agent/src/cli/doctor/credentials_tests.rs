@@ -124,7 +124,7 @@ spec:
   rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]
 ";
     let documents = picket_policy::read_documents("f", OBJECTS).expect("valid");
-    let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+    let policies = PolicySet::compile(documents).expect("a policy set");
     let needs = granted(policies.grants());
     let given = |of: &serde_json::Value| {
         let token = of["resource"] == "serviceaccounts" && of["subresource"] == "token";
@@ -161,7 +161,7 @@ spec:
   rules: [{verbs: [get], apiGroups: [''], resources: [secrets]}]
 ";
     let documents = picket_policy::read_documents("f", OBJECTS).expect("valid");
-    let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+    let policies = PolicySet::compile(documents).expect("a policy set");
     let needs = granted(policies.grants());
     let on_get = format!("{CONSTRAINED_ON}get");
     let both: &'static [&str] = &[CONSTRAINED, "impersonate"];
@@ -231,7 +231,7 @@ async fn namespaces_that_are_not_asked_about_are_counted() {
         namespaces.join(", ")
     );
     let documents = picket_policy::read_documents("f", &objects).expect("valid");
-    let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+    let policies = PolicySet::compile(documents).expect("a policy set");
     let bound = Bound::of(policies.grants());
     let answer = |of: &serde_json::Value| Ok(of["verb"] == CONSTRAINED);
     let server = reviewing_with_rules(answer, rules(&[&format!("{CONSTRAINED_ON}get")], None)).await;
