@@ -128,9 +128,10 @@ impl Judge<'_> {
                 return Ok(None);
             }
         };
-        let Some(probe) = request.as_probe() else {
+        let Some(mut probe) = request.as_probe() else {
             return Ok(None);
         };
+        let patch_of_probe = probe.probed_patch(patch)?;
         let inputs = Inputs::at(Timestamp::now());
         let permit = match self
             .policies
@@ -144,7 +145,7 @@ impl Judge<'_> {
             session: false,
             source: record.source(),
         };
-        let sent = RequestBody::judged(patch.to_vec());
+        let sent = RequestBody::judged(patch_of_probe);
         let attempt = self
             .upstream
             .send(permit, sent, &origin, None, ResponseWindow::Small)
