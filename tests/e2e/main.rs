@@ -7,6 +7,7 @@
 // A test that no list names is never called.
 #![deny(dead_code)]
 
+mod action;
 mod claims;
 mod cli;
 mod clients;
@@ -31,6 +32,7 @@ mod leaks;
 mod life;
 mod life_cycle;
 mod limits;
+mod lines;
 mod nodes;
 mod on_behalf_of;
 mod outages;
@@ -43,6 +45,7 @@ mod reports;
 #[path = "../../agent/policy/src/api/schema_cases.rs"]
 mod schema_cases;
 mod sessions;
+mod spellings;
 mod streams;
 mod token;
 mod world;
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         crds,
         cluster_objects,
         conditions,
+        spellings,
         pods,
         outages,
         files,
