@@ -7,6 +7,7 @@
 // A test that no list names is never called.
 #![deny(dead_code)]
 
+mod action;
 mod claims;
 mod cli;
 mod clients;
@@ -31,6 +32,7 @@ mod leaks;
 mod life;
 mod life_cycle;
 mod limits;
+mod lines;
 mod namespaces;
 mod nodes;
 mod old_object;
@@ -45,6 +47,7 @@ mod reports;
 #[path = "../../agent/policy/src/api/schema_cases.rs"]
 mod schema_cases;
 mod sessions;
+mod spellings;
 mod streams;
 mod token;
 mod world;
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         conditions,
         namespaces,
         old_object,
+        spellings,
         pods,
         outages,
         files,

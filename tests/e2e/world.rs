@@ -53,6 +53,10 @@ impl harness::World for World {
                 host: GoProgram::KubectlOld.path()?,
             },
             ExtraFile {
+                inside: PathBuf::from("/usr/bin/curl"),
+                host: PathBuf::from("/usr/bin/curl"),
+            },
+            ExtraFile {
                 inside: PathBuf::from("/usr/bin/informers"),
                 host: GoProgram::Informers.path()?,
             },

@@ -1,4 +1,4 @@
-//! Protobuf bodies are what the Go types of Kubernetes' API make of them.
+//! Protobuf and CBOR bodies are what the Go types of Kubernetes' API make of them.
 //!
 //! In: objects of every kind, filled at random by the fuzzers of k8s.io/apimachinery. Out: thousands of bodies whose value is the
 //! JSON that the real library writes for them, and the table of messages that Picket reads them by.
@@ -19,6 +19,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = tests! {
     the_table_is_that_of_the_types,
     objects_of_every_kind,
+    objects_of_every_kind_in_cbor,
 };
 
 /// As many kinds at least are compared.
@@ -47,15 +48,22 @@ fn the_table_is_that_of_the_types() -> Result<()> {
 }
 
 fn objects_of_every_kind() -> Result<()> {
-    let pairs = answer(&["pairs", "20", "1"])?;
+    compare(MediaType::Protobuf, &answer(&["pairs", "20", "1"])?)
+}
+
+fn objects_of_every_kind_in_cbor() -> Result<()> {
+    compare(MediaType::Cbor, &answer(&["cbor", "20", "1"])?)
+}
+
+fn compare(media: MediaType, pairs: &str) -> Result<()> {
     let mut kinds = std::collections::BTreeSet::new();
     for line in pairs.lines() {
         let words: Vec<_> = line.split(' ').collect();
         let [api_version, kind, encoded, text] = *words.as_slice() else {
             anyhow::bail!("not four words: {line}")
         };
-        let value = read(MediaType::Protobuf, &STANDARD.decode(encoded)?)
-            .with_context(|| format!("{api_version} {kind}"))?;
+        let value =
+            read(media, &STANDARD.decode(encoded)?).with_context(|| format!("{api_version} {kind}"))?;
         let expected: Value = serde_json::from_slice(&STANDARD.decode(text)?)?;
         ensure!(
             value == expected,

@@ -1,8 +1,10 @@
-// Command protobuf-oracle answers what the Go types of Kubernetes' API say of its protobuf encoding.
+// Command protobuf-oracle answers what the Go types of Kubernetes' API say of its protobuf and CBOR encodings.
 //
 //	protobuf-oracle messages          the table from which Picket reads protobuf (agent/policy/src/body/protobuf/messages.txt)
 //	protobuf-oracle pairs COUNT SEED [KIND...]
 //	                                  COUNT filled objects of each kind, as protobuf and as JSON, one a line in base64
+//	protobuf-oracle cbor COUNT SEED [KIND...]
+//	                                  the same as CBOR and as JSON
 //
 // The table comes from the types and not from the .proto files, because JSON's rules are in the types alone: which field is
 // left out when it is empty, which is part of its parent, which is a pointer.
@@ -29,6 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -174,9 +177,8 @@ func messages(out *bufio.Writer) {
 	}
 }
 
-func pairs(out *bufio.Writer, count int, seed int64, only []string) {
+func pairs(out *bufio.Writer, codec runtime.Serializer, count int, seed int64, only []string) {
 	fuzzer := apitesting.FuzzerFor(metafuzzer.Funcs, rand.NewSource(seed), serializer.NewCodecFactory(scheme.Scheme))
-	codec := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	for _, kind := range kinds() {
 		if len(only) > 0 && !slices.Contains(only, kind.GroupVersion().String()+"/"+kind.Kind) {
 			continue
@@ -215,7 +217,11 @@ func main() {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "messages":
 		messages(out)
-	case len(os.Args) >= 4 && os.Args[1] == "pairs":
+	case len(os.Args) >= 4 && (os.Args[1] == "pairs" || os.Args[1] == "cbor"):
+		var codec runtime.Serializer = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+		if os.Args[1] == "cbor" {
+			codec = cbor.NewSerializer(scheme.Scheme, scheme.Scheme)
+		}
 		count, err := strconv.Atoi(os.Args[2])
 		if err != nil {
 			panic(err)
@@ -224,9 +230,9 @@ func main() {
 		if err != nil {
 			panic(err)
 		}
-		pairs(out, count, seed, os.Args[4:])
+		pairs(out, codec, count, seed, os.Args[4:])
 	default:
-		fmt.Fprintln(os.Stderr, "usage: protobuf-oracle messages | pairs COUNT SEED [KIND...]")
+		fmt.Fprintln(os.Stderr, "usage: protobuf-oracle messages | pairs COUNT SEED [KIND...] | cbor COUNT SEED [KIND...]")
 		os.Exit(2)
 	}
 }

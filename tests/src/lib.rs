@@ -14,6 +14,7 @@ pub mod audit;
 pub mod build;
 pub mod cgroup;
 pub mod cluster;
+pub mod encodings;
 pub mod harness;
 pub mod images;
 pub mod issuer;

@@ -326,9 +326,10 @@ impl Judge<'_> {
         let Some(patch) = body.whole() else {
             return Ok(Probed::TooLarge);
         };
-        let Some(probe) = request.as_probe() else {
+        let Some(mut probe) = request.as_probe() else {
             return Ok(Probed::Unasked);
         };
+        let sent = RequestBody::judged(probe.probed_patch(&patch)?);
         let inputs = self.inputs();
         let permit = match self
             .policies
@@ -338,9 +339,7 @@ impl Judge<'_> {
             Err(Some(denial)) => return Ok(Probed::Learned(Learned::Refused(denial))),
             Err(None) => return Ok(Probed::Unasked),
         };
-        let answer = self
-            .ask(permit, RequestBody::judged(patch.clone()), record)
-            .await?;
+        let answer = self.ask(permit, sent, record).await?;
         if !answer.status.is_success() {
             return Err(answer.refusal(ApiQuestion::DryRun));
         }

@@ -9,12 +9,13 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, body)) = data.split_first() else {
         return;
     };
-    let media = [
-        MediaType::Json,
-        MediaType::Yaml,
-        MediaType::Protobuf,
-        MediaType::ApplyYaml,
-    ][usize::from(first % 4)];
+    let media = match first % 8 {
+        0 => MediaType::Json,
+        1 => MediaType::Yaml,
+        2 => MediaType::Protobuf,
+        3 => MediaType::ApplyYaml,
+        _ => MediaType::Cbor,
+    };
     let value = match read(media, body) {
         Ok(value) => value,
         Err(error) => {

@@ -18,7 +18,7 @@ struct Package {
 }
 
 /// What the cluster, the simulated pods, the suites and the bench run, and what the agent's allocator and libFuzzer are built with.
-const PACKAGES: [Package; 11] = [
+const PACKAGES: [Package; 12] = [
     Package {
         name: "g++",
         there: || sh::which("c++").is_some(),
@@ -58,6 +58,10 @@ const PACKAGES: [Package; 11] = [
     Package {
         name: "nginx",
         there: || sh::which("nginx").is_some(),
+    },
+    Package {
+        name: "curl",
+        there: || Path::new("/usr/bin/curl").exists(),
     },
     Package {
         name: "python3-pip",

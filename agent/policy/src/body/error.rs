@@ -124,12 +124,9 @@ pub enum BodyError {
         /// Its place.
         at: Place,
     },
-    /// CBOR.
-    #[error(
-        "a rule looks into the request body, and bodies in CBOR are not read; send application/json, application/yaml or, for \
-         kinds of Kubernetes itself, application/vnd.kubernetes.protobuf"
-    )]
-    Cbor,
+    /// CBOR that is broken, or that readers take differently.
+    #[error("the request body is CBOR that is not read: {0}; send application/json")]
+    Cbor(&'static str),
     /// Protobuf that is broken, or says more than its message in Kubernetes' API.
     #[error("the request body is protobuf that is not read: {0}; send application/json")]
     Protobuf(&'static str),
@@ -173,7 +170,7 @@ impl BodyError {
             Self::Yaml { .. } => "yaml",
             Self::YamlSyntax { .. } => "yaml_syntax",
             Self::BareWord { .. } => "bare_word",
-            Self::Cbor => "cbor",
+            Self::Cbor(_) => "cbor",
             Self::Protobuf(_) => "protobuf",
             Self::ProtobufKind { .. } => "protobuf_kind",
             Self::Surrogate(_) => "surrogate",
@@ -185,7 +182,7 @@ impl BodyError {
     /// Whether the client should be answered 415 and not 400.
     #[must_use]
     pub fn is_media_type(&self) -> bool {
-        matches!(self, Self::MediaType(_) | Self::Cbor)
+        matches!(self, Self::MediaType(_))
     }
 
     pub(super) fn media_type(name: &str) -> Self {

@@ -4,6 +4,7 @@
 //! [`BodyError`] where two readers could find different ones. Picket sends [`write`]'s bytes, so that what was judged is
 //! what the API server reads.
 
+mod cbor;
 mod error;
 mod json;
 mod media;
@@ -40,6 +41,7 @@ pub fn read(media: MediaType, bytes: &[u8]) -> Result<Value, BodyError> {
         MediaType::Json | MediaType::JsonPatch | MediaType::MergePatch | MediaType::StrategicMergePatch => {
             json::read(bytes)
         }
+        MediaType::Cbor | MediaType::ApplyCbor => cbor::read(bytes),
         MediaType::Protobuf => protobuf::read(bytes),
         MediaType::Yaml | MediaType::ApplyYaml => yaml::read(bytes),
     }

@@ -233,7 +233,12 @@ impl KubeRequest {
     #[must_use]
     pub fn words(&self) -> String {
         use std::fmt::Write as _;
-        let mut words = format!("{} {}", self.verb, self.resource_words());
+        // Grants and rules take a session for a creation, whichever method its client uses: WebSocket clients send GET.
+        let verb = match self.verb {
+            Verb::Get if self.is_session() => Verb::Create,
+            verb => verb,
+        };
+        let mut words = format!("{verb} {}", self.resource_words());
         if let Target::Resource {
             group,
             resource,

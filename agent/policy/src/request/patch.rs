@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use serde_json::{Map, Value as Json, json};
@@ -16,7 +16,7 @@ use super::head::CanonicalRequest;
 use super::object::RequestObject;
 use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version};
 use super::{LongTarget, Verb};
-use crate::body;
+use crate::body::{self, MediaType};
 
 /// The field of an object that changes with each of its versions.
 const VERSION: &str = "/metadata/resourceVersion";
@@ -55,6 +55,20 @@ impl CanonicalRequest {
         Some(probe)
     }
 
+    /// The patch as a probe has it, which is as the client sent it but for CBOR: that is JSON to the API server, and the head says so.
+    ///
+    /// # Errors
+    /// Where a patch in CBOR cannot be read.
+    pub fn probed_patch(&mut self, patch: &[u8]) -> Result<Vec<u8>, ReadError> {
+        match self.media_type() {
+            Ok(MediaType::ApplyCbor) => {
+                Ok(self.write_patch(MediaType::ApplyCbor, &body::read(MediaType::ApplyCbor, patch)?))
+            }
+            // Of what it does not take, the API server says so.
+            _ => Ok(patch.to_vec()),
+        }
+    }
+
     /// Keeps the object that the API server says the patch makes, and does not change what is sent.
     pub fn look_at_made(&mut self, made: Json) {
         self.set_object(RequestObject::Read(Arc::new(made)));
@@ -67,7 +81,8 @@ impl CanonicalRequest {
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.
     pub fn bind_patch(&mut self, patch: &[u8], made: Json, is_new: bool) -> Result<BoundBody, ReadError> {
-        let mut value = body::read(self.media_type()?, patch)?;
+        let media = self.media_type()?;
+        let mut value = body::read(media, patch)?;
         let named_by_client = names_version(&value);
         let version = made
             .pointer(VERSION)
@@ -88,12 +103,19 @@ impl CanonicalRequest {
             }
         }
         self.set_object(RequestObject::Read(Arc::new(made)));
-        let bytes = body::write(&value);
-        self.set_length(bytes.len());
         Ok(BoundBody {
-            bytes,
+            bytes: self.write_patch(media, &value),
             named_by_client,
         })
+    }
+
+    /// The patch as Picket writes it; the head says how it is written, and how long it is.
+    fn write_patch(&mut self, media: MediaType, patch: &Json) -> Vec<u8> {
+        let sent = body::write(patch);
+        let media = HeaderValue::from_static(media.written());
+        self.head_mut().headers.insert(CONTENT_TYPE, media);
+        self.set_length(sent.len());
+        sent
     }
 }
 
@@ -153,5 +175,53 @@ fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> 
             }
         }
         _ => Err(ReadError::Patch("it is neither a mapping nor a list")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::CONTENT_LENGTH;
+
+    use super::*;
+
+    /// An apply of `{"a": "b"}` as CBOR.
+    const CBOR: &[u8] = b"\xA1\x41a\x41b";
+
+    fn apply(media: &str) -> CanonicalRequest {
+        let request = http::Request::patch("/api/v1/namespaces/x/configmaps/y?fieldManager=z")
+            .header(CONTENT_TYPE, media)
+            .header(CONTENT_LENGTH, CBOR.len());
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        CanonicalRequest::read(parts).expect("read")
+    }
+
+    fn head(request: &CanonicalRequest) -> [String; 2] {
+        let value = |name| request.head().headers[name].to_str().expect("text").to_owned();
+        [value(CONTENT_TYPE.as_str()), value(CONTENT_LENGTH.as_str())]
+    }
+
+    #[test]
+    fn an_apply_in_cbor_is_json_to_the_api_server() {
+        let mut request = apply("application/apply-patch+cbor");
+        assert!(request.kube().apply);
+        let mut probe = request.as_probe().expect("a probe");
+        assert_eq!(probe.probed_patch(CBOR).as_deref(), Ok(&br#"{"a":"b"}"#[..]));
+        assert_eq!(head(&probe), ["application/apply-patch+yaml", "9"]);
+        let made = json!({"metadata": {"resourceVersion": "7"}});
+        let sent = request.bind_patch(CBOR, made, false).expect("bound");
+        assert_eq!(sent, br#"{"a":"b","metadata":{"resourceVersion":"7"}}"#);
+        assert_eq!(head(&request), ["application/apply-patch+yaml", "44"]);
+        // What cannot be read is not asked about.
+        assert!(probe_of("application/apply-patch+cbor").is_err());
+        // Other patches are, as they are.
+        assert_eq!(
+            probe_of("application/merge-patch+json").as_deref(),
+            Ok(&b"\xFF"[..])
+        );
+    }
+
+    fn probe_of(media: &str) -> Result<Vec<u8>, ReadError> {
+        let mut probe = apply(media).as_probe().expect("a probe");
+        probe.probed_patch(b"\xFF")
     }
 }

@@ -228,6 +228,8 @@ fn refusals_say_who_what_why_and_what_else() {
             denied(&all, exec).message(),
             format!("{on_exec} Allowed instead: pods/exec with another command.")
         );
+        // A WebSocket client asks by GET, and is told the same.
+        assert_eq!(denied(&all, &exec.replace("POST", "GET")), denied(&all, exec));
         // Where no other command passes either, nothing is said.
         let any = policy(
             "q",
