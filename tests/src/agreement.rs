@@ -3,13 +3,13 @@
 //! In: the two logs of a suite. Out: how many requests are in both, and each in which they differ in verb, object or user. A request
 //! that the two read differently is one that a policy judged as something else than what was done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::audit::files;
@@ -37,10 +37,34 @@ impl fmt::Display for Reading {
 /// What both logs come to.
 #[derive(Debug, Default)]
 pub struct Agreement {
+    /// Requests that Picket sent as somebody and had an answer to, by its own records: the API server's log has events of these.
+    pub answered: usize,
     /// Events of the API server about requests that Picket recorded.
     pub joined: usize,
     /// Those in which the two differ.
     pub differing: Vec<String>,
+}
+
+impl Agreement {
+    /// Checks that requests were compared, where there were any, and that none of them differs.
+    ///
+    /// # Errors
+    /// Nothing was compared, or requests differ.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.answered == 0 || self.joined > 0,
+            "none of {} answered requests is in both audit logs, so nothing was compared",
+            self.answered
+        );
+        let shown = self.differing.len().min(20);
+        ensure!(
+            self.differing.is_empty(),
+            "the audit logs differ about {} requests:\n{}",
+            self.differing.len(),
+            self.differing[..shown].join("\n")
+        );
+        Ok(())
+    }
 }
 
 impl Reading {
@@ -119,15 +143,23 @@ fn each_record(path: &Path, mut each: impl FnMut(&str, &Value)) -> Result<()> {
 /// A log cannot be read.
 pub fn compare(picket: &Path, server: &Path) -> Result<Agreement> {
     let mut ours = HashMap::new();
+    let mut answered = HashSet::new();
     each_record(picket, |id, record| {
         let outcome = record["decision"]["outcome"].as_str().unwrap_or_default();
-        if matches!(outcome, "allow" | "masked" | "unknown" | "error")
-            && !record["impersonatedUser"].is_null()
-        {
+        if record["impersonatedUser"].is_null() {
+            return;
+        }
+        if matches!(outcome, "allow" | "masked") {
+            answered.insert(id.to_owned());
+        }
+        if matches!(outcome, "allow" | "masked" | "unknown" | "error") {
             ours.insert(id.to_owned(), Reading::of(record));
         }
     })?;
-    let mut found = Agreement::default();
+    let mut found = Agreement {
+        answered: answered.len(),
+        ..Agreement::default()
+    };
     each_record(server, |id, record| {
         let Some(ours) = ours.get(id) else { return };
         let mut theirs = Reading::of(record);
@@ -193,8 +225,40 @@ mod tests {
             ],
         );
         let found = compare(&paths[0], &paths[1]).expect("compared");
-        assert_eq!(found.joined, 6);
+        assert_eq!((found.answered, found.joined), (6, 6));
+        assert!(found.check().is_err());
         let told: Vec<_> = found.differing.iter().map(|text| &text[..4]).collect();
         assert_eq!(told, ["verb", "obje", "as t"], "{:#?}", found.differing);
+    }
+    #[test]
+    fn a_comparison_of_nothing_does_not_pass_where_requests_were_answered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = ["picket", "server"].map(|name| folder.path().join(name));
+        let record = |id: &str, outcome: &str, user: Value| json!({"auditID": id, "impersonatedUser": user, "decision": {"outcome": outcome}});
+        let user = json!({"username": "agent:x"});
+        let unanswered = [
+            record("denied", "deny", user.clone()),
+            record("failed", "error", user.clone()),
+            record("interrupted", "unknown", user.clone()),
+            record("own", "allow", Value::Null),
+        ];
+        write(&paths[1], &[json!({"auditID": "of somebody else"})]);
+        write(&paths[0], &unanswered);
+        let found = compare(&paths[0], &paths[1]).expect("compared");
+        assert_eq!((found.answered, found.joined), (0, 0));
+        assert!(found.check().is_ok());
+        for outcome in ["allow", "masked"] {
+            // A long request has a record at its beginning too.
+            let answered = [(); 2].map(|()| record("x", outcome, user.clone()));
+            write(&paths[0], &[&unanswered[..], &answered].concat());
+            write(&paths[1], &[json!({"auditID": "of somebody else"})]);
+            let found = compare(&paths[0], &paths[1]).expect("compared");
+            assert_eq!((found.answered, found.joined), (1, 0), "{outcome}");
+            assert!(found.check().is_err(), "{outcome}");
+            write(&paths[1], &[json!({"auditID": "x", "impersonatedUser": user})]);
+            let found = compare(&paths[0], &paths[1]).expect("compared");
+            assert_eq!((found.answered, found.joined), (1, 1), "{outcome}");
+            assert!(found.check().is_ok(), "{outcome}");
+        }
     }
 }

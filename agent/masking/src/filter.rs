@@ -8,7 +8,7 @@ use crate::head::{Counts, ItemHead, Judge, Nameless};
 use crate::media::Encoding;
 use crate::{json, protobuf};
 
-/// A buffer larger than that is given back once it is empty: most items are smaller.
+/// A buffer larger than that is given back once it is empty, after each piece: most items are smaller.
 const KEPT_CAPACITY: usize = 16 * 1024;
 
 /// Takes hidden items out of a response.
@@ -17,6 +17,8 @@ pub struct Filter {
     body: Body,
     counts: Counts,
     failed: Option<FilterError>,
+    /// The capacity of the buffer for what has come in part, in bytes.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,7 @@ impl Filter {
             body,
             counts: Counts::default(),
             failed: None,
+            held: 0,
         }
     }
 
@@ -77,6 +80,11 @@ impl Filter {
             Body::ProtobufWatch(watch) => watch.push(piece, &mut judge, out),
         };
         self.counts = judge.counts;
+        let buffer = self.buffer();
+        if buffer.is_empty() && buffer.capacity() > KEPT_CAPACITY {
+            *buffer = Vec::new();
+        }
+        self.held = buffer.capacity();
         pushed.inspect_err(|error| self.failed = Some(*error))
     }
 
@@ -97,18 +105,18 @@ impl Filter {
         Ok(self.counts)
     }
 
-    /// How much memory is held for what has come in part, in bytes. A buffer that a large item left behind is given back first.
-    pub fn held(&mut self) -> usize {
-        let buffer = match &mut self.body {
+    /// How much memory is held for what has come in part, in bytes.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        match &mut self.body {
             Body::JsonList(list) => list.buffer(),
             Body::JsonWatch(watch) => watch.buffer(),
             Body::ProtobufList(list) => list.buffer(),
             Body::ProtobufWatch(watch) => watch.buffer(),
-        };
-        if buffer.is_empty() && buffer.capacity() > KEPT_CAPACITY {
-            *buffer = Vec::new();
         }
-        buffer.capacity()
     }
 
     /// How many items were judged so far, and how many of them were hidden.

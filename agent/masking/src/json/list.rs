@@ -16,8 +16,6 @@ use crate::{HEAD_LIMIT, ITEM_LIMIT};
 const WORD_LIMIT: usize = 256;
 /// How much space may come before an item.
 const SPACE_LIMIT: usize = 4096;
-/// What stays allocated from one item to the next.
-const KEPT_CAPACITY: usize = 64 * 1024;
 
 /// The members of a list, a Table and a Status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,7 +402,6 @@ impl JsonList {
             item.extend_from_slice(part);
             self.judge(&item, judge, out)?;
             item.clear();
-            item.shrink_to(KEPT_CAPACITY);
             self.held = item;
         }
         Ok(part.len())

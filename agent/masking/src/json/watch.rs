@@ -11,9 +11,6 @@ use crate::ITEM_LIMIT;
 use crate::error::FilterError;
 use crate::head::{Judge, Nameless};
 
-/// What stays allocated from one event to the next.
-const KEPT_CAPACITY: usize = 64 * 1024;
-
 /// The filter of a watch.
 #[derive(Debug, Default)]
 pub(crate) struct JsonWatch {
@@ -78,7 +75,6 @@ impl JsonWatch {
                 self.held.extend_from_slice(part);
                 self.hidden = !event(&self.held, judge, out)?;
                 self.held.clear();
-                self.held.shrink_to(KEPT_CAPACITY);
             }
         }
         Ok(())

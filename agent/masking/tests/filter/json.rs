@@ -328,3 +328,26 @@ fn a_body_that_ends_early_is_not_complete() {
         assert!(!contains_marker(&out));
     }
 }
+
+#[test]
+fn the_room_of_a_large_item_is_given_back_behind_it() {
+    let item = |length: usize| format!(r#"{{"metadata":{{"name":"a"}},"data":"{}"}}"#, "d".repeat(length));
+    let large = item(200 * 1024);
+    let list = format!(r#"{{"kind":"PodList","items":[{large},{}"#, item(1));
+    let event = |object: &str| format!(r#"{{"type":"ADDED","object":{object}}}"#);
+    let watch = event(&large) + &event(&item(1));
+    for (mut filter, body) in [
+        (Filter::list(Encoding::Json), list),
+        (Filter::watch(Encoding::Json), watch),
+    ] {
+        let mut held = Vec::new();
+        for piece in body.as_bytes().chunks(4096) {
+            let mut out = Vec::new();
+            filter.push(piece, &mut |_| false, &mut out).expect("well formed");
+            held.push(filter.held());
+        }
+        assert!(held.iter().max() >= Some(&(200 * 1024)), "{held:?}");
+        assert!(held.last() <= Some(&(16 * 1024)), "{held:?}");
+        assert_eq!(filter.counts().judged, 2);
+    }
+}

@@ -350,3 +350,25 @@ fn a_status_passes() {
         assert_eq!(out, body);
     }
 }
+
+#[test]
+fn the_room_of_a_large_item_is_given_back_behind_it() {
+    let item = field(1, metadata(&hidden()));
+    let large = [item.clone(), field(2, "d".repeat(200 * 1024))].concat();
+    let list = envelope("v1", "PodList", &[field(2, &large), field(2, &item)].concat());
+    let watch = [&large, &item].map(|item| frame("ADDED", &envelope("v1", "Pod", item)));
+    for (mut filter, body) in [
+        (Filter::list(Encoding::Protobuf), list),
+        (Filter::watch(Encoding::Protobuf), watch.concat()),
+    ] {
+        let mut held = Vec::new();
+        for piece in body.chunks(4096) {
+            let mut out = Vec::new();
+            filter.push(piece, &mut |_| false, &mut out).expect("well formed");
+            held.push(filter.held());
+        }
+        assert!(held.iter().max() >= Some(&(200 * 1024)), "{held:?}");
+        assert!(held.last() <= Some(&(16 * 1024)), "{held:?}");
+        assert_eq!(filter.counts().judged, 2);
+    }
+}

@@ -193,12 +193,8 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     match examine(args).and_then(|report| show(args, &report).map(|()| report)) {
         Ok(report) if matches!(report.decision.decision, "deny" | "partial") => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
-        Err(error) if output::reader_went(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Whoever expects a denial must not take a slip of the pen for one.
-            let _printed = crate::cli::fail(&error);
-            ExitCode::from(crate::cli::USAGE)
-        }
+        // Whoever expects a denial must not take a slip of the pen for one.
+        Err(error) => super::trouble(&error),
     }
 }
 

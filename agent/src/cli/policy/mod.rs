@@ -72,14 +72,12 @@ pub(super) fn run(args: &PolicyArgs) -> ExitCode {
     }
 }
 
-/// The exit code of a command whose 1 is an answer, where it cannot give one. It is that of wrong usage, as diff has it.
-const TROUBLE: u8 = 2;
-
-/// Says on standard error why there is no answer. A reader of standard output that went is none.
+/// Says on standard error why a command whose exit code 1 is an answer gives none, and ends it as wrong usage does: diff does so too.
+/// That the reader of standard output went is no trouble.
 fn trouble(error: &anyhow::Error) -> ExitCode {
     if output::reader_went(error) {
         return ExitCode::SUCCESS;
     }
     super::fail(error);
-    ExitCode::from(TROUBLE)
+    ExitCode::from(super::USAGE)
 }
