@@ -167,6 +167,10 @@ fn the_params_of_one_policy_are_no_other_policys() {
     assert_eq!(astray.holds(&mut activation, &none), Err(EvaluationError::Failed));
     // Whoever makes the roots of a decision cannot put others in their place.
     assert_eq!(
+        astray.holds(&mut Activation::new(&forged_roots), &none),
+        Err(EvaluationError::Failed)
+    );
+    assert_eq!(
         astray.holds(&mut Activation::new(&forged_roots), &small),
         Ok(true)
     );
