@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(head(&probe), ["application/apply-patch+yaml", "9"]);
         let made = json!({"metadata": {"resourceVersion": "7"}});
         let sent = request.bind_patch(CBOR, made, false).expect("bound");
-        assert_eq!(sent, br#"{"a":"b","metadata":{"resourceVersion":"7"}}"#);
+        assert_eq!(sent.bytes, br#"{"a":"b","metadata":{"resourceVersion":"7"}}"#);
         assert_eq!(head(&request), ["application/apply-patch+yaml", "44"]);
         // What cannot be read is not asked about.
         assert!(probe_of("application/apply-patch+cbor").is_err());
