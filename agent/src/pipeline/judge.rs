@@ -242,10 +242,11 @@ impl Judge<'_> {
                 }
             }
             // The object stays unknown where it cannot be told, which the record says.
-            Some(OldObjectUse::ToNote) => match self.look(request, record).await {
-                Ok(Some(refused)) => return Ok(Learned::Refused(refused)),
-                Ok(None) | Err(_) => {}
-            },
+            Some(OldObjectUse::ToNote) => {
+                if let Ok(Some(refused)) = self.look(request, record).await {
+                    return Ok(Learned::Refused(refused));
+                }
+            }
         }
         let decides = needs.old_object == Some(OldObjectUse::ToDecide);
         match needs.object {

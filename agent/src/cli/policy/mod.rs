@@ -39,7 +39,7 @@ enum PolicyCommand {
     Test(test::TestArgs),
     /// Shows what every built-in, rule and grant rule says of a request, and the decision.
     #[command(after_help = explain::EXAMPLES)]
-    Explain(explain::ExplainArgs),
+    Explain(Box<explain::ExplainArgs>),
     /// Shows what other objects would have decided of recorded traffic.
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::ReplayArgs),
