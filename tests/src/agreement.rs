@@ -199,6 +199,14 @@ mod tests {
         let server = |id: &str, verb: &str, object: Value| json!({"auditID": id, "verb": verb, "objectRef": object, "impersonatedUser": theirs, "user": {"username": "node"}});
         let pod = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1"});
         let named = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1", "name": "x"});
+        let other = json!({"resource": "pods", "namespace": "n", "apiVersion": "v1", "name": "y"});
+        let by = |id: &str, username: &str, groups: &[&str]| {
+            let mut event = server(id, "get", named.clone());
+            event["impersonatedUser"] = json!({"username": username, "groups": groups});
+            event
+        };
+        let mut refused_to_another = by("to another", "agent:y", &["a"]);
+        refused_to_another["responseStatus"] = json!({"code": 403});
         write(
             &paths[0],
             &[
@@ -208,7 +216,15 @@ mod tests {
                 ours("object", "list", pod.clone()),
                 ours("refused", "get", named.clone()),
                 ours("as the node", "get", named.clone()),
-                json!({"auditID": "denied", "decision": {"outcome": "deny"}}),
+                ours("more groups", "get", named.clone()),
+                ours("fewer groups", "get", named.clone()),
+                ours("user", "get", named.clone()),
+                ours("renamed", "create", named.clone()),
+                ours("to another", "get", named.clone()),
+                ours("named", "create", named.clone()),
+                ours("by its token", "get", named.clone()),
+                json!({"auditID": "denied", "impersonatedUser": user, "decision": {"outcome": "deny"}}),
+                json!({"auditID": "own", "user": user, "decision": {"outcome": "allow"}}),
             ],
         );
         write(
@@ -219,17 +235,31 @@ mod tests {
                 server("verb", "update", named.clone()),
                 server("object", "list", named.clone()),
                 server("denied", "get", named.clone()),
+                server("own", "list", named.clone()),
+                by("more groups", "agent:x", &["a", "b"]),
+                by("fewer groups", "agent:x", &["system:authenticated"]),
+                by("user", "agent:y", &["a"]),
+                server("renamed", "create", other),
+                server("named", "create", named.clone()),
+                json!({"auditID": "by its token", "verb": "get", "objectRef": named, "user": theirs}),
+                refused_to_another,
                 json!({"auditID": "refused", "verb": "get", "objectRef": named, "user": {"username": "node"}, "responseStatus": {"code": 403}}),
                 json!({"auditID": "as the node", "verb": "get", "objectRef": named, "user": {"username": "node"}, "responseStatus": {"code": 200}}),
                 server("of somebody else", "get", pod),
             ],
         );
         let found = compare(&paths[0], &paths[1]).expect("compared");
-        assert_eq!((found.answered, found.joined), (6, 6));
+        assert_eq!((found.answered, found.joined), (13, 13));
         assert!(found.check().is_err());
         let told: Vec<_> = found.differing.iter().map(|text| &text[..4]).collect();
-        assert_eq!(told, ["verb", "obje", "as t"], "{:#?}", found.differing);
+        assert_eq!(
+            told,
+            ["verb", "obje", "more", "fewe", "user", "rena", "to a", "as t"],
+            "{:#?}",
+            found.differing
+        );
     }
+
     #[test]
     fn a_comparison_of_nothing_does_not_pass_where_requests_were_answered() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -244,6 +274,10 @@ mod tests {
         ];
         write(&paths[1], &[json!({"auditID": "of somebody else"})]);
         write(&paths[0], &unanswered);
+        // The agent was killed in the middle of its last record.
+        let mut log = std::fs::read_to_string(&paths[0]).expect("read");
+        log.push_str("{\"auditID\": \"cut");
+        std::fs::write(&paths[0], log).expect("written");
         let found = compare(&paths[0], &paths[1]).expect("compared");
         assert_eq!((found.answered, found.joined), (0, 0));
         assert!(found.check().is_ok());

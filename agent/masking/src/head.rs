@@ -158,3 +158,19 @@ impl Judge<'_> {
         Ok(hidden)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_values_are_kept_than_it_takes_to_end_the_response() {
+        let mut readings = Readings::default();
+        for number in 0..1000 {
+            readings.name.add(Cow::Owned(number.to_string()));
+        }
+        assert_eq!(readings.name.len(), MAX_READINGS + 2);
+        let judged = readings.hidden(b"", Nameless::Refuse, &mut |_| false);
+        assert_eq!(judged, Err(FilterError::TooManyReadings));
+    }
+}

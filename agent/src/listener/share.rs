@@ -241,6 +241,25 @@ mod tests {
         assert!((most..=most + 2 * RECORD).contains(&written), "{written}");
     }
 
+    #[tokio::test]
+    async fn what_is_judged_and_filtered_takes_each_started_kilobyte() {
+        assert_eq!([0, 1023, 1024, 4000].map(kilobytes), [1, 1, 2, 4]);
+        assert_eq!(kilobytes(u64::MAX), u32::MAX);
+        let share = PodShare::default();
+        let most = (JUDGED_KILOBYTES as u64 - 1) * 1024;
+        let held = share.judged(most).await.expect("all of it");
+        assert!(share.judged_at_once(0).is_none());
+        drop(held);
+        let held = share.judged_at_once(most).expect("all of it");
+        assert!(share.judged_at_once(0).is_none());
+        drop(held);
+        let most = (FILTERED_KILOBYTES as u64 - 1) * 1024;
+        let held = share.filtered(most).expect("all of it");
+        assert!(share.filtered(0).is_none());
+        drop(held);
+        assert!(share.filtered(u64::MAX).is_none());
+    }
+
     #[test]
     fn a_pod_that_is_refused_now_and_then_never_waits() {
         let share = PodShare::default();

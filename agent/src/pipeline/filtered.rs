@@ -89,7 +89,7 @@ pub(super) fn check_accept(permit: &Permit) -> Result<(), Rejection> {
 }
 
 impl ItemFiltering {
-    /// Prepares the response with this head for filtering; nothing where nothing is hidden, or where there is no body.
+    /// Prepares the response with this head for filtering; nothing where nothing is hidden.
     ///
     /// # Errors
     /// When its body is in an encoding that cannot be filtered.
@@ -108,7 +108,9 @@ impl ItemFiltering {
         headers.remove(CONTENT_LENGTH);
         headers.remove(ETAG);
         if is_head {
-            return Ok(None);
+            // There is nothing to read. The body that comes from the API server still knows the length of the whole list.
+            let none = Filter::list(Encoding::Json);
+            return Ok(Some(Self::new(basis, hidden, none, true)));
         }
         let text = |name| {
             headers
@@ -138,7 +140,11 @@ impl ItemFiltering {
             true => Filter::watch(encoding),
             false => Filter::list(encoding),
         };
-        Ok(Some(Box::new(ItemFiltering {
+        Ok(Some(Self::new(basis, hidden, filter, false)))
+    }
+
+    fn new(basis: &Basis, hidden: &Arc<ItemFilter>, filter: Filter, over: bool) -> Box<ItemFiltering> {
+        Box::new(ItemFiltering {
             filter,
             hidden: Arc::clone(hidden),
             namespaces: hidden
@@ -148,8 +154,8 @@ impl ItemFiltering {
             share: Arc::clone(basis.share()),
             room: None,
             begun: Vec::new(),
-            over: false,
-        })))
+            over,
+        })
     }
 
     /// Reads a list up to its first item, so that one that cannot be read is most often answered with a refusal. Of a watch nothing may
@@ -319,3 +325,7 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[path = "filtered_tests.rs"]
+mod tests;

@@ -196,3 +196,42 @@ impl ProbeAnswer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probed(status: &serde_json::Value) -> ProbeAnswer {
+        ProbeAnswer::of(StatusCode::CONFLICT, status.to_string().as_bytes(), None)
+    }
+
+    #[test]
+    fn of_a_dry_run_s_answer_a_known_reason_and_a_bounded_message_are_told() {
+        let conflict = probed(&serde_json::json!({"reason": "Conflict", "message": "it was changed"}));
+        assert_eq!(
+            (conflict.reason, conflict.to_string().as_str()),
+            ("Conflict", "it was changed")
+        );
+        assert!(!conflict.retry);
+        let long = "\u{e9}".repeat(PROBE_MESSAGE);
+        let odd = probed(&serde_json::json!({"reason": "Another", "message": long}));
+        assert_eq!((odd.reason, odd.to_string().len()), ("", PROBE_MESSAGE));
+        let soon = HeaderValue::from_static("1");
+        let silent = ProbeAnswer::of(StatusCode::TOO_MANY_REQUESTS, b"<html>", Some(&soon));
+        assert!(silent.retry && silent.to_string().contains("429"), "{silent:?}");
+    }
+
+    #[test]
+    fn of_a_withheld_answer_its_code_and_when_to_try_again_are_told() {
+        let of = |retry_after: &'static str| {
+            let retry_after = HeaderValue::from_static(retry_after);
+            WithheldAnswer::new(StatusCode::TOO_MANY_REQUESTS, Some(&retry_after))
+        };
+        assert_eq!(
+            (of("7").reason, of(" 7 ").retry_after),
+            ("TooManyRequests", Some(7))
+        );
+        assert_eq!(of("Wed, 21 Oct 2026 07:28:00 GMT").retry_after, None);
+        assert_eq!(WithheldAnswer::new(StatusCode::IM_A_TEAPOT, None).reason, "");
+    }
+}

@@ -262,6 +262,32 @@ spec:
     }
 
     #[test]
+    fn a_session_is_judged_again_when_its_identity_or_its_grant_ends() {
+        for (identity, grant) in [("2030", "2031"), ("2031", "2030")] {
+            let objects = OBJECTS
+                .replace(
+                    "owner: team-a,",
+                    &format!("owner: team-a, expiresAt: '{identity}-01-01T00:00:00Z',"),
+                )
+                .replace(
+                    "  to: {",
+                    &format!("  expiresAt: '{grant}-01-01T00:00:00Z'\n  to: {{"),
+                );
+            let documents = picket_policy::read_documents("f.yaml", &objects).expect("valid");
+            let policies = PolicySet::compile(documents).expect("a policy set");
+            let pod = resolving::pod("fixer", "fixer");
+            let now = "2027-01-01T00:00:00Z".parse().expect("a moment");
+            let principal = identity::resolve(&policies, &resolving::evidence(&pod), now).expect("an agent");
+            let facts = testing::facts(SessionKind::Watch, "fixer");
+            let until = recheck(&policies, &principal, &facts, now).expect("permitted");
+            assert_eq!(
+                until.map(|until| until.to_string()).as_deref(),
+                Some("2030-01-01T00:00:00Z")
+            );
+        }
+    }
+
+    #[test]
     fn what_a_person_must_approve_by_now_goes_on_where_a_person_did() {
         let objects = OBJECTS.replace("resources: [secrets]", "resources: [pods]");
         let mut documents = picket_policy::read_documents("f.yaml", &objects).expect("valid");

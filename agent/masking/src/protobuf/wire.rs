@@ -162,7 +162,18 @@ mod tests {
         assert_eq!(padded, [0x85, 0x80, 0]);
         assert_eq!(varint(&padded), Ok(Some((5, 3))));
         assert!(varint(&[0xff; 10]).is_err());
+        // The tenth byte has one bit of a number of 64.
+        let mut large = [0xff; 10];
+        large[9] = 2;
+        assert!(varint(&large).is_err());
         assert!(header(&[0x0b, 0]).is_err());
         assert!(header(&[0x02, 0]).is_err());
+    }
+
+    #[test]
+    fn a_message_that_ends_within_a_field_is_an_error() {
+        for bad in [&[0x0a][..], &[0x0a, 2, 0], &[0x80], &[0x08], &[0x09, 0, 0, 0]] {
+            assert!(each_field(bad, |_| Ok(())).is_err(), "{bad:?}");
+        }
     }
 }

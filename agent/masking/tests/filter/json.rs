@@ -1,7 +1,7 @@
 //! Lists in JSON.
 
 use picket_masking::media::Encoding;
-use picket_masking::{Filter, FilterError, ITEM_LIMIT};
+use picket_masking::{Filter, FilterError, ITEM_LIMIT, ItemHead};
 use serde_json::Value;
 
 use crate::common::{MARKER, Random, Sample, contains_marker, run};
@@ -267,6 +267,7 @@ fn another_object_in_place_of_a_list_never_goes_out() {
         format!(r#"{{"kind":"Pod","metadata":{{"name":"a"}},"status":"{MARKER}"}}"#),
         format!(r#"{{"status":"{MARKER}","kind":"Pod"}}"#),
         format!(r#"{{"kind":"Status","kind":"Pod","status":"{MARKER}"}}"#),
+        format!(r#"{{"kind":"Pod","kind":"Status","status":"{MARKER}"}}"#),
         format!(r#"{{"kind":"PodList","status":"{MARKER}"}}"#),
         format!(r#"{{"status":"{MARKER}","items":[]}}"#),
         format!(r#"{{"kind":"Secret","data":{{"a":"{MARKER}"}}}}"#),
@@ -350,4 +351,68 @@ fn the_room_of_a_large_item_is_given_back_behind_it() {
         assert!(held.last() <= Some(&(16 * 1024)), "{held:?}");
         assert_eq!(filter.counts().judged, 2);
     }
+}
+
+#[test]
+fn an_item_is_judged_by_each_kind_and_version_that_it_gives() {
+    for item in [
+        r#"{"kind":"Pod","kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#,
+        r#"{"kind":"Secret","kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}"#,
+        r#"{"kind":"Secret","apiVersion":"v2","apiVersion":"v1","metadata":{"name":"a"}}"#,
+        r#"{"kind":"Secret","apiVersion":"v1","apiVersion":"v2","metadata":{"name":"a"}}"#,
+    ] {
+        let (mut filter, mut out) = (list(), Vec::new());
+        let mut hides = |head: &ItemHead<'_>| (head.kind, head.api_version) == ("Secret", "v1");
+        let pushed = filter.push(one(item).as_bytes(), &mut hides, &mut out);
+        assert_eq!(pushed, Ok(()));
+        assert_eq!(String::from_utf8_lossy(&out), one(""), "{item}");
+    }
+}
+
+/// What no list has is noticed before all of it has come, so that it takes no memory.
+#[test]
+fn what_is_longer_than_in_any_list_ends_the_response_at_once() {
+    let long = |text: &str, length: usize| text.repeat(length);
+    for (start, code) in [
+        (format!(r#"{{"items":[],"{}"#, long("k", 300)), "not_a_list"),
+        (
+            format!(r#"{{"items":[],"kind":"{}"#, long("K", 300)),
+            "not_a_list",
+        ),
+        (format!(r#"{{"items":[],"apiVersion":{}"#, long("1", 300)), "json"),
+        (format!(r#"{{"items":[{}"#, long(" ", 5000)), "json"),
+        (
+            format!(r#"{{"kind":"Table","columnDefinitions":["{}"#, long("c", 70_000)),
+            "not_a_list",
+        ),
+        (
+            format!(r#"{{"items":[],"metadata":{{"continue":"{}"#, long("c", 70_000)),
+            "not_a_list",
+        ),
+    ] {
+        for most in [1000, usize::MAX] {
+            let (mut filter, mut out) = (list(), Vec::new());
+            let mut pieces = start.as_bytes().chunks(most.min(start.len()));
+            let pushed = pieces.try_for_each(|piece| filter.push(piece, &mut |_| false, &mut out));
+            assert_eq!(pushed.map_err(FilterError::code), Err(code), "{:.60}", start);
+        }
+    }
+}
+
+#[test]
+fn space_between_items_does_not_count_the_hidden_ones() {
+    let hidden = r#"{"metadata":{"name":"x-1"}}"#;
+    let shown = r#"{"metadata":{"name":"web"}}"#;
+    let of = |items: &[&str]| {
+        let body = one(&format!("\n {}\n", items.join(" ,\n\t")));
+        let (out, counts) = run(list(), body.as_bytes(), &mut Random::new(1));
+        assert!(counts.is_ok(), "{counts:?}");
+        String::from_utf8(out).expect("JSON")
+    };
+    assert_eq!(
+        of(&[shown, hidden, shown]),
+        of(&[shown, hidden, hidden, hidden, shown])
+    );
+    assert_eq!(of(&[hidden, shown]), of(&[hidden, hidden, hidden, shown]));
+    assert_eq!(of(&[hidden]), of(&[hidden, hidden, hidden]));
 }

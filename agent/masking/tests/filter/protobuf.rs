@@ -1,7 +1,7 @@
 //! Lists and watches in protobuf. The messages are written by hand, field by field, as apimachinery's generated code writes them.
 
 use picket_masking::media::Encoding;
-use picket_masking::{Filter, FilterError};
+use picket_masking::{Filter, FilterError, ITEM_LIMIT};
 
 use crate::common::{MARKER, Random, Sample, contains_marker, run};
 
@@ -172,7 +172,11 @@ fn padding_is_of_any_size() {
 }
 
 fn frame(kind: &str, object: &[u8]) -> Vec<u8> {
-    let event = [field(1, kind), field(2, field(1, object))].concat();
+    framed(&[field(1, kind), field(2, field(1, object))])
+}
+
+fn framed(fields: &[Vec<u8>]) -> Vec<u8> {
+    let event = fields.concat();
     [(event.len() as u32).to_be_bytes().to_vec(), event].concat()
 }
 
@@ -216,13 +220,16 @@ fn hidden() -> Sample {
     }
 }
 
-#[test]
-fn an_item_is_hidden_in_any_reading() {
-    let shown = Sample {
+fn in_dev() -> Sample {
+    Sample {
         namespace: "dev",
         ..hidden()
-    };
-    let (of_shown, of_hidden) = (metadata(&shown), metadata(&hidden()));
+    }
+}
+
+#[test]
+fn an_item_is_hidden_in_any_reading() {
+    let (of_shown, of_hidden) = (metadata(&in_dev()), metadata(&hidden()));
     let items = [
         [field(1, &of_shown), field(1, &of_hidden)].concat(),
         [field(1, &of_hidden), field(1, &of_shown)].concat(),
@@ -248,6 +255,7 @@ fn what_cannot_be_judged_ends_the_response() {
     let bodies = [
         (envelope("v1", "Pod", &item), "not_a_list"),
         (envelope("v1", "List", &item), "not_a_list"),
+        (envelope("example.org/v1", "Status", &item), "not_a_list"),
         (envelope("v1", "PodList", &nameless), "no_name"),
         (
             envelope("v1", "PodList", &[item.clone(), field(7, MARKER)].concat()),
@@ -275,12 +283,38 @@ fn what_cannot_be_judged_ends_the_response() {
             [b"k8s\0".to_vec(), types.clone(), types.clone()].concat(),
             "protobuf",
         ),
+        // A second content would come after the first was looked through.
+        (
+            [
+                b"k8s\0".to_vec(),
+                types.clone(),
+                field(2, ""),
+                field(2, &nameless),
+            ]
+            .concat(),
+            "protobuf",
+        ),
         (
             [b"k8s\0".to_vec(), types.clone(), field(4, "application/json")].concat(),
             "protobuf",
         ),
         (
+            [b"K8s\0".to_vec(), types.clone(), field(2, &item)].concat(),
+            "protobuf",
+        ),
+        (
             [b"k8s\0".to_vec(), types.clone(), field(9, MARKER)].concat(),
+            "protobuf",
+        ),
+        (
+            [
+                b"k8s\0".to_vec(),
+                field(
+                    1,
+                    [field(1, "v1"), field(2, "PodList"), field(3, MARKER)].concat(),
+                ),
+            ]
+            .concat(),
             "protobuf",
         ),
         ([b"k8s\0".to_vec(), types].concat(), "truncated"),
@@ -300,12 +334,29 @@ fn what_cannot_be_judged_ends_the_response() {
         }
     }
     let object = envelope("v1", "Pod", &pod(random, &hidden()));
+    let shown = envelope("v1", "Pod", &pod(random, &in_dev()));
     let events = [
         frame("ERROR", &object),
         frame("OTHER", &object),
         frame("ADDED", &pod(random, &hidden())),
         frame("ADDED", &object)[..40].to_vec(),
         vec![0xff; 8],
+        framed(&[field(1, "ADDED"), field(2, field(1, &shown)), field(3, MARKER)]),
+        framed(&[
+            field(1, "ADDED"),
+            field(2, [field(1, &shown), field(2, MARKER)].concat()),
+        ]),
+        framed(&[
+            field(1, "ADDED"),
+            field(2, field(1, &object)),
+            field(2, field(1, &shown)),
+        ]),
+        framed(&[field(1, "ERROR"), field(1, "ADDED"), field(2, field(1, &shown))]),
+        framed(&[field(2, field(1, &shown))]),
+        frame(
+            "ADDED",
+            &[b"k8s\0".to_vec(), field(2, pod(random, &in_dev()))].concat(),
+        ),
     ];
     for body in events {
         let (out, counts) = run(Filter::watch(Encoding::Protobuf), &body, random);
@@ -371,4 +422,65 @@ fn the_room_of_a_large_item_is_given_back_behind_it() {
         assert!(held.last() <= Some(&(16 * 1024)), "{held:?}");
         assert_eq!(filter.counts().judged, 2);
     }
+}
+
+/// Before more of it has come, so that it takes no memory.
+#[test]
+fn what_is_longer_than_it_may_be_ends_the_response_at_once() {
+    let list = |length: usize, begun: &[u8]| {
+        let mut body = [
+            b"k8s\0".to_vec(),
+            field(1, [field(1, "v1"), field(2, "PodList")].concat()),
+        ]
+        .concat();
+        varint(&mut body, 2 << 3 | 2);
+        varint(&mut body, length);
+        body.extend_from_slice(begun);
+        (Filter::list(Encoding::Protobuf), body)
+    };
+    let begun = |length: usize| {
+        let mut item = Vec::new();
+        varint(&mut item, 2 << 3 | 2);
+        varint(&mut item, length);
+        item
+    };
+    let frame = (ITEM_LIMIT as u32 + 1).to_be_bytes();
+    for ((mut filter, body), code) in [
+        // An item longer than its list, and one of whose length the list has no room for.
+        (list(10, &begun(100)), "protobuf"),
+        (list(1, &[2 << 3 | 2, 100, 0, 0]), "protobuf"),
+        (list(2 * ITEM_LIMIT, &begun(ITEM_LIMIT + 1)), "too_large"),
+        ((Filter::watch(Encoding::Protobuf), frame.to_vec()), "too_large"),
+    ] {
+        let mut out = Vec::new();
+        let pushed = filter.push(&body, &mut |_| false, &mut out);
+        assert_eq!(pushed.map_err(FilterError::code), Err(code), "{body:?}");
+    }
+}
+
+#[test]
+fn a_bookmark_of_a_hidden_object_goes() {
+    let body = frame("BOOKMARK", &envelope("v1", "Pod", &field(1, metadata(&hidden()))));
+    let (out, counts) = run(Filter::watch(Encoding::Protobuf), &body, &mut Random::new(1));
+    assert_eq!((out.len(), counts.map(|counts| counts.hidden)), (0, Ok(1)));
+}
+
+/// The room that hidden items had tells neither how many there were nor how large each of them was.
+#[test]
+fn padding_does_not_count_hidden_items() {
+    let of_length = |length: usize| {
+        let head = field(1, metadata(&hidden()));
+        let filler = "f".repeat(length - head.len() - 2 - 2);
+        let item = [head, field(2, filler)].concat();
+        field(2, item)
+    };
+    let of = |items: &[Vec<u8>]| {
+        let body = envelope("v1", "PodList", &items.concat());
+        let (out, counts) = run(Filter::list(Encoding::Protobuf), &body, &mut Random::new(1));
+        assert_eq!(counts.map(|counts| counts.hidden), Ok(items.len() as u64));
+        out
+    };
+    let (one, two) = (of(&[of_length(110)]), of(&[of_length(60), of_length(50)]));
+    assert_eq!(one.len(), two.len());
+    assert_eq!(one, two);
 }

@@ -1,7 +1,7 @@
 //! Watches in JSON, of objects and of Tables.
 
 use picket_masking::media::Encoding;
-use picket_masking::{Filter, FilterError};
+use picket_masking::{Filter, FilterError, ITEM_LIMIT};
 use serde_json::Value;
 
 use crate::common::{MARKER, Random, Sample, contains_marker, run};
@@ -134,4 +134,44 @@ fn what_is_no_event_ends_the_watch() {
     let nameless = body.replace(r#""name":"a","#, "");
     let (out, counts) = run(watch(), nameless.as_bytes(), &mut Random::new(1));
     assert_eq!((out.len(), counts.map(|counts| counts.hidden)), (0, Ok(1)));
+}
+
+#[test]
+fn what_says_once_that_it_is_a_table_and_once_that_it_is_none_ends_the_watch() {
+    let rows = format!(r#""rows":[{{"object":{{"metadata":{{"name":"x-1"}}}},"cells":["{MARKER}"]}}]"#);
+    for kinds in [
+        r#""kind":"Table","kind":"Pod","apiVersion":"meta.k8s.io/v1""#,
+        r#""kind":"Pod","kind":"Table","apiVersion":"meta.k8s.io/v1""#,
+        r#""kind":"Table","apiVersion":"v1","apiVersion":"meta.k8s.io/v1""#,
+    ] {
+        let body = format!(r#"{{"type":"ADDED","object":{{{kinds},"metadata":{{"name":"web"}},{rows}}}}}"#);
+        let (out, counts) = run(watch(), body.as_bytes(), &mut Random::new(1));
+        assert_eq!(counts.map_err(FilterError::code), Err("not_a_watch"), "{kinds}");
+        assert!(out.is_empty(), "{kinds}");
+    }
+}
+
+#[test]
+fn a_table_without_rows_passes() {
+    let body = r#"{"type":"ADDED","object":{"kind":"Table","apiVersion":"meta.k8s.io/v1","columnDefinitions":null,"rows":[]}}"#;
+    let (out, counts) = run(watch(), body.as_bytes(), &mut Random::new(1));
+    assert!(counts.is_ok(), "{counts:?}");
+    assert_eq!(String::from_utf8_lossy(&out), body);
+}
+
+#[test]
+fn an_event_that_is_too_large_ends_the_watch() {
+    let event = |length: usize| {
+        let head = r#"{"type":"ADDED","object":{"metadata":{"name":"a"},"data":""#;
+        format!("{head}{}\"}}}}", "d".repeat(length - head.len() - 3))
+    };
+    for (length, expected) in [(ITEM_LIMIT, Ok(1)), (ITEM_LIMIT + 1, Err(FilterError::TooLarge))] {
+        let (mut filter, mut out) = (watch(), Vec::new());
+        let body = event(length);
+        let mut pieces = body.as_bytes().chunks(64 * 1024);
+        let pushed = pieces.try_for_each(|piece| filter.push(piece, &mut |_| false, &mut out));
+        let counts = pushed.and_then(|()| filter.finish());
+        assert_eq!(counts.map(|counts| counts.judged), expected);
+        assert_eq!(out.len() == length, expected.is_ok());
+    }
 }

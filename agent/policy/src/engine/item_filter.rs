@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_no_namespace_is_in_none_that_a_glob_names() {
+        let all = Hidden {
+            namespaces: Some(globs(&["*"])),
+            names: Some(globs(&["db"])),
+            ..Hidden::namespace("p/r", "")
+        };
+        assert!(!filter(all, None, false).hides("", "db"));
+        let excepted = Hidden {
+            namespaces: None,
+            names: Some(globs(&["db"])),
+            except_namespaces: globs(&["*"]),
+            ..Hidden::namespace("p/r", "")
+        };
+        assert!(filter(excepted, None, false).hides("", "db"));
+    }
+
+    #[test]
     fn an_object_without_a_namespace_is_in_the_one_that_was_asked_for_and_a_namespace_is_in_itself() {
         let hidden = || Hidden::namespace("p/r", "payments");
         assert!(filter(hidden(), Some("payments"), false).hides("", "x"));

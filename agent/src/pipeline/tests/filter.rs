@@ -104,6 +104,7 @@ async fn what_cannot_be_filtered_never_reaches_the_client() {
     for (path, why) in [
         ("/api/v1/pods?items=nameless", "no metadata.name"),
         ("/api/v1/pods?items=other", "no list that Picket knows"),
+        ("/api/v1/pods?items=begun", "ended before"),
     ] {
         let refused = list(&world, path).await;
         assert_eq!(refused.status, StatusCode::BAD_GATEWAY, "{path}");
@@ -116,12 +117,13 @@ async fn what_cannot_be_filtered_never_reaches_the_client() {
     // What shows too late that it cannot be read.
     let broken = broken_off(&world, "/api/v1/pods?items=cut").await;
     assert!(!String::from_utf8_lossy(&broken).contains("hush"));
-    for (record, reason) in world.ended(8).await.iter().zip([
+    for (record, reason) in world.ended(9).await.iter().zip([
         "not_acceptable",
         "unfilterable",
         "unfilterable",
         "answer_withheld",
         "",
+        "unfilterable",
         "unfilterable",
         "unfilterable",
         "unfilterable",
@@ -245,4 +247,63 @@ async fn a_list_whose_first_item_comes_after_a_change_is_judged_again() {
     let (answer, ()) = tokio::join!(listing, changing);
     assert_eq!(answer.status, StatusCode::FORBIDDEN, "{:?}", answer.body);
     assert_eq!(answer.json()["details"]["causes"][0]["field"], "guard/none");
+    // The same rules hide the same; without them it would lack what the agent may see now.
+    for (policies, status) in [(hiding(), StatusCode::OK), (policies("", ""), StatusCode::GONE)] {
+        world.store.replace_for_tests(hiding());
+        let count = world.seen().len();
+        let listing = list(&world, "/api/v1/pods?items=list&slow=1");
+        let changing = async {
+            world.seen_are(count + 1).await;
+            world.store.replace_for_tests(policies);
+        };
+        let (answer, ()) = tokio::join!(listing, changing);
+        assert_eq!(answer.status, status, "{:?}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn nothing_in_a_head_tells_of_what_is_hidden() {
+    let world = world().await;
+    let tagged = list(&world, "/api/v1/pods?items=tagged").await;
+    assert_eq!(tagged.json()["items"].as_array().map(Vec::len), Some(1));
+    let head = world
+        .ask(Request::head(target("/api/v1/pods?items=tagged")), "")
+        .await;
+    assert_eq!(head.status, StatusCode::OK);
+    for headers in [&tagged.headers, &head.headers] {
+        for name in [header::ETAG, header::CONTENT_LENGTH] {
+            assert!(!headers.contains_key(&name), "{name}: {headers:?}");
+        }
+    }
+    // Of a HEAD there is no body that could be read.
+    let zipped = world
+        .ask(Request::head(target("/api/v1/pods?items=zipped")), "")
+        .await;
+    assert_eq!(zipped.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_watch_that_fails_is_answered_with_the_api_server_s_status() {
+    let world = world().await;
+    let failed = list(&world, "/api/v1/pods?watch=1&items=status").await;
+    assert_eq!(
+        (failed.status, &failed.json()["reason"]),
+        (StatusCode::CONFLICT, &"Conflict".into())
+    );
+}
+
+#[tokio::test]
+async fn a_list_that_never_comes_to_an_item_is_not_held_back() {
+    use http_body_util::BodyExt as _;
+    let world = world().await;
+    let mut sender = world.connect().await;
+    let request = Request::get(target("/api/v1/pods?items=without-end"))
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(http_body_util::Full::default())
+        .expect("a request");
+    let answer = tokio::time::timeout(Duration::from_secs(20), sender.send_request(request));
+    let answer = answer.await.expect("it does not wait").expect("an answer");
+    let mut body = answer.into_body();
+    let first = body.frame().await.expect("a frame").expect("data");
+    assert!(first.into_data().expect("data").starts_with(b"{\"items\":[]"));
 }

@@ -170,3 +170,108 @@ async fn bodies_that_are_judged_wait_for_room() {
     world.ended(1).await;
     assert!(world.share.judged_at_once((4 << 20) - 1024).is_some());
 }
+
+const CREATED: &str = "{\"mode\": \"mild\", \"metadata\": {\"name\": \"x\"}}";
+
+/// All the room that a pod has for bodies that are judged.
+const ALL_ROOM: u64 = (4 << 20) - 1024;
+
+/// Lets so much time pass for what waits. What is on its way has arrived before.
+async fn pass(time: Duration) {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn the_room_of_a_body_is_held_until_its_request_has_ended() {
+    let world = world_with("").await;
+    let slow = world.ask(
+        Request::post(target("/api/v1/namespaces/n/configmaps?slow=1")),
+        CREATED,
+    );
+    let while_it_is_under_way = async {
+        world.seen_are(1).await;
+        assert!(world.share.judged_at_once(ALL_ROOM).is_none());
+    };
+    let (answer, ()) = tokio::join!(slow, while_it_is_under_way);
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_room_is_refused_in_time() {
+    let world = world_with("").await;
+    let room = world.share.judged(ALL_ROOM).await.expect("all the room");
+    let refused = tokio::time::timeout(Duration::from_secs(40), create(&world, CREATED));
+    let (refused, ()) = tokio::join!(refused, pass(Duration::from_secs(11)));
+    let answer = refused.expect("in time");
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(world.seen().is_empty());
+    drop(room);
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_the_object_that_it_may_be_answered_with() {
+    let world = world_with("").await;
+    let room = world.share.judged(ALL_ROOM - (300 << 10)).await.expect("room");
+    assert_eq!(create(&world, CREATED).await.status, StatusCode::OK);
+    let mut waits = Box::pin(patch(&world, MAP, "{}"));
+    let waited = tokio::time::timeout(Duration::from_millis(200), &mut waits).await;
+    assert!(waited.is_err() && world.seen().len() == 1);
+    drop(room);
+    assert_eq!(waits.await.status, StatusCode::OK);
+}
+
+/// The beginning of the answer to a request whose body is still to come, once this time has passed and `rest` was sent.
+async fn answer_after(world: &World, head: &str, time: Duration, rest: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut client = world.stream().await;
+    let request = format!(
+        "POST {MAPS} HTTP/1.1\r\nHost: kubernetes.default.svc\r\nContent-Type: application/json\r\n{head}\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).await.expect("sent");
+    pass(time).await;
+    let mut read = vec![0; 8192];
+    let answered = async {
+        client.write_all(rest.as_bytes()).await.expect("sent");
+        client.read(&mut read).await
+    };
+    let length = tokio::time::timeout(Duration::from_secs(20), answered).await;
+    let length = length.expect("in time").expect("an answer");
+    String::from_utf8_lossy(&read[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn a_body_that_rules_look_into_comes_in_time_or_is_refused() {
+    let world = world_with("").await;
+    let head = format!("Content-Length: {}", CREATED.len());
+    let slow = answer_after(&world, &head, Duration::from_secs(21), "").await;
+    assert!(slow.starts_with("HTTP/1.1 4"), "{slow}");
+    assert!(world.seen().is_empty());
+    // One that is only looked at to note something is not held to it.
+    world.store.replace_for_tests(not_wild("  mode: Audit\n"));
+    let noted = answer_after(&world, &head, Duration::from_secs(21), CREATED).await;
+    assert!(noted.starts_with("HTTP/1.1 200"), "{noted}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_say_its_length_takes_the_room_of_the_longest() {
+    let world = world_with("").await;
+    let chunked = format!("{:x}\r\n{CREATED}\r\n0\r\n\r\n", CREATED.len());
+    let head = "Transfer-Encoding: chunked";
+    let answer = answer_after(&world, head, Duration::ZERO, &chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_dry_run_s_answer_that_cannot_be_read_refuses_the_patch() {
+    let world = world_with("").await;
+    let garbled = patch(&world, "/api/v1/namespaces/n/configmaps/garbled", "{}").await;
+    assert_eq!(garbled.status, StatusCode::BAD_GATEWAY);
+    // Of one that is too long nothing is known, so the rule about it holds.
+    let huge = patch(&world, "/api/v1/namespaces/n/configmaps/huge", "{}").await;
+    assert_eq!(huge.status, StatusCode::FORBIDDEN);
+    assert_eq!(huge.json()["details"]["causes"][0]["field"], "guard/not-wild");
+    assert_eq!(world.seen().len(), 2, "of each a probe alone");
+}

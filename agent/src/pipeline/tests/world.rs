@@ -18,9 +18,9 @@ use hyper::client::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use picket_policy::PolicySet;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::Action;
+use picket_policy::{BODY_LIMIT, PolicySet};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
@@ -647,6 +647,14 @@ fn made(target: &str, patch: &[u8]) -> Response<BoxBody<Bytes, std::convert::Inf
         *response.status_mut() = StatusCode::NOT_FOUND;
         return response;
     }
+    if target.contains("/garbled") || target.contains("/huge") {
+        let length = if target.contains("/huge") {
+            BODY_LIMIT + 1
+        } else {
+            10
+        };
+        return Response::new(Full::new(Bytes::from(vec![b'x'; length])).boxed());
+    }
     let mut object: Value = serde_json::from_slice(patch).expect("a merge patch");
     object["metadata"]["resourceVersion"] = "7".into();
     Response::new(Full::new(Bytes::from(object.to_string())).boxed())
@@ -662,6 +670,14 @@ fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
         )
     };
     let whole = list(&format!("{shown},{hidden}"));
+    if kind == "without-end" {
+        // A list of nothing that goes on and on, and then says nothing for ever.
+        let begun = format!("{{{}", r#""items":[],"#.repeat(10_000));
+        let begun = futures::stream::iter([Ok(Frame::data(Bytes::from(begun)))]);
+        let body = StreamBody::new(futures::StreamExt::chain(begun, futures::stream::pending()));
+        let response = Response::builder().header(header::CONTENT_TYPE, "application/json");
+        return response.body(body.boxed()).expect("a response");
+    }
     let (body, media_type) = match kind {
         "text" | "busy" => (whole, "text/plain"),
         "status" => (
@@ -670,6 +686,7 @@ fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
             "application/json",
         ),
         "cut" => (whole[..whole.len() - 2].to_owned(), "application/json"),
+        "begun" => (whole[..whole.len() / 2].to_owned(), "application/json"),
         "nameless" => (
             list(r#"{"metadata":{"namespace":"pay"},"spec":"hush"}"#),
             "application/json",
@@ -689,6 +706,7 @@ fn listed(kind: &str) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
     let response = Response::builder().header(header::CONTENT_TYPE, media_type);
     let response = match kind {
         "zipped" => response.header(header::CONTENT_ENCODING, "gzip"),
+        "tagged" => response.header(header::ETAG, "\"of-all\""),
         "status" => response.status(StatusCode::CONFLICT),
         "busy" => response
             .status(StatusCode::TOO_MANY_REQUESTS)

@@ -330,3 +330,38 @@ fn upgrades_that_are_not_known_are_none() {
         assert_eq!(asked(connection, upgrade), None, "{upgrade}");
     }
 }
+
+#[test]
+fn an_answer_that_is_filtered_is_asked_for_whole_and_as_it_is() {
+    let mut headers = HeaderMap::new();
+    for name in [
+        "Range",
+        "If-Range",
+        "If-Match",
+        "If-None-Match",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+    ] {
+        headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("x"));
+    }
+    for accept in ["application/cbor", "application/json;q=0.5, text/plain"] {
+        headers.append(header::ACCEPT, HeaderValue::from_static(accept));
+    }
+    headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    for_filter(&mut headers);
+    let mut left: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+        .collect();
+    left.sort_unstable();
+    assert_eq!(
+        left,
+        [
+            ("accept", "application/json;q=0.5"),
+            ("accept-encoding", "identity")
+        ]
+    );
+    // What is no text names no encoding.
+    headers.append(header::ACCEPT, HeaderValue::from_bytes(b"\xff").unwrap());
+    assert_eq!(filterable_accept(&headers), None);
+}

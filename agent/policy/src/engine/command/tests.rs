@@ -135,6 +135,10 @@ fn programs_that_run_others_hide_nothing() {
         &["sh", "-c", "apk add $X"],
         &["sh", "-c", "apk $X"],
         &["sh", "-c", "echo '#'; apk add x"],
+        // What reads the arguments on the way to a container may take blanks off.
+        &["apk", "", "add", "x"],
+        &["", "sh", "-c", "apk add x"],
+        &[" sh", "-c", "apk add x"],
     ] {
         assert!(fires("apk add*", argv), "{argv:?}");
     }
@@ -250,6 +254,7 @@ fn builtins_that_run_text_hide_nothing() {
         "printf %d 'a[$(apk add x)]'",
         "print -P 'x'",
         "print -v PS4 x",
+        "print -u 'a[$(apk add x)]' x",
         "print -r $X -P x",
         "printf %d $X 'a[$(apk add x)]'",
         "declare a=$X x='a[$(apk add x)]'; [ -v b ]",
@@ -259,6 +264,17 @@ fn builtins_that_run_text_hide_nothing() {
         "declare -a a=$X 'b=($(apk add x))'",
         "jobs -x apk add x",
         "jobs $X",
+        "hash $X",
+        "printf -v $X x",
+        "unset $X",
+        "eval $X",
+        "eval echo $X",
+        "set -A PS4 '$(apk add x)'",
+        "set +A PS4 '$(apk add x)'",
+        "test -t 'a[$(apk add x)]'",
+        "typeset 'a.b[$(apk add x)]=1'",
+        "read 'a.b[$(apk add x)]'",
+        "unset 'a.b[$(apk add x)]'",
         "declare -a 'b=(`apk add x`)'",
         "set -o history -H\n: apk add x\n!!:1-3",
         "set -H",
@@ -277,6 +293,8 @@ fn builtins_that_run_text_hide_nothing() {
         "exit 'a[$(apk add x)]'",
         "declare -i n='a[$(apk add x)]'",
         "declare -i n; n=$X",
+        "export PS$X",
+        "declare -$X r=PS4",
     ] {
         assert!(fires(NO_LINE, &["bash", "-c", script]), "{script}");
     }
@@ -338,6 +356,7 @@ fn variables_that_shells_run_hide_nothing() {
         "OPTIND='a[`apk add x`]'; getopts a b",
         "x='a[$(apk add x)]'",
         "for x in 'a[$(apk add x)]'; do :; done",
+        "for PS4 in $X; do set -x; :; done",
         "export x='a[$(apk add x)]'",
         "x+='$(apk add x)]'",
         "read SECONDS",
@@ -496,6 +515,15 @@ fn what_cannot_be_told_counts_as_every_line() {
         &["ip", "netns", "exec", "x", "apk", "add", "x"],
         &["ip", "-4", "vrf", "ex", "x", "apk", "add", "x"],
         &["sh", "-c", "ip netns $X"],
+        &["sh", "-c", "xargs $X"],
+        &["sh", "-c", "watch $X"],
+        &["sh", "-c", "su $X"],
+        &["sh", "-c", "su -c ls $X"],
+        &["sh", "-c", "script $X"],
+        &["script", "/dev/null", "ls", "-c", "apk add x"],
+        &["zsh", "-c", "python<-> x"],
+        &["bash", "--dump-strings", "-c", "ls"],
+        &["bash", "-c-x", "ls"],
         &["proxychains4", "apk", "add", "x"],
         &["/usr/bin/ld.so", "/sbin/apk", "add", "x"],
         &["softlimit", "-m", "1", "apk", "add", "x"],
@@ -510,6 +538,11 @@ fn what_cannot_be_told_counts_as_every_line() {
         &["sh", "-c", "echo 'odd"],
         &["sh", "-c", "echo \"odd"],
         &["sh", "-c", "echo odd\\"],
+        &["sh", "-c", "ls)"],
+        &["sh", "-c", "(ls"],
+        &["sh", "-c", "ls >\napk add x"],
+        &["sh", "-c", "for; do ls; done"],
+        &["sh", "-c", "for $X in a; do ls; done"],
         &["sh", "-c", "/sbin/a?k add x"],
         &["sh", "-c", "/sbin/ap* add x"],
         &["sh", "-c", "{apk,add,x}"],
@@ -561,6 +594,21 @@ fn what_cannot_be_told_counts_as_every_line() {
         ("cat $X", "ls*", false),
     ] {
         assert_eq!(fires(glob, &["sh", "-c", script]), may, "{script} by {glob}");
+    }
+    // Words are compared as they came and with their white space folded.
+    for glob in ["rm /a  b*", "rm /a b*"] {
+        assert!(fires(glob, &["sh", "-c", "rm '/a  b'$X"]), "{glob}");
+    }
+    // A quoted name is a program's, with what stands behind it.
+    assert!(fires("a=b apk", &["sh", "-c", "'a'=b apk"]));
+    // The words after the text of `-S` are no options.
+    assert!(fires("apk add -i x", &["env", "-S", "apk add", "-i", "x"]));
+    assert!(fires("apk", &["script", "--", "apk"]));
+    let execs = ["find"].into_iter().chain(["-exec", "ls", ";"].repeat(17));
+    assert!(fires(NO_LINE, &execs.collect::<Vec<_>>()));
+    // No exception can name them.
+    for argv in [&["", " "][..], &["a\0b"]] {
+        assert!(matches!(Command::new(&exec(argv)), Command::Unknown), "{argv:?}");
     }
     let mut exec = exec(&["ls"]);
     exec.env = vec!["PATH=/tmp".to_owned()];

@@ -15,6 +15,7 @@ no | GET /api/v1/namespaces/default/services/https:kubernetes:443/proxy/api     
 no | GET /api/v1/namespaces/kube-system/pods/kube-apiserver-n1/portforward           | builtin/apiserver-portforward
 no | POST /api/v1/namespaces/n/serviceaccounts/default/token                         | builtin/token-request
 no | POST /api/v1/namespaces/n/secrets                                               | builtin/token-secrets
+no | POST /api/v1/namespaces/n/Secrets                                               | builtin/token-secrets
 no | POST /apis/certificates.k8s.io/v1/certificatesigningrequests                    | builtin/certificate-requests
 no | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval          | builtin/certificate-requests
 no | GET /apis/picket.dev/v1alpha1/agentpolicies                                     | builtin/picket-objects
@@ -33,7 +34,9 @@ no | GET /api/v1/namespaces/Kube-flannel/pods/flannel-x/portforward             
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
+no | GET /api/v1/namespaces/Picket-System/pods           | builtin/picket-namespace
 no | DELETE /api/v1/namespaces/picket-system             | builtin/picket-namespace
+no | DELETE /api/v1/namespaces/Picket-System             | builtin/picket-namespace
 no | DELETE /api/v1/namespaces                           | builtin/picket-namespace
 no | DELETE /api/v1/secrets                              | builtin/picket-namespace
 no | GET /api/v1/namespaces/picket-system/pods/x/exec?command=sh | builtin/picket-namespace

@@ -156,3 +156,25 @@ fn nothing_is_offered_that_answers_with_what_must_not_be_read() {
         assert_eq!(denied(&set, line).allowed(), "create secrets", "{line}");
     }
 }
+
+#[test]
+fn a_rule_that_looks_into_what_a_request_does_besides_is_given_the_object() {
+    let set = compile(&[
+        &grant(ALL),
+        &conditions::when("verbs: [update], resources: [pods]", "has(object.spec)"),
+    ]);
+    for (line, source) in [
+        ("PUT /api/v1/namespaces/n/pods/x/status", ObjectSource::Body),
+        (
+            "PATCH /api/v1/namespaces/n/pods/x/status content-type:application/merge-patch+json",
+            ObjectSource::Probe,
+        ),
+    ] {
+        let needs = set.needs(&principal(&set, "fixer"), &request(line), NOW);
+        assert_eq!(
+            (needs.object, needs.only_to_note),
+            (Some(source), false),
+            "{line}"
+        );
+    }
+}

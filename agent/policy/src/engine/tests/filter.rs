@@ -24,6 +24,7 @@ filtered | GET /apis/events.k8s.io/v1/events          | apiGroups: [''], resourc
 filtered | GET /api/v1/namespaces                     | namespaces: [pay]
 filtered | GET /api/v1/namespaces                     | resources: [namespaces], names: [pay]
 filtered | GET /api/v1/namespaces?watch=true          | namespaces: [pay]
+filtered | GET /api/v1/Namespaces                     | namespaces: [pay]
 refused  | GET /api/v1/namespaces/pay                 | namespaces: [pay]
 # What names only what is hidden, or shows it in another way.
 refused  | GET /api/v1/namespaces/pay/pods            | resources: [pods], namespaces: [pay]
@@ -31,6 +32,8 @@ refused  | GET /api/v1/namespaces/pay/pods/x          | resources: [pods], names
 refused  | GET /api/v1/namespaces/pay/pods?fieldSelector=metadata.name%3Ddb-1 | names: ['db-*']
 refused  | PATCH /api/v1/namespaces/pay/pods/x        | resources: [pods], namespaces: [pay]
 refused  | DELETE /api/v1/namespaces/pay/pods         | resources: [pods], names: ['db-*']
+refused  | GET /api/v1/pods?fieldSelector=metadata.name%3Ddb-1 | names: ['db-*']
+refused  | GET /api/v1/watch/pods/x/status            | resources: [pods/status], namespaces: [pay]
 refused  | GET /api/v1/namespaces/pay/pods/x/status   | resources: [pods], namespaces: [pay]
 refused  | GET /api/v1/pods?watch=1 connection:upgrade upgrade:websocket | resources: [pods], namespaces: [pay]
 passes   | GET /api/v1/namespaces/pay/pods/x          | verbs: [list, watch], resources: [pods], namespaces: [pay]
@@ -173,6 +176,9 @@ fn a_filter_with_a_condition_hides_where_it_holds_or_has_no_outcome() {
         let set = compile(&[&grant(ALL), &policy("p", &rule)]);
         let permit = permitted(&set, "GET /api/v1/pods");
         assert_eq!(permit.filter().is_some(), hides, "{when}");
+        // Only a rule with a message is told of.
+        let told = when.starts_with("request");
+        assert_eq!(!permit.warnings().is_empty(), told, "{:?}", permit.warnings());
     }
 }
 
@@ -241,6 +247,13 @@ fn a_list_of_all_namespaces_that_a_rule_refuses_is_offered_where_it_passes() {
         let set = compile(&[&grant(ALL), &deny(&format!("resources: [pods], {matches}"))]);
         assert_eq!(denied(&set, line).allowed(), allowed, "{matches}");
     }
+    // Nor is a namespace where a built-in refuses it.
+    let own = deny("resources: [pods], exceptNamespaces: [picket-system, shop]");
+    let set = compile(&[&grant(ALL), &own]);
+    assert_eq!(
+        denied(&set, line).allowed(),
+        "list pods in one namespace of \"shop\""
+    );
     // Where it passes in no namespace, it is not offered.
     let none = compile(&[&grant(ALL), &deny("resources: [pods], namespaces: ['*']")]);
     assert!(!denied(&none, line).allowed().contains("in one namespace"));
@@ -256,4 +269,19 @@ fn a_list_of_all_namespaces_that_a_rule_refuses_is_offered_where_it_passes() {
         denied(&set, line).allowed(),
         "list pods in one namespace of \"shop\""
     );
+}
+
+#[test]
+fn another_resource_of_the_name_namespaces_is_in_the_namespaces_that_it_says() {
+    let set = compile(&[&grant(ALL), &filter("namespaces: [pay]")]);
+    let permit = permitted(&set, "GET /apis/example.org/v1/namespaces");
+    let filter = permit.filter().expect("a filter");
+    assert!(filter.hides("pay", "x") && !filter.hides("shop", "pay") && !filter.hides("", "pay"));
+}
+
+#[test]
+fn a_list_of_namespaces_is_left_alone_by_a_rule_that_refuses_what_is_in_one() {
+    let set = compile(&[&grant(ALL), &deny("namespaces: [pay]")]);
+    assert!(passes(&set, "GET /api/v1/namespaces"));
+    assert!(!passes(&set, "GET /api/v1/pods"));
 }

@@ -33,3 +33,36 @@ impl Once {
         !self.open.remove(&event.audit_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: impl ToString, stage: &str) -> AuditEvent {
+        let mut event = AuditEvent::default();
+        event.kind = "Event".to_owned();
+        event.audit_id = id.to_string();
+        event.stage = stage.to_owned();
+        event.request_uri = "/api/v1/pods?watch=1".to_owned();
+        event
+    }
+
+    #[test]
+    fn sessions_that_cannot_be_told_apart_each_count() {
+        let mut once = Once::default();
+        let stages = ["ResponseStarted", "ResponseStarted", "ResponseComplete"];
+        assert_eq!(stages.map(|stage| once.takes(&line("", stage))), [true; 3]);
+    }
+
+    #[test]
+    fn a_session_beyond_those_that_are_known_counts_by_both_lines() {
+        let mut once = Once::default();
+        for number in 0..MOST_OPEN {
+            assert!(once.takes(&line(number, "ResponseStarted")));
+        }
+        assert!(once.takes(&line("more", "ResponseStarted")));
+        assert_eq!(once.open.len(), MOST_OPEN);
+        assert!(once.takes(&line("more", "ResponseComplete")));
+        assert!(!once.takes(&line(7, "ResponseComplete")));
+    }
+}

@@ -56,6 +56,10 @@ spec:
   - {name: no-root, action: Deny, match: {verbs: [create, update], resources: [pods]}, when: "object.spec.hostNetwork"}
   - {name: z-none, action: Deny, match: {verbs: [create], resources: [pods], namespaces: [closed]}}
   - {name: no-secret, action: Deny, match: {verbs: [create], resources: [configmaps], names: [root]}}
+  - name: no-everyone
+    action: Deny
+    match: {verbs: [get], names: [kept]}
+    when: "'system:authenticated' in agent.?onBehalfOf.groups.orValue([])"
   - {name: noted, action: Warn, match: {verbs: [create], resources: [services]}, when: "object.spec.type == 'NodePort'"}
 ---
 apiVersion: picket.dev/v1alpha1
@@ -317,6 +321,7 @@ fn what_objects_did_not_decide_is_not_compared() {
     for uri in [
         "/api/v1/pods?labelSelector=a...TRUNCATED",
         "/api/v1/namespaces/***12:abcd***/pods",
+        "/api/v1/namespaces/%2a%2A%2a12:abcd%2a%2a%2a/pods",
     ] {
         is_untold(&allowed("list", uri), Untold::RequestLine);
         let error = of_audit_record(&allowed("list", uri)).expect_err(uri);
@@ -341,6 +346,12 @@ fn a_person_is_who_the_record_says() {
         json!(["sre", "system:authenticated"]),
     );
     assert_eq!(told(&of_group).replayed.by, "people");
+    // The API server's own groups are none of the person's.
+    let uri = json!("/api/v1/namespaces/shop/pods/kept");
+    assert_eq!(
+        told(&with(of_group.clone(), "/requestURI", uri)).replayed.by,
+        "people"
+    );
     // A denied request has no user upstream, and so no groups.
     is_untold(&with(of_group, "/impersonatedUser", Json::Null), Untold::Person);
 }

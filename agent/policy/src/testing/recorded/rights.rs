@@ -248,8 +248,8 @@ pub struct Rights {
     /// Requests that the API server refused: whoever tries what Kubernetes does not give has not used it.
     pub(super) refused: u64,
     pub(super) seen: Seen,
-    kept: usize,
-    probes: Vec<Arc<Grant>>,
+    pub(super) kept: usize,
+    pub(super) probes: Vec<Arc<Grant>>,
 }
 
 impl Default for Rights {

@@ -573,6 +573,17 @@ fn a_dry_run_of_one_object_is_no_write_of_it_beside_a_write_of_another() {
     let set = compiled(documents(&suggestion));
     assert!(seen.iter().all(|sent| is_allowed(&set, sent)));
     assert!(!is_allowed(&set, &patch("prod-db", "")));
+    // Nor does a write of one object give the dry run of any other.
+    let seen = [
+        Sent::new("a", "create", "/api/v1/namespaces/shop/pods?dryRun=All"),
+        Sent::new(
+            "a",
+            "patch",
+            "/api/v1/namespaces/shop/pods/x?fieldManager=m&force=true",
+        ),
+    ];
+    let set = compiled(documents(&suggested(&seen)));
+    assert!(seen.iter().all(|sent| is_allowed(&set, sent)));
     // A write gives the dry run too, also one of every name or namespace.
     let list = |query: &str| Sent::new("a", "create", format!("/api/v1/namespaces/shop/pods{query}"));
     let suggestion = suggested(&[list("?dryRun=All"), list("")]);
@@ -603,6 +614,14 @@ fn the_root_behind_a_proxy_opens_no_other_service() {
     let roots = suggested(&[proxied("get", "web/proxy"), proxied("get", "web/proxy/")]);
     assert_eq!(roots.grants[0].rules.len(), 1);
     assert_eq!(roots.grants[0].rules[0].rule.resource_names, ["web"]);
+    // The rule for a path narrows none for the root.
+    let both = suggested(&[proxied("get", "web/proxy/"), proxied("get", "web/proxy/metrics")]);
+    let paths: Vec<_> = both.grants[0]
+        .rules
+        .iter()
+        .map(|rule| rule.rule.proxy_paths.concat())
+        .collect();
+    assert_eq!(paths, ["", "/metrics"]);
     // As a pattern, such a path would give more than was seen.
     for rest in ["web/proxy/metrics*", "web/proxy/*", "web/proxy/a*b"] {
         let glob = suggested(&[proxied("get", rest)]);
@@ -652,4 +671,85 @@ fn what_the_api_server_refused_is_left_out_and_counted() {
         text.contains("# 1 request is left out: Picket allowed it and the API server answered 403."),
         "{text}"
     );
+}
+
+#[test]
+fn what_is_not_known_to_need_a_right_is_counted() {
+    let uncovered = |rights: &mut Rights| {
+        rights.add(&Sent::new("a", "list", "/api/v1/namespaces/shop/pods").event());
+        let suggestion = rights.suggest();
+        assert_eq!(suggestion.grants, []);
+        suggestion.uncovered.into_keys().collect::<Vec<_>>()
+    };
+    let mut full = Rights {
+        kept: MAX_RIGHTS,
+        ..Rights::default()
+    };
+    assert_eq!(uncovered(&mut full), [Uncovered::Rights]);
+    let mut without_probes = Rights {
+        probes: Vec::new(),
+        ..Rights::default()
+    };
+    assert_eq!(uncovered(&mut without_probes), [Uncovered::Unnameable]);
+    // A grant in a namespace cannot give what is in none.
+    let strange = suggested(&[Sent::new("a", "list", "/api/v1/namespaces/shop/nodes")]);
+    assert_eq!(strange.grants, []);
+    assert_eq!(strange.uncovered.get(&Uncovered::Unnameable), Some(&1));
+}
+
+#[test]
+fn a_service_account_is_impersonated_where_its_token_was_not_used() {
+    let mut record = Sent::new("a", "list", "/api/v1/nodes").record();
+    record["impersonatedUser"]["username"] = json!("system:serviceaccount:ci:bot");
+    let mut rights = Rights::default();
+    rights.add(&serde_json::from_value(record).expect("a record"));
+    let text = rights.suggest().to_yaml("x");
+    assert!(
+        text.contains("upstream: {impersonate: {user: \"system:serviceaccount:ci:bot\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn more_people_than_are_listed_are_everyone_and_that_is_said() {
+    for (count, is_said) in [(MAX_NAMED, false), (MAX_NAMED + 1, true)] {
+        let mut rights = Rights::default();
+        for number in 0..count {
+            let mut record = Sent::new("a", "list", "/api/v1/nodes").record();
+            record["agent"]["onBehalfOf"] =
+                json!({"issuer": "https://login.test", "subject": "1", "username": format!("ann-{number}")});
+            rights.add(&serde_json::from_value(record).expect("a record"));
+        }
+        let suggestion = rights.suggest();
+        let people = suggestion.grants[0].upstream.on_behalf_of.as_ref();
+        let users = &people.expect("people").users;
+        assert_eq!(users.len(), if is_said { 1 } else { count });
+        assert_eq!(users.contains(&"*".to_owned()), is_said);
+        let text = suggestion.to_yaml("x");
+        assert_eq!(
+            text.contains("# More than 16 people were seen"),
+            is_said,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn no_two_grants_have_one_name() {
+    let suggestion = suggested(&[
+        Sent::new("a", "list", "/api/v1/namespaces/shop/pods"),
+        Sent::new("a-shop", "list", "/api/v1/nodes"),
+    ]);
+    let names: Vec<_> = suggestion.grants.iter().map(|grant| &grant.name[..]).collect();
+    assert_eq!(names, ["a-shop", "a-shop-2"]);
+}
+
+#[test]
+fn an_upgrade_behind_a_proxy_is_given_with_every_path() {
+    let mut record = Sent::new("a", "get", "/api/v1/namespaces/shop/services/web/proxy/ws").record();
+    record["session"] = json!({"protocol": "websocket"});
+    let mut rights = Rights::default();
+    rights.add(&serde_json::from_value(record).expect("a record"));
+    // A path of proxyPaths is for reads without an upgrade.
+    assert!(rights.suggest().grants[0].rules[0].rule.proxy_paths.is_empty());
 }
