@@ -172,8 +172,8 @@ fn agents_log(world: &World, pod: &str) -> Since {
     Since::now(&agent.audit_directory())
 }
 
-/// An enforced pod that dials this protected endpoint is answered by Picket: the certificate is Picket's and has the address, the request is
-/// in Picket's log as the pod's, and the API server saw the agent's user alone.
+/// An enforced pod that dials this protected endpoint is answered by Picket: the certificate is Picket's and has the address, the request
+/// is in Picket's log as the pod's, and the API server saw the agent's user alone.
 fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     // One that no other dial asks for.
     let name = format!("endpoint-{}-{}-{pod}", at.0.replace([':', '%'], "-"), at.1).to_lowercase();

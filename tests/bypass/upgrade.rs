@@ -213,8 +213,8 @@ fn a_successor_whose_objects_are_not_valid_pauses_nobody(world: &mut World) -> R
     Ok(())
 }
 
-/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a protected endpoint's
-/// name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
+/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a protected
+/// endpoint's name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
 fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) -> Result<()> {
     fails_at_every_stage(world, None)
 }

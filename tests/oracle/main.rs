@@ -1,6 +1,7 @@
 //! Picket beside the API server's own code: the same roles and the same requests, read and judged by both.
 //!
-//! In: Go, which builds `tests/rbac-oracle` and `tests/protobuf-oracle`. Out: a line per test, as cargo's own harness prints them. No cluster and no root.
+//! In: Go, which builds `tests/rbac-oracle` and `tests/protobuf-oracle`. Out: a line per test, as cargo's own harness prints them. No
+//! cluster and no root.
 
 // A test that no list names is never called.
 #![deny(dead_code)]

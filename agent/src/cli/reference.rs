@@ -1,7 +1,7 @@
 //! `picket reference`: the generated pages of the manual, and the JSON Schemas and CRDs of the objects, written from their types.
 //!
-//! In: a folder. Out: Markdown below `docs/reference` in it, JSON below `schemas`, and YAML below `crds`. `cargo xtask generate` calls this for
-//! `deploy`, and `cargo xtask check` compares.
+//! In: a folder. Out: Markdown below `docs/reference` in it, JSON below `schemas`, and YAML below `crds`. `cargo xtask generate` calls this
+//! for `deploy`, and `cargo xtask check` compares.
 
 use std::fmt::Write as _;
 use std::fs;

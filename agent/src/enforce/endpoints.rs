@@ -33,7 +33,8 @@ pub(crate) struct Start {
 
 impl Start {
     /// Where programs of another layout are still attached, those hold the pods, and it is waited until all are judged: no
-    /// pod that is left alone must meet a protected endpoint before. Without such, protected endpoints come first and pods wait for judgement.
+    /// pod that is left alone must meet a protected endpoint before. Without such, protected endpoints come first and pods wait for
+    /// judgement.
     async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
         let older = kernel.older().unwrap_or_else(|error| {
             tracing::error!(%error, "the agent cannot find out whether programs of an earlier version are attached");

@@ -144,7 +144,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes away what [`Self::attach_egress_filter`] and [`Self::attach_interface_filter`] attached for this cgroup, an earlier agent's included.
+    /// Takes away what [`Self::attach_egress_filter`] and [`Self::attach_interface_filter`] attached for this cgroup, an earlier agent's
+    /// included.
     ///
     /// # Errors
     /// When a pin or an entry cannot be removed.

@@ -123,8 +123,8 @@ impl DestroySocketsError {
 }
 
 /// Ends every connection in the namespace whose remote end is a protected endpoint; with `only`, of those the ones that were made in these
-/// cgroups. `is_protected` is asked in the form that protected endpoints are compared in ([`Address::endpoint`]), whichever way the socket spells
-/// it. It blocks, for as long as the namespace has sockets to list.
+/// cgroups. `is_protected` is asked in the form that protected endpoints are compared in ([`Address::endpoint`]), whichever way the socket
+/// spells it. It blocks, for as long as the namespace has sockets to list.
 ///
 /// # Errors
 /// [`DestroySocketsError`], after the connections that could be found were destroyed.

@@ -157,7 +157,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes `endpoints` the protected endpoints: the new ones come before the old ones go, but those for which there is no room until then.
+    /// Makes `endpoints` the protected endpoints: the new ones come before the old ones go, but those for which there is no room until
+    /// then.
     ///
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.

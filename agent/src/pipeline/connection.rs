@@ -316,8 +316,8 @@ impl Connection {
             .map_err(Rejection::Identity)
     }
 
-    /// The bearer token of a request whose agent asks for its person: verified, or refused. The token stands beside what proves the agent, or
-    /// it proves both.
+    /// The bearer token of a request whose agent asks for its person: verified, or refused. The token stands beside what proves the agent,
+    /// or it proves both.
     pub(super) async fn person_token(
         &self,
         issuers: &Issuers,

@@ -1,8 +1,8 @@
 //! The frames of an HTTP/2 client, counted before they are read.
 //!
 //! In: a client's bytes. Out: the same bytes, or an error once the client sends frames without end that ask for nothing. Such
-//! frames are PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, and DATA that is empty or padding alone. They cost the node time that other pods'
-//! requests need, and hyper answers them for as long as they come (CVE-2019-9512 to 9518). Requests and what is sent to the
+//! frames are PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, and DATA that is empty or padding alone. They cost the node time that
+//! other pods' requests need, and hyper answers them for as long as they come (CVE-2019-9512 to 9518). Requests and what is sent to the
 //! client earn further ones, so that clients that work never meet the limit.
 //!
 //! A client that has opened a connection and does not begin to speak is given up too.

@@ -5,8 +5,8 @@
 //!
 //! **No session outlives a change.** A request takes a [`Ticket`], which holds the epoch, before it reads policy, pod or
 //! time. Whoever changes one of these does so first, then raises the epoch, and has a sweep run after: [`Registry::sweep`] raises
-//! the epoch too, then judges every entry it finds. A session registers first and compares its ticket's epoch afterwards. So either the sweep
-//! finds the entry, or the entry was put into its shard after the sweep left that shard; the shard's lock then makes the
+//! the epoch too, then judges every entry it finds. A session registers first and compares its ticket's epoch afterwards. So either the
+//! sweep finds the entry, or the entry was put into its shard after the sweep left that shard; the shard's lock then makes the
 //! raised epoch visible, the ticket is older, and the session is judged by what holds now. A ticket taken after the raise
 //! is no exception: what was read after it, was read after the change.
 

@@ -1,7 +1,7 @@
 //! When certificates expire, as metrics.
 //!
-//! In: the [`Certificates`] that pods see, the client certificate that the API server sees, and the CAs that others are checked by. Out: points in time in the
-//! registry.
+//! In: the [`Certificates`] that pods see, the client certificate that the API server sees, and the CAs that others are checked by. Out:
+//! points in time in the registry.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -2,8 +2,8 @@
 //! it is quiet.
 //!
 //! In: a place with two pods and the ways to the upstream. Out: latencies for each kind of noise, their ratio to the quiet
-//! ones, and what the noise adds to the memory of what stands between. Both pods go the same way. The noisy pod's process has the lowest priority, as a neighbour's own processor time is
-//! its own: what is measured is what the way between does to the pod beside it.
+//! ones, and what the noise adds to the memory of what stands between. Both pods go the same way. The noisy pod's process has the lowest
+//! priority, as a neighbour's own processor time is its own: what is measured is what the way between does to the pod beside it.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Against a real kube-apiserver, on a real node, with the load in a real pod's place.
 //!
 //! The direct way is another port of the node, which its packet filter takes to the API server's as kube-proxy takes a
-//! Service's: nothing in the cluster tells of it, so that it is no protected endpoint. It and nginx use a token of a service account with the
-//! rights of the user that Picket impersonates.
+//! Service's: nothing in the cluster tells of it, so that it is no protected endpoint. It and nginx use a token of a service account with
+//! the rights of the user that Picket impersonates.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;

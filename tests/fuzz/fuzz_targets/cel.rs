@@ -1,4 +1,5 @@
-//! Any expression of a rule, on any JSON: it is refused or compiled, and gives a verdict or says why not, without a panic and within its steps.
+//! Any expression of a rule, on any JSON: it is refused or compiled, and gives a verdict or says why not, without a panic and within its
+//! steps.
 //!
 //! The first line is the expression, the second one of a variable `v`; what follows is the object, which is the policy's `params` too.
 #![no_main]

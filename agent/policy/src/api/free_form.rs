@@ -1,7 +1,7 @@
 //! A mapping whose names and values are the writer's own, such as `spec.params` of an AgentPolicy.
 //!
-//! In: a node of a file. Out: the same as JSON, and a diagnostic for all in it that JSON has no way to say: nothing is left out, and no whole
-//! number is rounded.
+//! In: a node of a file. Out: the same as JSON, and a diagnostic for all in it that JSON has no way to say: nothing is left out, and no
+//! whole number is rounded.
 //! A harmless value stands in for what is faulty, so that the rest of the document is checked in the same reading.
 
 use serde_json::{Map, Number, Value, json};

@@ -140,8 +140,8 @@ pub(super) fn tree(root: &IdedExpr, variables: &[&str]) -> Result<BTreeSet<(Stri
     Ok(walk.found.selected)
 }
 
-/// Checks the tree of a rule's expression, which may use these roots, and a policy's variables by these names. Whether the root `params` may
-/// be used depends on the policy.
+/// Checks the tree of a rule's expression, which may use these roots, and a policy's variables by these names. Whether the root `params`
+/// may be used depends on the policy.
 pub(super) fn rule(
     root: &IdedExpr,
     roots: &[&str],

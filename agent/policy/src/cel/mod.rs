@@ -3,11 +3,11 @@
 //! In: an expression's text and the variables that it may use; later their values as JSON. Out: an [`Expression`], or why the
 //! text is refused; later a [`CelOutcome`], or that the expression erred. Whoever asks takes an error for the answer that refuses.
 //!
-//! There are two kinds. Expressions of token claims are judged at their worst where they are read (cost.rs), since any values may come. Those of
-//! rules judge bodies of 1.5 MB on a thread of the data path, so they run on a budget (rules/).
+//! There are two kinds. Expressions of token claims are judged at their worst where they are read (cost.rs), since any values may come.
+//! Those of rules judge bodies of 1.5 MB on a thread of the data path, so they run on a budget (rules/).
 //!
-//! rules/ imports library/, the functions that rules have; both import runtime/, the values and the budget of an evaluation, which imports none
-//! of them.
+//! rules/ imports library/, the functions that rules have; both import runtime/, the values and the budget of an evaluation, which imports
+//! none of them.
 //!
 //! The interpreter is the crate `cel`. It has neither limits nor a check of names before it runs, so check.rs brings both:
 //! what is not known is refused where the file is read, and nothing here runs long or deep. Timestamps and durations are not

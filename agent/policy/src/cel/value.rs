@@ -1,6 +1,7 @@
 //! Values of expressions: from JSON, and to what an outcome may be.
 //!
-//! In: JSON. Out: values of the interpreter, of which there are at most [`MAX_VALUES`] with at most [`MAX_TEXT`]; and a [`CelOutcome`] of one of its own.
+//! In: JSON. Out: values of the interpreter, of which there are at most [`MAX_VALUES`] with at most [`MAX_TEXT`]; and a [`CelOutcome`] of
+//! one of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! In: a [`KubeRequest`], who sent it, Picket's own namespace and those of agents. Out: whether a [`Builtin`] fires, and the
 //! message of its denial.
 //!
-//! The head of a request is judged here, and of the body the name of a new object and the type of a new Secret. Verbs that only RBAC knows (escalate, bind,
-//! impersonate) are checked by the API server against the impersonated user. A port-forward's port is in the stream.
+//! The head of a request is judged here, and of the body the name of a new object and the type of a new Secret. Verbs that only RBAC knows
+//! (escalate, bind, impersonate) are checked by the API server against the impersonated user. A port-forward's port is in the stream.
 
 use super::agent_namespaces::AgentNamespaces;
 use super::item_filter::can_be_filtered;

@@ -110,8 +110,8 @@ impl VerifiedToken {
         Timestamp::from_second(self.expires_at.saturating_add(CLOCK_SKEW_SECONDS)).ok()
     }
 
-    /// Whether the token would be taken from its issuer as the issuer's rules are now, for the same user. That one of the issuer's keys signed it is
-    /// the caller's to know.
+    /// Whether the token would be taken from its issuer as the issuer's rules are now, for the same user. That one of the issuer's keys
+    /// signed it is the caller's to know.
     ///
     /// # Errors
     /// A [`TokenError`].

@@ -76,8 +76,8 @@ pub enum ObjectName<'a> {
 }
 
 impl CanonicalRequest {
-    /// Reads the object out of the body of a create, an update or a server-side apply, and keeps it with the request. Returns the body to send in place of
-    /// the client's, where it was read: the same value as JSON, and the head says so.
+    /// Reads the object out of the body of a create, an update or a server-side apply, and keeps it with the request. Returns the body to
+    /// send in place of the client's, where it was read: the same value as JSON, and the head says so.
     ///
     /// # Errors
     /// Where the body is in no encoding that Picket reads, or could be read in more than one way.

@@ -21,4 +21,6 @@ pub use model::{
 pub use read::{PolicyTest, read_tests, test_schema, test_schemas};
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;

@@ -24,7 +24,8 @@ use crate::audit::sinks::checkpoint;
 use crate::audit::{AuditConfig, AuditError};
 use crate::runtime::private_folder::NotPrivate;
 
-/// Names that are tried for a new segment. A failed rotation leaves one segment without lines at most, and each start takes such segments in.
+/// Names that are tried for a new segment. A failed rotation leaves one segment without lines at most, and each start takes such segments
+/// in.
 const NAMES_TRIED: u32 = 64;
 
 /// Tells the time, for the age of segments; tests bring their own.

@@ -1,7 +1,7 @@
 //! `picket grant rbac`: what the node's credential must be let do at the API server, as RBAC objects to apply.
 //!
-//! In: the objects in files and in the cluster. Out: a ClusterRole and Roles with their bindings, as YAML, JSON or names; and as comments whatever
-//! a reader should know of them.
+//! In: the objects in files and in the cluster. Out: a ClusterRole and Roles with their bindings, as YAML, JSON or names; and as comments
+//! whatever a reader should know of them.
 
 use std::io::{self, Write as _};
 

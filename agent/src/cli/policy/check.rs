@@ -48,8 +48,8 @@ pub(super) struct CheckArgs {
     /// that it does not have are warned of.
     #[arg(long, value_name = "FILE")]
     authentication: Option<PathBuf>,
-    /// Check files for nodes whose configuration has `objects: {cluster: true}`. Identities and groups that no file has are warned of, since
-    /// the cluster may have them.
+    /// Check files for nodes whose configuration has `objects: {cluster: true}`. Identities and groups that no file has are warned of,
+    /// since the cluster may have them.
     #[arg(long)]
     beside_cluster: bool,
     /// How to print the result.

@@ -209,8 +209,8 @@ impl TrialSetup {
         }
     }
 
-    /// Answers at the listeners and behind the protected endpoints until the attempt is done; `heard` tells that something came to a protected endpoint
-    /// which had to stay away.
+    /// Answers at the listeners and behind the protected endpoints until the attempt is done; `heard` tells that something came to a
+    /// protected endpoint which had to stay away.
     fn serve(&self, place: &TestNetwork, kind: SocketKind, done: &AtomicBool, heard: &AtomicBool) {
         let begun = Instant::now();
         let mut datagram = [0; 16];

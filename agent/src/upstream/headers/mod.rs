@@ -20,8 +20,8 @@
 //!
 //! `impersonate` costs one check for each user, group and extra of each request, and each check walks the bindings of the
 //! cluster. Constrained impersonation costs one check a request, and none where the same request came within 10 s: the API
-//! server keeps the rest by requester and impersonated user with its extras. So extras stay the same for all requests of a pod, but for those
-//! that may become sessions: each of these has an id of its own.
+//! server keeps the rest by requester and impersonated user with its extras. So extras stay the same for all requests of a pod, but for
+//! those that may become sessions: each of these has an id of its own.
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 

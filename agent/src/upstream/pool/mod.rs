@@ -4,10 +4,10 @@
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
 //! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
 //!
-//! Each thread of the data path has pools of its own, one for each size of flow-control window and for what the connections show, and no other thread may send
-//! over its connections. A request that is handed to hyper while another thread ends that connection can stay in hyper's channel for ever (tokio's
-//! sync/mpsc/chan.rs, `Rx::drop`: what a sender has half sent is not drained); and a request that was begun at that moment may be
-//! told of a GOAWAY that lets it go on.
+//! Each thread of the data path has pools of its own, one for each size of flow-control window and for what the connections show, and no
+//! other thread may send over its connections. A request that is handed to hyper while another thread ends that connection can stay in
+//! hyper's channel for ever (tokio's sync/mpsc/chan.rs, `Rx::drop`: what a sender has half sent is not drained); and a request that was
+//! begun at that moment may be told of a GOAWAY that lets it go on.
 
 mod lease;
 mod waiting;

@@ -12,7 +12,8 @@ pub enum Builtin {
     PodsProxy,
     /// `services/proxy`: likewise to a service.
     ServicesProxy,
-    /// Port-forward to a pod of kube-system and other `kube-*` namespaces, where the API server's own and others that share a node's network are.
+    /// Port-forward to a pod of kube-system and other `kube-*` namespaces, where the API server's own and others that share a node's
+    /// network are.
     ApiserverPortforward,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,

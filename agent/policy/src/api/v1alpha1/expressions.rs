@@ -1,7 +1,7 @@
 //! The expressions of a policy: its variables, and when a rule fires.
 //!
-//! In: `spec.params`, `spec.variables`, `spec.failurePolicy` and `spec.rules[].when`. Out: their types, and errors where an expression cannot stand.
-//! The variables of an expression are those of a ValidatingAdmissionPolicy (KEP-3488), and `agent`.
+//! In: `spec.params`, `spec.variables`, `spec.failurePolicy` and `spec.rules[].when`. Out: their types, and errors where an expression
+//! cannot stand. The variables of an expression are those of a ValidatingAdmissionPolicy (KEP-3488), and `agent`.
 
 use std::collections::BTreeSet;
 

@@ -21,9 +21,9 @@ use crate::yaml::FieldPath;
 #[schemars(extend("minProperties" = 1))]
 pub struct Match {
     /// The verbs, or `*` for all. A verb stands for all that has its effect: `get` for list and watch, and for update, patch,
-    /// delete and deletecollection, which answer with the object; `update` for patch and the reverse; `delete` for deletecollection and, of pods, for an eviction; `create` for a server-side apply, and for an
-    /// update of resources that a PUT can create (services, endpoints, events, limitranges, leases, leasecandidates,
-    /// runtimeclasses, roles and bindings).
+    /// delete and deletecollection, which answer with the object; `update` for patch and the reverse; `delete` for deletecollection and, of
+    /// pods, for an eviction; `create` for a server-side apply, and for an update of resources that a PUT can create (services, endpoints,
+    /// events, limitranges, leases, leasecandidates, runtimeclasses, roles and bindings).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "verbs_schema")]
     pub verbs: Option<Vec<String>>,

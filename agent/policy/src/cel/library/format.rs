@@ -2,8 +2,8 @@
 //!
 //! In: names of formats, and texts. Out: what a function comes to, or that it fails.
 //!
-//! Semantics as those of `k8s.io/apiserver/pkg/cel/library/format.go`. `validate` gives `optional.none()` for a text that fits, and else a list with one
-//! text that says which format it does not fit; the API server's texts are others.
+//! Semantics as those of `k8s.io/apiserver/pkg/cel/library/format.go`. `validate` gives `optional.none()` for a text that fits, and else a
+//! list with one text that says which format it does not fit; the API server's texts are others.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
-//! Kubernetes' versions: `semver("1.2.3")` and their order, as semver.org 2.0 has it. With `true` behind it, a text such as `v1.2` is read too.
+//! Kubernetes' versions: `semver("1.2.3")` and their order, as semver.org 2.0 has it. With `true` behind it, a text such as `v1.2` is read
+//! too.
 //!
 //! In: texts, and versions. Out: what a function comes to, or that it fails.
 

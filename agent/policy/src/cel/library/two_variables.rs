@@ -1,10 +1,10 @@
-//! Loops of two variables: `all`, `exists`, `existsOne`, `transformList` and `transformMap`, with the place and the element of a list, or the key
-//! and the value of a map.
+//! Loops of two variables: `all`, `exists`, `existsOne`, `transformList` and `transformMap`, with the place and the element of a list, or
+//! the key and the value of a map.
 //!
 //! In: the tree of such a loop. Out: the tree of a loop of one variable.
 //!
-//! The interpreter's loops have one variable. So such a loop goes over pairs, and its body reads `x[0]` and `x[1]` for its two names. A loop in
-//! it that has a variable of the same name keeps its own.
+//! The interpreter's loops have one variable. So such a loop goes over pairs, and its body reads `x[0]` and `x[1]` for its two names. A
+//! loop in it that has a variable of the same name keeps its own.
 
 use std::collections::HashMap;
 

@@ -2,8 +2,8 @@
 //!
 //! In: texts, and URLs. Out: what a function comes to, or that it fails.
 //!
-//! Semantics as those of Go's `net/url` (`ParseRequestURI`, then `Parse`), which the API server reads them with: `http://a@b` has the host `b`, and
-//! a text that is no absolute URI and no path is none.
+//! Semantics as those of Go's `net/url` (`ParseRequestURI`, then `Parse`), which the API server reads them with: `http://a@b` has the host
+//! `b`, and a text that is no absolute URI and no path is none.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! One decision's values, and the run of its expressions on them.
 //!
-//! In: the roots' JSON, which is asked for once and only if an expression uses it. Out: whether an expression holds. A variable is evaluated once, by
-//! the first expression that names it; where it fails, so does what reads it.
+//! In: the roots' JSON, which is asked for once and only if an expression uses it. Out: whether an expression holds. A variable is
+//! evaluated once, by the first expression that names it; where it fails, so does what reads it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! A checked tree, made ready to be run under a budget.
 //!
 //! In: a tree. Out: the same tree, in which each loop takes the rounds it is about to go off the budget, and each function that reads or
-//! copies text what it is about to read. So a loop in a loop counts what is really in its lists. Comparisons become those of compare.rs, and
-//! a pattern becomes a variable, since the interpreter would compile it anew for each text.
+//! copies text what it is about to read. So a loop in a loop counts what is really in its lists. Comparisons become those of compare.rs,
+//! and a pattern becomes a variable, since the interpreter would compile it anew for each text.
 //!
 //! Names that begin with `@` are the tree's own: no text that people write has such a name.
 

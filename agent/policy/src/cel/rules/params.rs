@@ -1,6 +1,7 @@
 //! What can be told of `params` before an expression runs, since they never change.
 //!
-//! In: a tree, and the `params` of its policy. Out: the value that a node selects, or a [`CelError`] where it selects a field that there is not.
+//! In: a tree, and the `params` of its policy. Out: the value that a node selects, or a [`CelError`] where it selects a field that there is
+//! not.
 
 use std::collections::BTreeSet;
 

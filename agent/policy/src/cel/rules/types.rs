@@ -1,7 +1,7 @@
 //! Types, as far as they can be told before an expression runs.
 //!
-//! In: a tree whose names are known, the types of `variables`, and `params`. Out: the type that it comes to, or a [`CelError`] where the API server's own
-//! check would refuse it too. What is read of an object has no known type, and fits everywhere.
+//! In: a tree whose names are known, the types of `variables`, and `params`. Out: the type that it comes to, or a [`CelError`] where the
+//! API server's own check would refuse it too. What is read of an object has no known type, and fits everywhere.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Values of rules' expressions while they are evaluated.
 //!
-//! In: JSON, and values that expressions make. Out: the interpreter's view of JSON (json.rs), comparisons of values of every make (compare.rs), and
-//! the steps that reading them takes off the decision's budget (budget.rs).
+//! In: JSON, and values that expressions make. Out: the interpreter's view of JSON (json.rs), comparisons of values of every make
+//! (compare.rs), and the steps that reading them takes off the decision's budget (budget.rs).
 
 pub(super) mod budget;
 mod compare;

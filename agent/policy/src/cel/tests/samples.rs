@@ -1,8 +1,8 @@
 //! Expressions of policies that others use, on the objects of those policies' own tests.
 //!
-//! samples.jsonl holds the expressions of `github.com/kyverno/policies` (Apache-2.0), one policy a line, with an object that the policy's tests let
-//! pass and one that they refuse. What needs Kyverno's own libraries is left out (`resource.Get`, `image.GetMetadata`, `time.now`), and so are
-//! `timestamp` and `duration`.
+//! samples.jsonl holds the expressions of `github.com/kyverno/policies` (Apache-2.0), one policy a line, with an object that the policy's
+//! tests let pass and one that they refuse. What needs Kyverno's own libraries is left out (`resource.Get`, `image.GetMetadata`,
+//! `time.now`), and so are `timestamp` and `duration`.
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};

@@ -4,7 +4,8 @@
 //! whether an exception names it.
 //!
 //! A line that is refused is looked for behind what runs other programs too: shells (shell.rs) and their builtins
-//! (builtins.rs), and programs such as `env`, `nice` or `xargs` (wrappers.rs). What cannot be told there counts as every line, so that a rule refuses.
+//! (builtins.rs), and programs such as `env`, `nice` or `xargs` (wrappers.rs). What cannot be told there counts as every line, so that a
+//! rule refuses.
 
 mod builtins;
 mod programs;

@@ -264,8 +264,8 @@ impl CompiledRule {
         compiled
     }
 
-    /// Whether the rule names objects, leaves some alone by their names, or can ask for a name in its condition. What reads the name for one rule must not let another
-    /// pass by it, so that all of them are given the name.
+    /// Whether the rule names objects, leaves some alone by their names, or can ask for a name in its condition. What reads the name for
+    /// one rule must not let another pass by it, so that all of them are given the name.
     pub(in crate::engine) fn is_about_names(&self) -> bool {
         let by_condition = || {
             self.condition
