@@ -60,7 +60,7 @@ impl Line {
     }
 
     /// A line that the API server refuses in any case.
-    pub(crate) fn is_not_taken(mut self) -> Self {
+    pub(crate) fn refused_upstream(mut self) -> Self {
         self.is_taken = false;
         self
     }

@@ -340,7 +340,7 @@ fn deletions(name: &str) -> Vec<Line> {
         as_yaml,
         as_protobuf,
         // No rule looks into it, so it would go on as it is, which API servers do not take by default.
-        as_cbor.is_not_taken(),
+        as_cbor.refused_upstream(),
         kubectl(&format!("delete pod {name}"), None),
         kubectl(&format!("delete pod {name} --grace-period=0 --force"), None),
         kubectl(&format!("delete --raw {path}"), None),
