@@ -288,7 +288,9 @@ impl Judge<'_> {
             // Without one nobody can ask, and the object stays unknown.
             Err(denial) => return Ok(denial),
         };
-        let answer = self.ask(permit, RequestBody::Empty, record).await?;
+        let answer = self
+            .ask((ApiQuestion::Get, permit), RequestBody::Empty, record)
+            .await?;
         let old = match (answer.status, &answer.body) {
             (StatusCode::NOT_FOUND, _) => OldObject::Absent,
             (StatusCode::FORBIDDEN, _) => OldObject::Forbidden,
@@ -340,7 +342,7 @@ impl Judge<'_> {
             Err(Some(denial)) => return Ok(Probed::Learned(Learned::Refused(denial))),
             Err(None) => return Ok(Probed::Unasked),
         };
-        let answer = self.ask(permit, sent, record).await?;
+        let answer = self.ask((ApiQuestion::DryRun, permit), sent, record).await?;
         if !answer.status.is_success() {
             return Err(answer.refusal(ApiQuestion::DryRun));
         }
@@ -365,9 +367,14 @@ impl Judge<'_> {
     }
 
     /// Asks the API server one of Picket's own questions. Its answer goes no further than the rules.
-    async fn ask(&self, permit: Permit, body: RequestBody, record: &Record) -> Result<ApiAnswer, Rejection> {
+    async fn ask(
+        &self,
+        (question, permit): (ApiQuestion, Permit),
+        body: RequestBody,
+        record: &Record,
+    ) -> Result<ApiAnswer, Rejection> {
         let origin = RequestOrigin {
-            audit_id: record.id().to_string(),
+            audit_id: question.audit_id(&record.id().to_string()),
             session: false,
             source: record.source(),
         };

@@ -107,6 +107,15 @@ impl ApiQuestion {
         }
     }
 
+    /// The id that the question has in the API server's audit log: that of the request with what is asked behind it. With the same id it
+    /// would read as if the client had asked.
+    pub fn audit_id(self, request: &str) -> String {
+        match self {
+            Self::DryRun => format!("{request}.dry-run"),
+            Self::Get => format!("{request}.get"),
+        }
+    }
+
     /// The code of a refusal.
     pub(super) fn code(self) -> &'static str {
         match self {

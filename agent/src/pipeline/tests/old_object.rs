@@ -96,6 +96,13 @@ async fn a_write_is_judged_by_the_stored_object_which_no_client_sees() {
     assert_eq!(last_body(&world)["metadata"]["resourceVersion"], "5");
     let records = world.ended(4).await;
     assert_eq!(records.len(), 4, "one of each request: {records:#?}");
+    // The API server's log tells Picket's questions from what the client asked.
+    let id = records[3]["auditID"].as_str().expect("an id");
+    let ids: Vec<_> = world.seen()[4..]
+        .iter()
+        .map(|seen| seen.headers["audit-id"].to_str().expect("text").to_owned())
+        .collect();
+    assert_eq!(ids, [format!("{id}.get"), format!("{id}.dry-run"), id.to_owned()]);
 }
 
 #[tokio::test]
