@@ -139,7 +139,7 @@ fn a_watch_ends_when_its_namespace_is_labelled(world: &mut World) -> Result<()> 
         })?;
         ensure!(record["session"]["endCause"] == "policy", "{record:#}");
         world
-            .worker("kubectl get configmaps -n lab --watch-only --request-timeout=5s")?
+            .worker("kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&timeoutSeconds=5'")?
             .refused(&["policy labels, rule no-watch"])
             .map(drop)
     })
@@ -191,11 +191,17 @@ fn without_the_right_to_list_namespaces_such_rules_fire_and_say_so(world: &mut W
         world.agent.write_objects(FILE, POLICY)?;
         until(|| {
             let said = world.worker(DELETE)?;
-            let words = "the labels of namespace \"lab\" are not known, which counts as a match: the API server does not let Picket list \
-                         namespaces";
-            Ok(said.err.contains(words).then_some(()))
+            let words =
+                "namespace \"lab\" is not known, as the API server does not let Picket list namespaces";
+            Ok((said.err.contains(FROZEN[0]) && said.err.contains(words)).then_some(()))
         })
         .context("the refusal does not say why")?;
+        world
+            .worker("kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&timeoutSeconds=5'")?
+            .refused(&[
+                "policy labels, rule no-watch",
+                "the labels of namespace \"lab\" are not known, which counts as a match: the API server does not let Picket list namespaces",
+            ])?;
         world.worker("kubectl get configmap seed -n lab")?.good()?;
         ensure!(world.agent.metric("picket_namespaces_unlisted", &[])? == 1.0);
         Ok(())

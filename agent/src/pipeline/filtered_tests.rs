@@ -48,6 +48,7 @@ fn filtering(share: &Arc<PodShare>) -> ItemFiltering {
     ItemFiltering {
         filter: Filter::list(Encoding::Json),
         hidden: not_pay(),
+        namespaces: None,
         tally: Arc::default(),
         share: Arc::clone(share),
         room: None,

@@ -211,7 +211,12 @@ mod tests {
     use super::*;
 
     fn probed(status: &serde_json::Value) -> ProbeAnswer {
-        ProbeAnswer::of(StatusCode::CONFLICT, status.to_string().as_bytes(), None)
+        ProbeAnswer::of(
+            ApiQuestion::DryRun,
+            StatusCode::CONFLICT,
+            status.to_string().as_bytes(),
+            None,
+        )
     }
 
     #[test]
@@ -226,7 +231,12 @@ mod tests {
         let odd = probed(&serde_json::json!({"reason": "Another", "message": long}));
         assert_eq!((odd.reason, odd.to_string().len()), ("", PROBE_MESSAGE));
         let soon = HeaderValue::from_static("1");
-        let silent = ProbeAnswer::of(StatusCode::TOO_MANY_REQUESTS, b"<html>", Some(&soon));
+        let silent = ProbeAnswer::of(
+            ApiQuestion::Get,
+            StatusCode::TOO_MANY_REQUESTS,
+            b"<html>",
+            Some(&soon),
+        );
         assert!(silent.retry && silent.to_string().contains("429"), "{silent:?}");
     }
 

@@ -279,7 +279,7 @@ spec:
             let now = "2027-01-01T00:00:00Z".parse().expect("a moment");
             let principal = identity::resolve(&policies, &resolving::evidence(&pod), now).expect("an agent");
             let facts = testing::facts(SessionKind::Watch, "fixer");
-            let until = recheck(&policies, &principal, &facts, now).expect("permitted");
+            let until = recheck(&policies, &principal, &facts, Inputs::at(now)).expect("permitted");
             assert_eq!(
                 until.map(|until| until.to_string()).as_deref(),
                 Some("2030-01-01T00:00:00Z")
