@@ -199,7 +199,7 @@ fn without_the_right_to_list_namespaces_such_rules_fire_and_say_so(world: &mut W
         world
             .worker("kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&timeoutSeconds=5'")?
             .refused(&[
-                "policy labels, rule no-watch",
+                "policy labels, rule hidden",
                 "the labels of namespace \"lab\" are not known, which counts as a match: the API server does not let Picket list namespaces",
             ])?;
         world.worker("kubectl get configmap seed -n lab")?.good()?;
