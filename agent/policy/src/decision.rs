@@ -361,13 +361,13 @@ impl PolicySet {
     ///
     /// # Errors
     /// The denial, which is the write's too; none for a request that finds no one object.
-    pub fn decide_look(
+    pub fn decide_get(
         &self,
         principal: Arc<Principal>,
         write: &CanonicalRequest,
         inputs: Inputs,
     ) -> Result<Permit, Option<Denial>> {
-        let look = write.as_look().ok_or(None)?;
+        let look = write.as_get().ok_or(None)?;
         let mut head_alone = KubeRequest::clone(write.kube());
         head_alone.forgo_objects();
         match self.evaluate(&principal, &head_alone, inputs) {

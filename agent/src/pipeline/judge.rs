@@ -48,7 +48,7 @@ pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(20);
 const PROBE_ANSWER: u64 = 384 * 1024;
 
 /// How often a patch is looked at anew because its object changed between two of Picket's questions.
-const LOOKS: usize = 3;
+const READ_ATTEMPTS: usize = 3;
 
 /// A decision, and what it takes to judge the request anew.
 pub(super) struct JudgedRequest {
@@ -218,7 +218,7 @@ impl Judge<'_> {
         needs: Needs,
     ) -> Result<Learned, Rejection> {
         let mut learned = Learned::Changed;
-        for _ in 0..LOOKS {
+        for _ in 0..READ_ATTEMPTS {
             learned = self.learn_once(request, body, record, needs).await?;
             if !matches!(learned, Learned::Changed) {
                 break;
@@ -237,13 +237,13 @@ impl Judge<'_> {
         match needs.old_object {
             None => {}
             Some(OldObjectUse::ToDecide) => {
-                if let Some(refused) = self.look(request, record).await? {
+                if let Some(refused) = self.read_old_object(request, record).await? {
                     return Ok(Learned::Refused(refused));
                 }
             }
             // The object stays unknown where it cannot be told, which the record says.
             Some(OldObjectUse::ToNote) => {
-                if let Ok(Some(refused)) = self.look(request, record).await {
+                if let Ok(Some(refused)) = self.read_old_object(request, record).await {
                     return Ok(Learned::Refused(refused));
                 }
             }
@@ -275,14 +275,14 @@ impl Judge<'_> {
     }
 
     /// Learns which object a write finds. The denial, where the write is refused whatever that is.
-    async fn look(
+    async fn read_old_object(
         &self,
         request: &mut CanonicalRequest,
         record: &Record,
     ) -> Result<Option<Denial>, Rejection> {
         let permit = self
             .policies
-            .decide_look(Arc::clone(self.principal), request, self.inputs());
+            .decide_get(Arc::clone(self.principal), request, self.inputs());
         let permit = match permit {
             Ok(permit) => permit,
             // Without one nobody can ask, and the object stays unknown.

@@ -84,7 +84,7 @@ impl StoreMetrics {
             ),
             namespaces_unlisted: registry.gauge(
                 "namespaces_unlisted",
-                "1 while rules look at namespaces (`namespaceSelector`, `namespaceObject`) and the agent knows none, because the API server has not listed them or refuses to: such rules fire for every namespace. 0 otherwise",
+                "1 while rules look at namespaces (`namespaceSelector`, `namespaceObject`) and the agent knows none: the API server has not listed them, refuses to, or their watch has failed for a minute. Such rules fire for every namespace. 0 otherwise",
             ),
             generation: registry.gauge(
                 "policy_generation",

@@ -24,13 +24,13 @@ use super::Store;
 use crate::cluster::{Connector, follow_with};
 
 /// How long the watch may fail before the namespaces are listed anew. A watch that goes on without an event does not say so.
-const LIST_AGAIN: Duration = Duration::from_secs(10);
+const RELIST_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the watch may fail before what was known counts no more: somebody may have labelled a namespace meanwhile.
-const TRUSTED: Duration = Duration::from_secs(60);
+const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the age of the failure of the watch is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Most bytes that are kept of one namespace, and of all: several times what an API server stores of one by default for labels and
 /// annotations (256 KiB), and what large clusters have. Whoever makes namespaces could otherwise fill the node's memory.
@@ -52,7 +52,7 @@ struct FollowState {
     /// What a list that is under way has told so far, and its size.
     listing: Vec<(String, NamespaceFacts)>,
     listed_size: usize,
-    /// Since when it fails.
+    /// Since when the watch fails.
     failing: Option<Instant>,
     /// Whether the API server refused the last list.
     is_forbidden: bool,
@@ -67,13 +67,13 @@ impl Default for NamespaceIndex {
     }
 }
 
-/// What following namespaces comes to after a look.
+/// What a check of the watch comes to.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum WatchCheck {
     /// It works, or has failed for a moment only.
-    Fine,
+    Healthy,
     /// They are to be listed anew.
-    ListAgain,
+    Relist,
 }
 
 impl NamespaceIndex {
@@ -164,23 +164,30 @@ impl NamespaceIndex {
         self.publish(Namespaces::unknown(UnknownNamespace::Forbidden))
     }
 
-    /// Looks at how long it has been failing; says what to do, and whether judgements differ now.
-    fn look(&self, now: Instant, begun: Instant) -> (Look, bool) {
+    /// Checks for how long the watch has been failing; says what to do, and whether judgements differ now.
+    fn check(&self, now: Instant, begun: Instant) -> (WatchCheck, bool) {
         let Some(since) = self.state.lock().failing else {
-            return (Look::Fine, false);
+            return (WatchCheck::Healthy, false);
         };
         let failing = now.saturating_duration_since(since);
         let is_known = self.known.load().why_unknown().is_none();
         let mut differs = false;
-        if failing >= TRUSTED && is_known {
+        if failing >= STALE_AFTER && is_known {
             tracing::error!(
                 seconds = failing.as_secs(),
                 "the agent cannot watch namespaces: rules about their labels fire for every namespace until it can"
             );
             differs = self.publish(Namespaces::unknown(UnknownNamespace::WatchFails));
         }
-        let waits = failing < LIST_AGAIN || now.saturating_duration_since(begun) < LIST_AGAIN;
-        (if waits { Look::Fine } else { Look::ListAgain }, differs)
+        let waits = failing < RELIST_AFTER || now.saturating_duration_since(begun) < RELIST_AFTER;
+        (
+            if waits {
+                WatchCheck::Healthy
+            } else {
+                WatchCheck::Relist
+            },
+            differs,
+        )
     }
 }
 
@@ -327,12 +334,12 @@ impl Store {
     /// Waits until the watch has failed for so long that a new list is to show whether it works.
     async fn until_to_list_again(&self, begun: Instant) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            let (look, differs) = self.namespaces.look(Instant::now(), begun);
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            let (checked, differs) = self.namespaces.check(Instant::now(), begun);
             if differs {
                 self.namespaces_changed();
             }
-            if look == Look::ListAgain {
+            if checked == WatchCheck::Relist {
                 return;
             }
         }

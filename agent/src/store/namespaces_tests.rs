@@ -74,19 +74,31 @@ fn what_was_known_stands_for_a_while_and_not_without_the_right() {
     index.begin(NamespaceUse::Labels);
     let begun = Instant::now();
     list(&index, vec![namespace("a", "dev", "x")]);
-    assert_eq!(index.look(begun + TRUSTED * 2, begun), (Look::Fine, false));
+    assert_eq!(
+        index.check(begun + STALE_AFTER * 2, begun),
+        (WatchCheck::Healthy, false)
+    );
     assert!(!index.failed(&refused(500), begun));
-    assert_eq!(index.look(begun, begun), (Look::Fine, false));
-    assert_eq!(index.look(begun + LIST_AGAIN, begun), (Look::ListAgain, false));
+    assert_eq!(index.check(begun, begun), (WatchCheck::Healthy, false));
+    assert_eq!(
+        index.check(begun + RELIST_AFTER, begun),
+        (WatchCheck::Relist, false)
+    );
     // A list that began a moment ago is given its time.
-    let again = begun + LIST_AGAIN;
-    assert_eq!(index.look(again, again), (Look::Fine, false));
+    let again = begun + RELIST_AFTER;
+    assert_eq!(index.check(again, again), (WatchCheck::Healthy, false));
     assert_eq!(why(&index), None);
     assert!(!index.failed(&refused(500), again));
-    assert_eq!(index.look(begun + TRUSTED, again), (Look::ListAgain, true));
+    assert_eq!(
+        index.check(begun + STALE_AFTER, again),
+        (WatchCheck::Relist, true)
+    );
     assert_eq!(why(&index), Some(UnknownNamespace::WatchFails));
     assert!(list(&index, vec![namespace("a", "dev", "x")]));
-    assert_eq!(index.look(begun + TRUSTED * 2, begun), (Look::Fine, false));
+    assert_eq!(
+        index.check(begun + STALE_AFTER * 2, begun),
+        (WatchCheck::Healthy, false)
+    );
     assert!(index.failed(&refused(403), begun));
     assert_eq!(why(&index), Some(UnknownNamespace::Forbidden));
     assert!(!index.failed(&refused(403), begun));

@@ -89,7 +89,7 @@ impl Failure {
                 "the stored object, or the request's body, is larger than 1.5 MiB".to_owned()
             }
             NoOutcome::OldObjectForbidden => {
-                "the API server does not show the stored object to the agent's user, who needs `get` on it for this rule to be judged".to_owned()
+                "the API server does not show the stored object: the agent's user needs `get` on it, and the node the right to ask as that user".to_owned()
             }
             NoOutcome::OldObjectsMany => {
                 "the request is for many objects at once, so that there is no one `oldObject`".to_owned()
@@ -209,6 +209,17 @@ impl Condition {
                 }
             }
         }
+    }
+}
+
+/// The outcome for a request that may also create: where a condition does not hold, its outcome for the creation counts.
+pub(super) fn or_as_creation(held: Held, as_creation: impl FnOnce() -> Held) -> Held {
+    match held {
+        Held::No | Held::Ignored(_) => match as_creation() {
+            Held::No => held,
+            other => other,
+        },
+        held => held,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::builtin::{Builtin, Surroundings, implicit_grant};
-use super::condition::{Condition, Facts, Failure, Held};
+use super::condition::{Condition, Facts, Failure, Held, or_as_creation};
 use super::explain::{Reasons, why_by_rule, why_not_granted};
 use super::grants::{Grant, needed};
 use super::item_filter::{Hidden, ItemFilter, as_over_all_namespaces, can_be_filtered};
@@ -232,18 +232,14 @@ impl PolicySet {
                 Some(_) if rule.is_about_unseen(facts.request, &on_object) => Condition::holds_unseen(facts),
                 Some(condition) => {
                     let activation = activation.get_or_insert_with(|| Activation::new(&roots));
-                    match condition.holds(facts, activation) {
-                        held @ (Held::No | Held::Ignored(_))
-                            if condition.uses_request() && !std::ptr::eq(creation, facts) =>
-                        {
+                    let held = condition.holds(facts, activation);
+                    match condition.uses_request() && !std::ptr::eq(creation, facts) {
+                        true => or_as_creation(held, || {
                             let activation = activation_of_creation
                                 .get_or_insert_with(|| Activation::new(&roots_of_creation));
-                            match condition.holds(creation, activation) {
-                                Held::No => held,
-                                other => other,
-                            }
-                        }
-                        held => held,
+                            condition.holds(creation, activation)
+                        }),
+                        false => held,
                     }
                 }
             };

@@ -277,9 +277,12 @@ impl<'r> MatchInput<'r> {
             }
             Verb::Get | Verb::Update | Verb::Patch if shows_object(group, resource, sub) => {
                 found.push(on_object(Verb::Get));
-                // A status brings labels, and by these kinds' labels others decide. A custom resource's status brings none.
-                let is_labelled = is_pod || is(("", "namespaces")) || is(("", "nodes"));
-                if request.verb != Verb::Get && is_sub("status") && is_labelled {
+                // A status brings labels, and so does `finalize` of a namespace; by these kinds' labels others decide. A custom
+                // resource's status brings none.
+                let is_namespace = is(("", "namespaces"));
+                let is_labelled = is_pod || is_namespace || is(("", "nodes"));
+                let brings_labels = (is_labelled && is_sub("status")) || (is_namespace && is_sub("finalize"));
+                if request.verb != Verb::Get && brings_labels {
                     found.push(on_object(Verb::Update));
                 }
                 if request.verb != Verb::Get && is_pod && is_sub("ephemeralcontainers") {

@@ -23,7 +23,7 @@ pub struct Needs {
     /// Whether only rules that warn, and those of policies in mode Audit, need it. What they need must refuse nothing and change
     /// nothing.
     pub only_to_note: bool,
-    /// The object that the request finds in the cluster ([`PolicySet::decide_look`](crate::PolicySet::decide_look)), and what for.
+    /// The object that the request finds in the cluster ([`PolicySet::decide_get`](crate::PolicySet::decide_get)), and what for.
     pub old_object: Option<OldObjectUse>,
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::builtin::{Builtin, implicit_grant};
-use super::condition::{Condition, Facts, Held};
+use super::condition::{Condition, Facts, Held, or_as_creation};
 use super::evaluate::granted;
 use super::grants::{Grant, GrantRule, needed};
 use super::item_filter::{as_over_all_namespaces, can_be_filtered};
@@ -350,13 +350,8 @@ impl PolicySet {
                 true => Condition::holds_unseen(facts),
                 false => condition.holds(facts, activation),
             };
-            if matches!(held, Held::No | Held::Ignored(_)) && !std::ptr::eq(created, facts) {
-                let as_creation = condition.holds(created, activation_of_creation);
-                held = if as_creation == Held::No {
-                    held
-                } else {
-                    as_creation
-                };
+            if condition.uses_request() && !std::ptr::eq(created, facts) {
+                held = or_as_creation(held, || condition.holds(created, activation_of_creation));
             }
             match held {
                 Held::Yes | Held::Failed(_) => {}

@@ -97,7 +97,7 @@ impl KubeRequest {
 
 impl CanonicalRequest {
     /// The GET that shows what the write finds. `None` for a target that is too long to ask so, and for what finds no one object.
-    pub(crate) fn as_look(&self) -> Option<Self> {
+    pub(crate) fn as_get(&self) -> Option<Self> {
         let head = self.head();
         if !self.kube().has_old_object() || head.extensions.get::<LongTarget>().is_some() {
             return None;

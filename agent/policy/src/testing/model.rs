@@ -131,8 +131,8 @@ pub struct TestCase {
     /// `false` says too that rules see `null` as oldObject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
-    /// The object that the cluster has, which rules see as oldObject where it is changed or deleted. Without it that is not known, and a
-    /// rule that looks at it counts as having no outcome.
+    /// The stored object, which rules see as oldObject of a change or a deletion. Without it the stored object is not known, and rules that
+    /// look at it fire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old_object: Option<serde_json::Value>,
     /// A request as a client sends it.

@@ -59,8 +59,8 @@ pub(super) struct ExplainArgs {
     /// The body of the request, or `-` for standard input.
     #[arg(long, value_name = "BODY", requires = "request")]
     body: Option<String>,
-    /// The object that the cluster has, as JSON, or `-` for standard input; `null` where it has none. Rules see it as oldObject where it is
-    /// changed or deleted. Without it that is not known, and a rule that looks at it counts as having no outcome.
+    /// The stored object as JSON, `-` for standard input, or `null` where there is none. Rules see it as oldObject of a change or a
+    /// deletion. Without this option the stored object is not known, and rules that look at it fire.
     #[arg(long, value_name = "OBJECT")]
     old_object: Option<String>,
     /// The namespace of the agent's pod. Without it that of the identity's attest.pod.

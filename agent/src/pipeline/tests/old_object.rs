@@ -176,7 +176,8 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
     let message = refused.json()["message"].to_string();
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert!(
-        message.contains("(policy guard, rule protected)") && message.contains("who needs `get` on it"),
+        message.contains("(policy guard, rule protected)")
+            && message.contains("the agent's user needs `get` on it"),
         "{message}"
     );
     world.stored.trouble(got(StatusCode::METHOD_NOT_ALLOWED));

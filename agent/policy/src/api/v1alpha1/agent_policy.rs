@@ -114,7 +114,8 @@ pub struct Rule {
     pub matches: Match,
     /// A CEL expression that must be true besides the match. It has `namespaceObject`, `object`, `oldObject`, `params`, `request` and
     /// `variables`, with the meaning that they have in a ValidatingAdmissionPolicy, and `agent`. A rule whose `when` has `object` or
-    /// `oldObject` lists verbs that have one: create, update, patch, delete.
+    /// `oldObject` lists verbs that have one: create, update, patch, delete,
+    /// deletecollection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_EXPRESSION))]
     pub when: Option<String>,

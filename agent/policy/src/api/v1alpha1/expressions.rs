@@ -45,7 +45,8 @@ pub enum FailurePolicy {
     /// The rule fires.
     #[default]
     Fail,
-    /// The rule does not fire. The audit record has it under `wouldDeny`, with the reason.
+    /// The rule does not fire, unless an object, a namespace or its labels are not known. The audit record has it under `wouldDeny`,
+    /// with the reason.
     Ignore,
 }
 
@@ -191,9 +192,11 @@ fn validate_object(root: &str, rule: &Rule, path: &FieldPath, errors: &mut Field
         errors.add(at, reason);
         return;
     }
-    let why = format!(
-        "the rule's `when` has `{root}`, which requests to create, update, patch and delete alone have"
-    );
+    let (change, verbs) = match root {
+        "oldObject" => ("change or delete", "[update, patch, delete]"),
+        _ => ("create, change or delete", "[create, update]"),
+    };
+    let why = format!("the rule's `when` has `{root}`, which requests that {change} objects alone have");
     if rule.matches.non_resource_urls.is_some() {
         errors.add(
             path.field("when"),
@@ -202,7 +205,7 @@ fn validate_object(root: &str, rule: &Rule, path: &FieldPath, errors: &mut Field
         return;
     }
     let Some(verbs) = &rule.matches.verbs else {
-        let reason = format!("{why}: list them, such as verbs: [create, update]");
+        let reason = format!("{why}: list them, such as verbs: {verbs}");
         errors.add(path.field("match"), reason);
         return;
     };

@@ -41,7 +41,7 @@ pub(in crate::engine) struct CompiledRule {
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
     namespaces: Globs,
-    /// By their labels.
+    /// The labels of the namespaces that it is about.
     selector: Option<Box<LabelSelector>>,
     names: Globs,
     urls: Globs,

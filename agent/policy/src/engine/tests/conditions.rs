@@ -431,7 +431,7 @@ fn expressions_that_cannot_stand_are_told_with_their_place() {
         (
             "rules: [{name: r, action: Deny, match: {resources: [pods]}, when: 'oldObject == null'}]",
             "match",
-            "the rule's `when` has `oldObject`, which requests to create, update, patch and delete alone have: list them",
+            "the rule's `when` has `oldObject`, which requests that change or delete objects alone have: list them",
         ),
         (
             "variables: [{name: a, expression: oldObject.a}]\n  rules: [{name: r, action: Deny, match: {verbs: [get], resources: [pods]}, \

@@ -113,7 +113,7 @@ fn a_stored_object_that_cannot_be_seen_makes_the_rule_fire() {
     for (old, why) in [
         (OldObject::Unread, "the stored object is not known"),
         (OldObject::TooLarge, "larger than 1.5 MiB"),
-        (OldObject::Forbidden, "who needs `get` on it"),
+        (OldObject::Forbidden, "the agent's user needs `get` on it"),
     ] {
         for line in [
             format!("PUT {pod}"),
@@ -264,7 +264,7 @@ fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
         &grant(writes),
         &when("verbs: [update, delete], resources: [configmaps]", "oldObject.x"),
     ]);
-    let look = |line: &str| set.decide_look(principal(&set, "fixer"), &canonical(line), NOW);
+    let look = |line: &str| set.decide_get(principal(&set, "fixer"), &canonical(line), NOW);
     for line in [
         format!("PUT {MAP}?fieldManager=m&dryRun=All content-type:application/json content-length:7"),
         format!("PATCH {MAP} content-type:application/merge-patch+json accept:text/plain"),
@@ -293,7 +293,7 @@ fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
     }
     // What is refused whatever is stored is not looked for.
     let refuses = compile(&[&grant(writes), &deny("verbs: [delete], resources: [configmaps]")]);
-    let refused = refuses.decide_look(
+    let refused = refuses.decide_get(
         principal(&refuses, "fixer"),
         &canonical(&format!("DELETE {MAP}")),
         NOW,
