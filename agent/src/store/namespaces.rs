@@ -107,7 +107,13 @@ impl NamespaceIndex {
     /// Takes up an event; says whether judgements may differ now.
     fn event(&self, event: Event<DynamicObject>) -> bool {
         let mut state = self.state.lock();
-        if !matches!(event, Event::Init | Event::InitApply(_)) {
+        let is_whole = match event {
+            Event::Init | Event::InitApply(_) => false,
+            // A watch that goes on after a refusal tells of what changes alone: without a list the rest stays unknown.
+            Event::Apply(_) | Event::Delete(_) => self.known().why_unknown().is_none(),
+            Event::InitDone => true,
+        };
+        if is_whole {
             state.failing = None;
         }
         match event {

@@ -69,6 +69,20 @@ fn changes_of_labels_are_told_and_others_are_not_where_labels_alone_count() {
 }
 
 #[test]
+fn a_watch_that_goes_on_after_a_refusal_is_followed_by_a_list() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Labels);
+    let begun = Instant::now();
+    list(&index, vec![namespace("a", "dev", "x")]);
+    assert!(index.failed(&refused(403), begun));
+    assert!(!index.event(Event::Apply(namespace("a", "prod", "x"))));
+    assert_eq!(why(&index), Some(UnknownNamespace::Forbidden));
+    assert_eq!(index.check(begun + RELIST_AFTER, begun).0, WatchCheck::Relist);
+    assert!(list(&index, vec![namespace("a", "prod", "x")]));
+    assert_eq!(why(&index), None);
+}
+
+#[test]
 fn what_was_known_stands_for_a_while_and_not_without_the_right() {
     let index = NamespaceIndex::default();
     index.begin(NamespaceUse::Labels);

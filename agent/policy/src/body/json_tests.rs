@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::write;
+use super::super::{has_too_many_values, write};
 use super::*;
 
 fn code(bytes: &[u8]) -> &'static str {
@@ -285,4 +285,18 @@ fn what_is_taken_is_what_another_reader_finds_and_what_is_written() {
         }
     }
     assert!(taken > 10_000, "{taken}");
+}
+
+#[test]
+fn answers_are_counted_without_what_is_in_texts() {
+    let many = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
+    assert!(!has_too_many_values(many("0", MAX_VALUES - 2).as_bytes()));
+    assert!(has_too_many_values(many("0", MAX_VALUES + 1).as_bytes()));
+    // A mapping takes the memory of six.
+    assert!(!has_too_many_values(
+        many(r#"{"a":0}"#, MAX_VALUES / 8).as_bytes()
+    ));
+    assert!(has_too_many_values(many(r#"{"a":0}"#, MAX_VALUES / 6).as_bytes()));
+    let text = format!(r#"{{"data": "a\"{}\\"}}"#, ",{[".repeat(MAX_VALUES));
+    assert!(!has_too_many_values(text.as_bytes()));
 }

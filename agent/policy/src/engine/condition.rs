@@ -293,7 +293,8 @@ impl<'a> Facts<'a> {
                 .is_some_and(|version| !version.is_empty()),
             _ => false,
         };
-        let stored = stored || matches!(request.old_object, OldObject::Read(_));
+        // An object that is only looked at may be gone by then.
+        let stored = stored || (request.held && matches!(request.old_object, OldObject::Read(_)));
         (may_create(request) && !stored).then(|| Self {
             operation: Some("CREATE"),
             ..Self::new(self.principal, request, self.user, self.namespaces)

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::namespaces::{Namespaces, Selected};
+use super::namespaces::{Namespaces, Selected, UnknownNamespace};
 use crate::api::v1alpha1::LabelSelector;
 
 /// Most selectors and namespaces that are remembered beside those that were known at the beginning. With more, the list or watch
@@ -48,12 +48,11 @@ impl ShownNamespaces {
         let Some(now) = now else {
             return at_first != Selected::No;
         };
-        let is_lost = now.why_unknown().is_some();
         let selected = match (now.selected(selector, namespace), at_first) {
             (Selected::Yes, _) => true,
             (Selected::No, _) => false,
             // The namespace is gone. The client gets to know that its objects are gone too.
-            (Selected::Unknown(_), Selected::No) if !is_lost => false,
+            (Selected::Unknown(UnknownNamespace::Absent), Selected::No) => false,
             (Selected::Unknown(_), _) => true,
         };
         if matches!(at_first, Selected::Unknown(_)) {
@@ -108,7 +107,7 @@ impl ShownNamespaces {
 
 #[cfg(test)]
 mod tests {
-    use super::super::namespaces::{NamespaceFacts, UnknownNamespace};
+    use super::super::namespaces::NamespaceFacts;
     use super::*;
 
     fn prod() -> LabelSelector {
@@ -177,6 +176,8 @@ mod tests {
         assert!(!shown.selects(&prod(), Some(&gone), "shop"));
         let lost = Namespaces::unknown(UnknownNamespace::Forbidden);
         assert!(shown.selects(&prod(), Some(&lost), "shop"));
+        let too_large = Namespaces::listed([("shop".to_owned(), NamespaceFacts::too_large())]);
+        assert!(shown.selects(&prod(), Some(&too_large), "shop"));
         assert!(!shown.selects(&prod(), None, "shop"));
         assert!(shown.selects(&prod(), None, "new"));
     }

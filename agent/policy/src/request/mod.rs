@@ -101,6 +101,8 @@ pub struct KubeRequest {
     pub object: RequestObject,
     /// The object that an update, a patch or a delete finds, where a rule looks at it.
     pub old_object: OldObject,
+    /// Whether what is sent is held to the version of that object, so that it cannot create another in its place.
+    pub held: bool,
 }
 
 /// Subresources that open a session in a pod, whichever HTTP method asks for it: WebSocket clients use GET, SPDY

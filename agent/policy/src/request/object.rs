@@ -166,6 +166,16 @@ impl CanonicalRequest {
         }
     }
 
+    /// Whether the body is written in protobuf or CBOR, which take few bytes for a value.
+    #[must_use]
+    pub fn has_dense_body(&self) -> bool {
+        let media = self.media_type();
+        matches!(
+            media,
+            Ok(MediaType::Protobuf | MediaType::Cbor | MediaType::ApplyCbor)
+        )
+    }
+
     /// In what the body is written. The API server takes the first Content-Type, others may take the last.
     pub(super) fn media_type(&self) -> Result<MediaType, ReadError> {
         let mut types = self.head().headers.get_all(CONTENT_TYPE).iter();

@@ -141,7 +141,16 @@ impl CanonicalRequest {
 
     /// Keeps what the API server answered for the object. Whoever reads the body afterwards binds it.
     pub fn set_old_object(&mut self, old: OldObject) {
-        self.kube_mut().old_object = old;
+        let kube = self.kube_mut();
+        kube.held = matches!(old, OldObject::Read(_));
+        kube.old_object = old;
+    }
+
+    /// Keeps what the API server answered for the object, for rules that only note or warn: nothing that is sent is held to it.
+    pub fn look_at_old_object(&mut self, old: OldObject) {
+        let kube = self.kube_mut();
+        kube.held = false;
+        kube.old_object = old;
     }
 
     /// Reads the object of an update, as [`CanonicalRequest::read_object`] does, and names the version of the stored object in what is

@@ -83,6 +83,12 @@ impl CanonicalRequest {
     pub fn bind_patch(&mut self, patch: &[u8], made: Json, is_new: bool) -> Result<BoundBody, ReadError> {
         let media = self.media_type()?;
         let mut value = body::read(media, patch)?;
+        if media == MediaType::StrategicMergePatch && is_ambiguous(&value) {
+            return Err(ReadError::Patch(
+                "its $deleteFromPrimitiveList is no list, or is beside the field itself without $setElementOrder: the API server could make \
+                 another object than was judged",
+            ));
+        }
         let named_by_client = names_version(&value);
         let version = made
             .pointer(VERSION)
@@ -128,11 +134,33 @@ fn as_dry_run(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Whether a key is a directive that can take fields away. Those about the order or the elements of lists cannot
+/// Whether a key is a directive that can take away what a patch is bound by. Those about the order or the elements of other lists cannot
 /// (k8s.io/apimachinery pkg/util/strategicpatch/patch.go).
 fn is_directive(key: &str) -> bool {
     const OF_LISTS: [&str; 2] = ["$setElementOrder/", "$deleteFromPrimitiveList/"];
-    key.starts_with('$') && !OF_LISTS.iter().any(|known| key.starts_with(known))
+    let of_list = OF_LISTS.iter().find_map(|known| key.strip_prefix(known));
+    key.starts_with('$') && of_list.is_none_or(|name| matches!(name, "metadata" | "resourceVersion"))
+}
+
+/// Whether a patch could make another object each time. The API server goes through a mapping in no order and treats
+/// `$deleteFromPrimitiveList/K` as `K` (k8s.io/apimachinery pkg/util/strategicpatch/patch.go, `mergeMap`): beside `K` either may come last,
+/// unless a list `$setElementOrder/K` has it take both first, and `null` deletes whatever `K` is.
+fn is_ambiguous(patch: &Json) -> bool {
+    const DELETES: &str = "$deleteFromPrimitiveList";
+    match patch {
+        Json::Array(items) => items.iter().any(is_ambiguous),
+        Json::Object(fields) => fields.iter().any(|(key, value)| {
+            let directive = key.strip_prefix(DELETES).map(|rest| {
+                let Some(name) = rest.strip_prefix('/') else {
+                    return true;
+                };
+                let order = fields.get(&format!("$setElementOrder/{name}"));
+                !value.is_array() || (fields.contains_key(name) && !order.is_some_and(Json::is_array))
+            });
+            directive == Some(true) || is_ambiguous(value)
+        }),
+        _ => false,
+    }
 }
 
 /// Whether a patch says itself which version it is for.

@@ -404,10 +404,27 @@ fn a_patch_is_bound_to_the_version_it_was_judged_on() {
         r#"{"$retainKeys":["spec"]}"#,
         r#"{"metadata":null}"#,
         r#""text""#,
+        // The API server may take either last, so that the dry run and the patch can make different objects.
+        r#"{"spec":{"template":{"hostNetwork":true,"$deleteFromPrimitiveList/hostNetwork":null}}}"#,
+        r#"{"spec":{"list":[{"a":{"$deleteFromPrimitiveList/b":"text"}}]}}"#,
+        r#"{"metadata":{"finalizers":["f"],"$deleteFromPrimitiveList/finalizers":["f"]}}"#,
+        r#"{"metadata":{"finalizers":["f"],"$deleteFromPrimitiveList/finalizers":["f"],"$setElementOrder/finalizers":null}}"#,
+        r#"{"spec":{"$deleteFromPrimitiveListOf/a":[]}}"#,
+        // They could take away what the patch is held by.
+        r#"{"metadata":{"$deleteFromPrimitiveList/resourceVersion":null}}"#,
+        r#"{"metadata":{"$deleteFromPrimitiveList/resourceVersion":[]}}"#,
+        r#"{"metadata":{"$setElementOrder/resourceVersion":[]}}"#,
+        r#"{"$setElementOrder/metadata":[]}"#,
     ] {
         let media = "application/strategic-merge-patch+json";
         assert!(bound(media, patch, "7").is_err(), "{patch}");
     }
+    // kubectl's own way: what stays, its order, and what goes.
+    let apply = r#"{"metadata":{"$deleteFromPrimitiveList/finalizers":["a"],"$setElementOrder/finalizers":["b"],"finalizers":["b"]}}"#;
+    assert!(bound("application/strategic-merge-patch+json", apply, "7").is_ok());
+    // Elsewhere such a key is a name like any other.
+    let merge = r#"{"data":{"$deleteFromPrimitiveList/a":null,"a":"b"}}"#;
+    assert!(bound("application/merge-patch+json", merge, "7").is_ok());
 }
 
 #[test]

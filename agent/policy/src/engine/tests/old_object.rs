@@ -647,3 +647,20 @@ fn owners_may_be_kept_from_being_changed() {
         assert_eq!(fires(&set, request), is_denied, "{told}");
     }
 }
+
+#[test]
+fn what_is_only_looked_at_may_be_gone_when_the_write_comes() {
+    let set = guarded("request.operation == 'CREATE'");
+    let service = "PUT /api/v1/namespaces/n/services/x";
+    let decide = |request: CanonicalRequest| {
+        matches!(
+            set.decide(principal(&set, "fixer"), request, NOW),
+            Decision::Deny(_)
+        )
+    };
+    let held = write(service, stored("7", "no"), labelled("no"));
+    assert!(!decide(held), "a write that is held to a version creates nothing");
+    let mut looked_at = write(service, OldObject::Unread, labelled("no"));
+    looked_at.look_at_old_object(stored("7", "no"));
+    assert!(decide(looked_at));
+}

@@ -85,6 +85,7 @@ impl KubeRequest {
             label_selector: None,
             object: RequestObject::Unread,
             old_object: OldObject::Unread,
+            held: false,
         }
     }
 
