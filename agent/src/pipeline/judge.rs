@@ -45,8 +45,8 @@ const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the answer to a question of Picket's is counted for, in bytes: it is as large as the object, which nobody knows before. So the
-/// answers to four of a pod are held at once at most, 90 MB each at their worst.
-const PROBE_ANSWER: u64 = 1024 * 1024;
+/// answers to eight of a pod are held at once at most, 90 MB each at their worst. Three patches with two questions each go on side by side.
+const PROBE_ANSWER: u64 = 512 * 1024;
 
 /// How many bytes one of a body in protobuf or CBOR counts for: these take as much less for the same values than JSON does.
 const DENSE: u64 = 3;
