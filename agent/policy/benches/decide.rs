@@ -176,23 +176,34 @@ fn compile(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A file of many rules, which a node reads and compiles when it changes, and the memory that they hold then.
+/// Files of many rules, which a node reads and compiles when they change, and the memory that the rules hold then.
 fn reload(criterion: &mut Criterion) {
-    let rules = (0..MANY_RULES).map(|number| {
+    /// A policy has 512 at most.
+    const RULES_PER_FILE: usize = 500;
+    const SETS: usize = 30;
+    let rule = |number: usize| {
         format!(
             "  - {{name: r{number}, action: Deny, message: Ask the platform team., match: {{verbs: [update], resources: [deployments], \
              namespaces: [n{number}], names: ['web-{number}-*']}}}}\n"
         )
-    });
-    let text = format!(
-        "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  rules:\n{}",
-        rules.collect::<String>()
-    );
-    let read = || PolicySet::compile(read_documents("bench.yaml", &text).expect("valid")).expect("a set");
-    // The first reading leaves the allocator what the second one needs besides the rules.
+    };
+    let file = |first: usize| {
+        let rules: String = (first..first + RULES_PER_FILE).map(rule).collect();
+        format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p{first}}}\nspec:\n  rules:\n{rules}"
+        )
+    };
+    let files: Vec<_> = (0..MANY_RULES).step_by(RULES_PER_FILE).map(file).collect();
+    let read = || {
+        let documents = files
+            .iter()
+            .flat_map(|text| read_documents("bench.yaml", text).expect("valid"));
+        PolicySet::compile(documents.collect()).expect("a set")
+    };
+    // A reading leaves the allocator what the next one needs besides the rules; of many sets that makes no difference.
     drop(read());
     let before = resident();
-    let sets = [read(), read(), read()];
+    let sets: Vec<_> = (0..SETS).map(|_| read()).collect();
     let held = resident().saturating_sub(before) / (sets.len() * MANY_RULES);
     eprintln!("{MANY_RULES} rules hold about {held} bytes each");
     drop(sets);
