@@ -178,7 +178,7 @@ impl Pair {
     pub fn compare_logs(&self) -> Result<()> {
         let found = agreement::compare(&self.agent.audit_directory(), &self.cluster.audit_log())?;
         println!(
-            "{} requests are in both audit logs, of {} that were answered",
+            "{} events of the API server are about the {} answered requests of Picket's log",
             found.joined, found.answered
         );
         found.check()

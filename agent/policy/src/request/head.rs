@@ -71,6 +71,20 @@ impl CanonicalRequest {
         Query::read(self.head.uri.query().unwrap_or_default(), Pairs::Any)
     }
 
+    /// The head for another request like this one, without what was kept beside it. `None` for a target that is longer than a URI.
+    pub(super) fn copied_head(&self) -> Option<request::Parts> {
+        let head = self.head();
+        if head.extensions.get::<LongTarget>().is_some() {
+            return None;
+        }
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = head.method.clone();
+        parts.version = head.version;
+        parts.uri = head.uri.clone();
+        parts.headers = head.headers.clone();
+        Some(parts)
+    }
+
     /// The head, for what changes in it with the body.
     pub(super) fn head_mut(&mut self) -> &mut request::Parts {
         &mut self.head

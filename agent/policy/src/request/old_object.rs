@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use super::object::{BodyInput, RequestObject};
-use super::{KubeRequest, LongTarget, Target, Verb};
+use super::{KubeRequest, Target, Verb};
 use crate::body;
 
 /// A version that no object has, since etcd's first write makes a later one. A write that names it creates, or is answered 409 where there
@@ -98,13 +98,12 @@ impl KubeRequest {
 impl CanonicalRequest {
     /// The GET that shows what the write finds. `None` for a target that is too long to ask so, and for what finds no one object.
     pub(crate) fn as_get(&self) -> Option<Self> {
-        let head = self.head();
-        if !self.kube().has_old_object() || head.extensions.get::<LongTarget>().is_some() {
+        if !self.kube().has_old_object() {
             return None;
         }
-        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let head = self.head();
+        let mut parts = self.copied_head()?;
         parts.method = Method::GET;
-        parts.version = head.version;
         let mut uri = head.uri.clone().into_parts();
         // The write's options are none of a read.
         uri.path_and_query = Some(PathAndQuery::try_from(head.uri.path()).ok()?);
@@ -127,16 +126,7 @@ impl CanonicalRequest {
     /// The same request as it came, before anything was judged or bound. `None` for a target that is longer than a URI.
     #[must_use]
     pub fn as_it_came(&self) -> Option<Self> {
-        let head = self.head();
-        if head.extensions.get::<LongTarget>().is_some() {
-            return None;
-        }
-        let (mut parts, ()) = http::Request::new(()).into_parts();
-        parts.method = head.method.clone();
-        parts.version = head.version;
-        parts.uri = head.uri.clone();
-        parts.headers = head.headers.clone();
-        Self::read(parts).ok()
+        Self::read(self.copied_head()?).ok()
     }
 
     /// Keeps what the API server answered for the object. Whoever reads the body afterwards binds it.

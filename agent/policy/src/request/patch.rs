@@ -11,11 +11,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use serde_json::{Map, Value as Json, json};
 
+use super::Verb;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use super::object::RequestObject;
 use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version};
-use super::{LongTarget, Verb};
 use crate::body::{self, MediaType};
 
 /// The field of an object that changes with each of its versions.
@@ -29,18 +29,10 @@ impl CanonicalRequest {
         if self.kube().verb != Verb::Patch || !self.kube().has_object() {
             return None;
         }
-        let head = self.head();
-        if head.extensions.get::<LongTarget>().is_some() {
-            return None;
+        let mut parts = self.copied_head()?;
+        if !self.kube().dry_run {
+            parts.uri = as_dry_run(&parts.uri)?;
         }
-        let (mut parts, ()) = http::Request::new(()).into_parts();
-        parts.method = head.method.clone();
-        parts.version = head.version;
-        parts.headers = head.headers.clone();
-        parts.uri = match self.kube().dry_run {
-            true => head.uri.clone(),
-            false => as_dry_run(&head.uri)?,
-        };
         parts
             .headers
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
