@@ -48,6 +48,7 @@ mod reports;
 mod schema_cases;
 mod sessions;
 mod spellings;
+mod statuses;
 mod streams;
 mod token;
 mod world;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         namespaces,
         old_object,
         spellings,
+        statuses,
         pods,
         outages,
         files,

@@ -35,6 +35,25 @@ fn json_is_yaml_too() {
 }
 
 #[test]
+fn json_is_read_as_the_parser_of_yaml_reads_it() {
+    for text in [
+        r#"{"a": [{"b": 1.0}], "c": 2.50, "d": 1e3, "e": -0.0, "f": -9223372036854775808, "g": 1e300}"#,
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","labels":{"a":"no","b":"0777"}},"spec":{}}"#,
+        "{\n\t\"a\" : {\"b\": []},\r\n  \"c\": [null, true, false, \"\\t\\u00e9\"]\n}\n",
+        "{}",
+    ] {
+        assert!(json::read(text.as_bytes()).is_ok(), "{text}");
+        assert_eq!(read(text.as_bytes()), read_events(text), "{text}");
+        assert!(read_events(text).is_ok(), "{text}");
+    }
+    // What only one of both readers takes.
+    assert_eq!(read(b"{a: 'b'}"), Ok(json!({"a": "b"})));
+    assert_eq!(read(b"{}\n...\n"), Ok(json!({})));
+    let long = format!("{{\"{}\": 1}}", "k".repeat(2000));
+    assert!(read(long.as_bytes()).is_ok());
+}
+
+#[test]
 fn what_two_readers_take_differently_is_refused() {
     for (text, why) in [
         ("a: no\n", "bare_word"),

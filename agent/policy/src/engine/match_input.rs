@@ -162,6 +162,48 @@ fn shows_object(group: &str, resource: &str, sub: &str) -> bool {
         .any(of)
 }
 
+/// Resources whose status brings metadata: labels, annotations and finalizers of the body are stored, by which others decide.
+///
+/// These are the status strategies of Kubernetes 1.36 without `ResetObjectMetaForStatus` (pkg/registry). The one of
+/// CustomResourceDefinitions calls it with the new object twice, which resets nothing. A custom resource's status brings none.
+const STATUS_BRINGS_METADATA: [(&str, &str); 18] = [
+    ("", "namespaces"),
+    ("", "nodes"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "replicationcontrollers"),
+    ("", "resourcequotas"),
+    ("", "services"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apps", "daemonsets"),
+    ("apps", "deployments"),
+    ("apps", "replicasets"),
+    ("apps", "statefulsets"),
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+    ("networking.k8s.io", "ingresses"),
+    ("policy", "poddisruptionbudgets"),
+];
+
+/// Further subresources that bring metadata, each with its resource.
+const SUBRESOURCES_BRING_METADATA: [(&str, &str, &str); 3] = [
+    ("", "namespaces", "finalize"),
+    ("certificates.k8s.io", "certificatesigningrequests", "approval"),
+    ("certificates.k8s.io", "certificatesigningrequests", "status"),
+];
+
+/// Whether a write to a subresource stores metadata of its object.
+fn brings_metadata(group: &str, resource: &str, sub: &str) -> bool {
+    let is = |of: (&str, &str)| group.eq_ignore_ascii_case(of.0) && resource.eq_ignore_ascii_case(of.1);
+    let is_sub = |wanted: &str| sub.eq_ignore_ascii_case(wanted);
+    (is_sub("status") && STATUS_BRINGS_METADATA.into_iter().any(is))
+        || SUBRESOURCES_BRING_METADATA
+            .into_iter()
+            .any(|(group, resource, sub)| is((group, resource)) && is_sub(sub))
+}
+
 fn combine<'r>(resource: &Cow<'r, str>, subresource: Option<&str>) -> Cow<'r, str> {
     match subresource {
         Some(sub) => Cow::Owned(format!("{resource}/{sub}")),
@@ -277,12 +319,7 @@ impl<'r> MatchInput<'r> {
             }
             Verb::Get | Verb::Update | Verb::Patch if shows_object(group, resource, sub) => {
                 found.push(on_object(Verb::Get));
-                // A status brings labels, and so does `finalize` of a namespace; by these kinds' labels others decide. A custom
-                // resource's status brings none.
-                let is_namespace = is(("", "namespaces"));
-                let is_labelled = is_pod || is_namespace || is(("", "nodes"));
-                let brings_labels = (is_labelled && is_sub("status")) || (is_namespace && is_sub("finalize"));
-                if request.verb != Verb::Get && brings_labels {
+                if request.verb != Verb::Get && brings_metadata(group, resource, sub) {
                     found.push(on_object(Verb::Update));
                 }
                 if request.verb != Verb::Get && is_pod && is_sub("ephemeralcontainers") {

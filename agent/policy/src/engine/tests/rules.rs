@@ -28,7 +28,18 @@ yes | PUT /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [
 yes | PUT /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [services/status]
 yes | PATCH /api/v1/namespaces/x/services/y/status content-type:application/apply-patch+yaml | verbs: [create], resources: [services]
 yes | PUT /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/y | verbs: [create], apiGroups: ['*'], resources: [clusterrolebindings]
-no  | PUT /api/v1/namespaces/x/services/y/status | verbs: [update], resources: [services]
+# The status of Kubernetes' own kinds brings labels, annotations and finalizers; of custom resources and some others it does not.
+yes | PUT /api/v1/namespaces/x/services/y/status | verbs: [update], resources: [services]
+yes | PATCH /api/v1/namespaces/x/Services/y/Status | verbs: [update], resources: [services]
+yes | PATCH /apis/apps/v1/namespaces/x/deployments/y/status | verbs: [patch], apiGroups: ['*'], resources: [deployments]
+yes | PUT /apis/apiextensions.k8s.io/v1/customresourcedefinitions/y/status | verbs: [update], apiGroups: ['*'], resources: [customresourcedefinitions]
+yes | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/y/approval | verbs: [update], apiGroups: ['*'], resources: [certificatesigningrequests]
+yes | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/y/status | verbs: [update], apiGroups: ['*'], resources: [certificatesigningrequests]
+no  | GET /api/v1/namespaces/x/services/y/status | verbs: [update], resources: [services]
+no  | GET /apis/certificates.k8s.io/v1/certificatesigningrequests/y/approval | verbs: [update], apiGroups: ['*'], resources: [certificatesigningrequests]
+no  | PUT /apis/apps/v1/namespaces/x/deployments/y/scale | verbs: [update], apiGroups: ['*'], resources: [deployments]
+no  | PUT /apis/storage.k8s.io/v1/volumeattachments/y/status | verbs: [update], apiGroups: ['*'], resources: [volumeattachments]
+no  | PUT /apis/example.com/v1/namespaces/x/deployments/y/status | verbs: [update], apiGroups: ['*'], resources: [deployments]
 no  | PUT /api/v1/namespaces/x/configmaps/y      | verbs: [create], resources: [configmaps]
 no  | PUT /apis/example.com/v1/namespaces/x/services/y | verbs: [create], resources: [services]
 no  | PATCH /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [services]
@@ -134,7 +145,7 @@ no  | GET /api/v1/pods   | nonResourceURLs: ['*']
 #[test]
 fn rules_match_what_has_their_effect_and_nothing_else() {
     let exceptions = "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths, builtin/picket-namespace, \
-         builtin/nodes-proxy, builtin/pods-proxy, builtin/services-proxy]";
+         builtin/nodes-proxy, builtin/pods-proxy, builtin/services-proxy, builtin/certificate-requests]";
     for (fires, line, matches) in rows(TABLE) {
         let set = compile(&[&grant(ALL), &deny(matches), &policy("exceptions", exceptions)]);
         assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
