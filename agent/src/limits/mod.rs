@@ -302,7 +302,7 @@ impl RequestLimits {
     /// A number for a request that is refused for this. The body has no part in it, nor has the API version.
     fn same(&self, principal: &Principal, request: &KubeRequest, by: &str) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        request.verb.as_str().hash(&mut hasher);
+        request.verb_of_effect().as_str().hash(&mut hasher);
         match &request.target {
             Target::Resource {
                 group,

@@ -295,6 +295,9 @@ fn a_loop_is_of_one_request_and_one_agent() {
         )
         .is_err()
     );
+    // A session is one, by WebSocket or SPDY.
+    let websocket = "GET /api/v1/namespaces/n/pods/x/exec?command=ls";
+    assert!(node.refused(&set, websocket, "r", 0).is_err());
     node.other();
     assert!(node.refused(&set, base, "r", 0).is_ok());
 }

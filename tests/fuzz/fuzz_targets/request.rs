@@ -89,11 +89,8 @@ fuzz_target!(|data: &[u8]| {
             assert!(request.exec.is_none() && request.proxy_path.is_none() && !request.is_session());
         }
     }
-    // A session is a creation in all that rules and messages say, whichever method asks for it.
-    let verb = match request.verb {
-        Verb::Get if request.is_session() => Verb::Create,
-        verb => verb,
-    };
+    let verb = request.verb_of_effect();
+    assert!(verb == request.verb || verb == Verb::Create && request.is_session());
     assert!(request.words().starts_with(&format!("{verb} ")));
     // Without headers the same is asked, of whichever host.
     let plain = uri.path_and_query().expect("it was read").as_str();

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::PolicySet;
 use super::builtin::WORKLOADS;
 use super::grants::{Grant, GrantRule};
+use super::{NamespaceUse, PolicySet};
 use crate::glob::Glob;
 use crate::request::Verb;
 
@@ -22,6 +22,8 @@ pub enum CautionCause {
     PodsAnywhere,
     /// It gives commands in the pods of every namespace.
     ExecAnywhere,
+    /// It gives the labels of namespaces, and a rule decides by them.
+    NamespaceLabels,
 }
 
 /// A right that grants give and that leads past Picket.
@@ -42,6 +44,7 @@ impl CautionCause {
             Self::PortForward => "port_forward",
             Self::PodsAnywhere => "pods_anywhere",
             Self::ExecAnywhere => "exec_anywhere",
+            Self::NamespaceLabels => "namespace_labels",
         }
     }
 
@@ -65,6 +68,10 @@ impl CautionCause {
                 "exec, attach or ephemeral containers in every namespace: a command in a pod that is not enforced reaches the API \
                  server without Picket, by that pod's service account. Set the grant's namespaces"
             }
+            Self::NamespaceLabels => {
+                "changes of namespaces, and rules decide by the labels of namespaces: the agent takes a namespace out of such a rule by \
+                 another label. Take update and patch of namespaces away, or deny them"
+            }
         }
     }
 }
@@ -87,6 +94,9 @@ impl PolicySet {
             }
             if is_everywhere(grant) && runs_in_pods(grant) {
                 found.insert(one(grant, CautionCause::ExecAnywhere));
+            }
+            if self.namespace_use() != NamespaceUse::Nothing && labels_namespaces(grant) {
+                found.insert(one(grant, CautionCause::NamespaceLabels));
             }
         }
         for identity in self.identities() {
@@ -124,6 +134,15 @@ fn makes_pods(grant: &Grant) -> bool {
         [Verb::Create, Verb::Update, Verb::Patch]
             .into_iter()
             .any(|verb| gives(grant, verb, group, resource, None))
+    })
+}
+
+/// Whether a grant gives the labels of namespaces that exist. Their status and `finalize` bring labels too.
+fn labels_namespaces(grant: &Grant) -> bool {
+    [None, Some("status"), Some("finalize")].into_iter().any(|sub| {
+        [Verb::Update, Verb::Patch]
+            .into_iter()
+            .any(|verb| gives(grant, verb, "", "namespaces", sub))
     })
 }
 
@@ -250,6 +269,39 @@ mod tests {
                 "g0 exec_anywhere"
             ]
         );
+    }
+
+    #[test]
+    fn changes_of_namespaces_are_told_where_a_rule_decides_by_their_labels() {
+        let told = |rule: &str, matches: &str| {
+            let text = format!(
+                "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: \
+                 {{namespace: n, serviceAccount: s}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: \
+                 g}}\nspec: {{to: {{identities: [a]}}, upstream: {{impersonate: {{user: u}}}}, rules: [{{{rule}}}]}}\n---\napiVersion: \
+                 picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec: {{subjects: {{identities: [a]}}, rules: \
+                 [{{name: r, action: Deny, match: {{resources: [pods]{matches}}}}}]}}\n"
+            );
+            let documents = read_documents("f.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+            let set = PolicySet::compile(documents).unwrap_or_else(|errors| panic!("{errors:?}"));
+            let cautions = set.cautions();
+            let codes: Vec<_> = cautions.iter().map(|caution| caution.cause.code()).collect();
+            codes == ["namespace_labels"]
+        };
+        let by_label = ", namespaceSelector: {matchLabels: {env: prod}}";
+        for (resource, verb) in [
+            ("namespaces", "update"),
+            ("namespaces", "patch"),
+            ("namespaces/status", "patch"),
+            ("namespaces/finalize", "update"),
+        ] {
+            let rule = format!("apiGroups: [''], resources: [{resource}], verbs: [{verb}]");
+            assert!(told(&rule, by_label), "{rule}");
+            assert!(!told(&rule, ""), "{rule}");
+        }
+        let reads = "apiGroups: [''], resources: [namespaces], verbs: [get, list, create, delete]";
+        assert!(!told(reads, by_label));
+        let one = "apiGroups: [''], resources: [namespaces], verbs: [patch], resourceNames: [lab]";
+        assert!(!told(one, by_label), "somebody chose the namespace");
     }
 
     #[test]

@@ -231,15 +231,21 @@ impl KubeRequest {
         }
     }
 
+    /// The verb, but `create` for every session: grants and rules take one for a creation, whichever method its client uses. WebSocket
+    /// clients send GET.
+    #[must_use]
+    pub fn verb_of_effect(&self) -> Verb {
+        match self.verb {
+            Verb::Get if self.is_session() => Verb::Create,
+            verb => verb,
+        }
+    }
+
     /// What was asked, in words for a message: `delete pods "x" in namespace "y"`.
     #[must_use]
     pub fn words(&self) -> String {
         use std::fmt::Write as _;
-        // Grants and rules take a session for a creation, whichever method its client uses: WebSocket clients send GET.
-        let verb = match self.verb {
-            Verb::Get if self.is_session() => Verb::Create,
-            verb => verb,
-        };
+        let verb = self.verb_of_effect();
         let mut words = format!("{verb} {}", self.resource_words());
         if let Target::Resource {
             group,
