@@ -62,8 +62,8 @@ impl CanonicalRequest {
     }
 
     /// Keeps the object that the API server says the patch makes, and does not change what is sent.
-    pub fn look_at_made(&mut self, made: Json) {
-        self.set_object(RequestObject::Read(Arc::new(made)));
+    pub fn look_at_made(&mut self, made: Json, is_new: bool) {
+        self.set_object(RequestObject::Read(Arc::new(as_made(made, is_new))));
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
@@ -82,6 +82,7 @@ impl CanonicalRequest {
             ));
         }
         let named_by_client = names_version(&value);
+        let made = as_made(made, is_new);
         let version = made
             .pointer(VERSION)
             .and_then(Json::as_str)
@@ -115,6 +116,15 @@ impl CanonicalRequest {
         self.set_length(sent.len());
         sent
     }
+}
+
+/// The object that a patch makes, as rules see it. A new one has no version: the answer to a dry run, which stores nothing, has the one
+/// that the client named (k8s.io/apiserver pkg/registry/generic/registry/dryrun.go, `GuaranteedUpdate`).
+fn as_made(mut made: Json, is_new: bool) -> Json {
+    if is_new && let Some(Json::Object(metadata)) = made.get_mut("metadata") {
+        metadata.remove("resourceVersion");
+    }
+    made
 }
 
 /// The target with `dryRun=All`.

@@ -664,3 +664,32 @@ fn what_is_only_looked_at_may_be_gone_when_the_write_comes() {
     looked_at.look_at_old_object(stored("7", "no"));
     assert!(decide(looked_at));
 }
+
+#[test]
+fn an_apply_that_creates_is_a_creation_whatever_version_it_names() {
+    let apply = format!("PATCH {MAP}?fieldManager=m content-type:application/apply-patch+yaml");
+    let patch = br#"{"metadata": {"resourceVersion": "5"}}"#;
+    // The API server's answer to the dry run has the client's version where there is no object.
+    let made = || json!({"metadata": {"name": "x", "resourceVersion": "5"}});
+    let set = guarded("request.operation == 'CREATE'");
+    for old in [OldObject::Unread, OldObject::Absent] {
+        let mut request = canonical(&apply);
+        request.set_old_object(old.clone());
+        request.bind_patch(patch, made(), true).expect("bound");
+        assert!(fires(&set, request), "{old:?}");
+    }
+    let notes = compile(&[
+        &grant(ALL),
+        &policy(
+            "p",
+            "rules: [{name: r, action: Warn, match: {verbs: [create], resources: [configmaps]}, when: object.x == 1 || \
+             request.operation == 'CREATE'}]",
+        ),
+    ]);
+    let mut request = canonical(&apply);
+    request.look_at_made(made(), true);
+    let Decision::Permit(permit) = notes.decide(principal(&notes, "fixer"), request, NOW) else {
+        panic!("refused")
+    };
+    assert!(!permit.warnings()[0].message.contains("no outcome"));
+}
