@@ -15,7 +15,7 @@ use super::Verb;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use super::object::RequestObject;
-use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version};
+use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version, names_uid, uid_of};
 use crate::body::{self, MediaType};
 
 /// The field of an object that changes with each of its versions.
@@ -67,8 +67,8 @@ impl CanonicalRequest {
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none, unless a rule looked for the
-    /// stored one.
+    /// the version that the object has now; an apply also to its UID, since it could create another. A patch that makes a new object
+    /// (`is_new`) is bound to none, unless a rule looked for the stored one.
     ///
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.
@@ -90,10 +90,13 @@ impl CanonicalRequest {
         match version {
             _ if self.kube().old_object == OldObject::Absent => {
                 if !self.kube().dry_run {
-                    bind(&mut value, NO_VERSION, true)?;
+                    bind(&mut value, NO_VERSION, None, true)?;
                 }
             }
-            Some(version) => bind(&mut value, version, false)?,
+            Some(version) => {
+                let uid = uid_of(&made).filter(|_| self.kube().apply);
+                bind(&mut value, version, uid, false)?;
+            }
             None if is_new => {}
             None => {
                 return Err(ReadError::Patch(
@@ -179,8 +182,9 @@ fn names_version(patch: &Json) -> bool {
     }
 }
 
-/// Puts a version into a patch. One that the client gave stays, unless it must not: the API server has compared it already.
-fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> {
+/// Puts a version, and a UID if there is one, into a patch. What the client gave stays, unless it must not: the API server has compared it
+/// already.
+fn bind(patch: &mut Json, version: &str, uid: Option<&str>, always: bool) -> Result<(), ReadError> {
     match patch {
         Json::Array(operations) => {
             operations.push(json!({"op": "add", "path": VERSION, "value": version}));
@@ -196,7 +200,10 @@ fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> 
                     if always || named_version(metadata).is_none() {
                         metadata.insert("resourceVersion".to_owned(), version.into());
                     }
-                    Ok(())
+                    match uid.is_none_or(|uid| names_uid(metadata, uid)) {
+                        true => Ok(()),
+                        false => Err(ReadError::Patch("it names another object by its uid")),
+                    }
                 }
                 Json::Object(_) => Err(ReadError::Patch(
                     "it has a directive such as $patch or $retainKeys on the object itself or on its metadata",

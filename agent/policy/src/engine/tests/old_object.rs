@@ -332,7 +332,7 @@ fn an_update_is_held_to_the_version_that_was_judged() {
         (r#"{"resourceVersion": "7"}"#, true),
     ] {
         let sent = bound(&put, stored("7", ""), &format!("{{\"metadata\": {metadata}}}"));
-        let expected = json!({"metadata": {"resourceVersion": "7", "namespace": "n"}});
+        let expected = json!({"metadata": {"resourceVersion": "7", "uid": "u1", "namespace": "n"}});
         assert_eq!(sent, Ok((expected, named)), "{metadata}");
     }
     let none = bound(&put, stored("7", ""), "{\"data\": {}}").expect("bound");
@@ -342,6 +342,8 @@ fn an_update_is_held_to_the_version_that_was_judged() {
         stored("7", ""),
         r#"{"metadata": {"resourceVersion": "6"}}"#
     )));
+    let own = |uid: &str| bound(&put, stored("7", ""), &format!("{{\"metadata\": {{\"uid\": \"{uid}\"}}}}"));
+    assert!(own("u1").is_ok() && is_conflict(&own("u2")));
     for body in ["[]", r#"{"metadata": []}"#] {
         assert!(matches!(
             bound(&put, stored("7", ""), body),
@@ -444,6 +446,25 @@ fn a_patch_is_held_to_the_stored_object_and_one_that_found_nothing_can_only_crea
         let found = sent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         assert_eq!(found, version, "{line} {given}");
     }
+    // An apply that found an object could create another in its place; no other patch can.
+    for (line, given, uid) in [
+        (&apply, "{}", Some("u1")),
+        (&apply, r#"{"metadata": {"uid": ""}}"#, Some("u1")),
+        (&apply, r#"{"metadata": {"uid": "u1"}}"#, Some("u1")),
+        (&merge, "{}", None),
+    ] {
+        let mut request = canonical(line);
+        let made = json!({"metadata": {"resourceVersion": "7", "uid": "u1"}});
+        let sent = request.bind_patch(given.as_bytes(), made, false).expect("bound");
+        let sent: Value = serde_json::from_slice(&sent.bytes).expect("JSON");
+        let found = sent.pointer("/metadata/uid").and_then(Value::as_str);
+        assert_eq!(found, uid, "{line} {given}");
+    }
+    // The UID of a dry run that creates is none that the object will have.
+    let mut request = canonical(&apply);
+    let made_new = json!({"metadata": {"resourceVersion": "5", "uid": "u1"}});
+    let sent = request.bind_patch(b"{}", made_new, true).expect("bound");
+    assert_eq!(sent.bytes, b"{}");
     // Whose conflict it is.
     for (media, patch, named) in [
         ("merge-patch+json", "{}", false),
