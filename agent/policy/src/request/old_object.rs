@@ -88,6 +88,11 @@ impl KubeRequest {
             && !self.is_proxied()
     }
 
+    /// Whether the stored object, or that there is none, was learned for rules that only note or warn, and may be another by now.
+    pub(crate) fn is_only_looked_at(&self) -> bool {
+        !self.held && matches!(self.old_object, OldObject::Read(_) | OldObject::Absent)
+    }
+
     /// Whether the request is about one stored object, which a GET of the same path shows.
     #[must_use]
     pub fn has_old_object(&self) -> bool {
@@ -132,7 +137,7 @@ impl CanonicalRequest {
     /// Keeps what the API server answered for the object. Whoever reads the body afterwards binds it.
     pub fn set_old_object(&mut self, old: OldObject) {
         let kube = self.kube_mut();
-        kube.held = matches!(old, OldObject::Read(_));
+        kube.held = matches!(old, OldObject::Read(_) | OldObject::Absent);
         kube.old_object = old;
     }
 

@@ -687,6 +687,33 @@ fn what_is_only_looked_at_may_be_gone_when_the_write_comes() {
 }
 
 #[test]
+fn what_was_only_looked_at_lets_nothing_pass_once_a_rule_can_stop_it() {
+    let enforced = guarded(PROTECTED);
+    let audited = compile(&[
+        &grant(ALL),
+        &policy(
+            "p",
+            "mode: Audit\n  rules: [{name: r, action: Deny, match: {verbs: [update, delete], resources: [configmaps]}, when: oldObject == null}]",
+        ),
+    ]);
+    for old in [stored("7", "no"), OldObject::Absent] {
+        for line in [format!("PUT {MAP}"), format!("DELETE {MAP}")] {
+            let looked_at = || {
+                let mut request = write(&line, OldObject::Unread, labelled("no"));
+                request.look_at_old_object(old.clone());
+                request
+            };
+            assert!(fires(&enforced, looked_at()), "{line} {old:?}");
+            assert!(!fires(&enforced, write(&line, old.clone(), labelled("no"))), "{line} {old:?}");
+            let Decision::Permit(permit) = audited.decide(principal(&audited, "fixer"), looked_at(), NOW) else {
+                panic!("{line}")
+            };
+            assert_eq!(permit.would_deny().len(), usize::from(old == OldObject::Absent), "{line}");
+        }
+    }
+}
+
+#[test]
 fn an_apply_that_creates_is_a_creation_whatever_version_it_names() {
     let apply = format!("PATCH {MAP}?fieldManager=m content-type:application/apply-patch+yaml");
     let patch = br#"{"metadata": {"resourceVersion": "5"}}"#;
