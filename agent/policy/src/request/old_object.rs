@@ -356,8 +356,7 @@ pub const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
 /// What the API server says where there is another object of that name by now.
-const RECREATED: &str =
-    "the UID in the precondition does not match that in record. The object might have been deleted and then recreated";
+const RECREATED: &str = "the UID in the precondition does not match that in record. The object might have been deleted and then recreated";
 
 /// The option that deletes what cannot be read, without a look at preconditions.
 const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";

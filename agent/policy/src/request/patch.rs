@@ -47,16 +47,15 @@ impl CanonicalRequest {
         Some(probe)
     }
 
-    /// The patch as a probe has it, which is as the client sent it but for CBOR: that is JSON to the API server, and the head says so.
+    /// The patch as a probe has it: as Picket reads and will send it. The API server can read YAML otherwise, and would tell of another
+    /// object than the patch makes. The head says how it is written.
     ///
     /// # Errors
-    /// Where a patch in CBOR cannot be read.
+    /// Where the patch cannot be read.
     pub fn probed_patch(&mut self, patch: &[u8]) -> Result<Vec<u8>, ReadError> {
         match self.media_type() {
-            Ok(MediaType::ApplyCbor) => {
-                Ok(self.write_patch(MediaType::ApplyCbor, &body::read(MediaType::ApplyCbor, patch)?))
-            }
-            // Of what it does not take, the API server says so.
+            Ok(media) if media.is_patch() => Ok(self.write_patch(media, &body::read(media, patch)?)),
+            // Of a media type that it does not take, the API server says so.
             _ => Ok(patch.to_vec()),
         }
     }
@@ -67,7 +66,7 @@ impl CanonicalRequest {
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now; an apply also to its UID, since it could create another. A patch that makes a new object
+    /// the version that the object has now, and an apply also to its UID, since it could create another. A patch that makes a new object
     /// (`is_new`) is bound to none, unless a rule looked for the stored one.
     ///
     /// # Errors
@@ -248,13 +247,29 @@ mod tests {
         let sent = request.bind_patch(CBOR, made, false).expect("bound");
         assert_eq!(sent.bytes, br#"{"a":"b","metadata":{"resourceVersion":"7"}}"#);
         assert_eq!(head(&request), ["application/apply-patch+yaml", "44"]);
+    }
+
+    #[test]
+    fn what_is_asked_about_is_what_will_be_sent() {
+        // The API server takes the keys for `a` and `b::`, and puts no line break behind the last line.
+        let yaml = b"{data: {?a: x, b::}}";
+        let block = b"data:\n  a: |\n    x";
+        for patch in [&yaml[..], &block[..]] {
+            let mut request = apply("application/apply-patch+yaml");
+            let mut probe = request.as_probe().expect("a probe");
+            let asked = probe.probed_patch(patch).expect("read");
+            let sent = request.bind_patch(patch, json!({}), true).expect("bound");
+            assert_eq!(asked, sent.bytes);
+            assert_eq!(head(&probe), head(&request));
+            assert!(serde_json::from_slice::<Json>(&asked).is_ok());
+        }
         // What cannot be read is not asked about.
         assert!(probe_of("application/apply-patch+cbor").is_err());
-        // Other patches are, as they are.
-        assert_eq!(
-            probe_of("application/merge-patch+json").as_deref(),
-            Ok(&b"\xFF"[..])
-        );
+        assert!(probe_of("application/merge-patch+json").is_err());
+        // What is no patch the API server does not take.
+        for media in ["application/json", "text/plain"] {
+            assert_eq!(probe_of(media).as_deref(), Ok(&b"\xFF"[..]), "{media}");
+        }
     }
 
     fn probe_of(media: &str) -> Result<Vec<u8>, ReadError> {

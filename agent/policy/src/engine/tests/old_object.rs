@@ -342,7 +342,13 @@ fn an_update_is_held_to_the_version_that_was_judged() {
         stored("7", ""),
         r#"{"metadata": {"resourceVersion": "6"}}"#
     )));
-    let own = |uid: &str| bound(&put, stored("7", ""), &format!("{{\"metadata\": {{\"uid\": \"{uid}\"}}}}"));
+    let own = |uid: &str| {
+        bound(
+            &put,
+            stored("7", ""),
+            &format!("{{\"metadata\": {{\"uid\": \"{uid}\"}}}}"),
+        )
+    };
     assert!(own("u1").is_ok() && is_conflict(&own("u2")));
     for body in ["[]", r#"{"metadata": []}"#] {
         assert!(matches!(
@@ -693,7 +699,8 @@ fn what_was_only_looked_at_lets_nothing_pass_once_a_rule_can_stop_it() {
         &grant(ALL),
         &policy(
             "p",
-            "mode: Audit\n  rules: [{name: r, action: Deny, match: {verbs: [update, delete], resources: [configmaps]}, when: oldObject == null}]",
+            "mode: Audit\n  rules: [{name: r, action: Deny, match: {verbs: [update, delete], resources: [configmaps]}, when: \
+             oldObject == null}]",
         ),
     ]);
     for old in [stored("7", "no"), OldObject::Absent] {
@@ -704,11 +711,19 @@ fn what_was_only_looked_at_lets_nothing_pass_once_a_rule_can_stop_it() {
                 request
             };
             assert!(fires(&enforced, looked_at()), "{line} {old:?}");
-            assert!(!fires(&enforced, write(&line, old.clone(), labelled("no"))), "{line} {old:?}");
-            let Decision::Permit(permit) = audited.decide(principal(&audited, "fixer"), looked_at(), NOW) else {
+            assert!(
+                !fires(&enforced, write(&line, old.clone(), labelled("no"))),
+                "{line} {old:?}"
+            );
+            let Decision::Permit(permit) = audited.decide(principal(&audited, "fixer"), looked_at(), NOW)
+            else {
                 panic!("{line}")
             };
-            assert_eq!(permit.would_deny().len(), usize::from(old == OldObject::Absent), "{line}");
+            assert_eq!(
+                permit.would_deny().len(),
+                usize::from(old == OldObject::Absent),
+                "{line}"
+            );
         }
     }
 }
