@@ -355,11 +355,11 @@ impl Judge<'_> {
         let made = serde_json::from_slice(&made);
         let made =
             made.map_err(|_| Rejection::Probe(ProbeAnswer::unreadable(ApiQuestion::DryRun, BAD_GATEWAY)))?;
+        let is_new = answer.status == StatusCode::CREATED;
         if needs.only_to_note {
-            request.look_at_made(made);
+            request.look_at_made(made, is_new);
             return Ok(Probed::Learned(Learned::Known(None)));
         }
-        let is_new = answer.status == StatusCode::CREATED;
         if needs.old_object == Some(OldObjectUse::ToDecide) && !request.is_made_of_old(&made, is_new) {
             return Ok(Probed::Learned(Learned::Changed));
         }

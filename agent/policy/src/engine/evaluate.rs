@@ -230,6 +230,14 @@ impl PolicySet {
                 _ if selected == Selected::No => Held::No,
                 None => Held::Yes,
                 Some(_) if rule.is_about_unseen(facts.request, &on_object) => Condition::holds_unseen(facts),
+                // The policies changed since: nobody held the write to what was looked at.
+                Some(condition)
+                    if condition.uses_old_object()
+                        && facts.request.is_only_looked_at()
+                        && can_stop(rule, mode) =>
+                {
+                    Condition::holds_unseen(facts)
+                }
                 Some(condition) => {
                     let activation = activation.get_or_insert_with(|| Activation::new(&roots));
                     let held = condition.holds(facts, activation);
@@ -337,6 +345,11 @@ impl PolicySet {
                     .is_some_and(|policy| policy.is_about(principal))
         })
     }
+}
+
+/// Whether a rule that fires stops a request, and does not only note or warn.
+pub(super) fn can_stop(rule: &CompiledRule, mode: Mode) -> bool {
+    rule.action != Action::Warn && mode == Mode::Enforce
 }
 
 /// What became of the built-ins that did not refuse a request.

@@ -8,10 +8,9 @@ use jiff::Timestamp;
 
 use super::PolicySet;
 use super::builtin::makes_secret;
-use super::evaluate::is_given;
+use super::evaluate::{can_stop, is_given};
 use super::match_input::MatchInput;
 use super::namespaces::{Namespaces, Selected};
-use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, ObjectName, Verb};
 
@@ -138,7 +137,7 @@ impl PolicySet {
         let (has_object, finds_one) = (request.has_object(), request.has_old_object());
         let mut needed = NeededByRules::default();
         for (rule, mode) in firing {
-            let stops = rule.action != Action::Warn && mode == Mode::Enforce;
+            let stops = can_stop(rule, mode);
             if has_object && (rule.uses_object() || (is_nameless && rule.is_about_names())) {
                 needed.object.note(stops);
             }

@@ -101,7 +101,7 @@ pub struct KubeRequest {
     pub object: RequestObject,
     /// The object that an update, a patch or a delete finds, where a rule looks at it.
     pub old_object: OldObject,
-    /// Whether what is sent is held to the version of that object, so that it cannot create another in its place.
+    /// Whether what is sent is held to that object, or to there being none, so that it can neither change nor create another.
     pub held: bool,
 }
 

@@ -88,6 +88,11 @@ impl KubeRequest {
             && !self.is_proxied()
     }
 
+    /// Whether the stored object, or that there is none, was learned for rules that only note or warn, and may be another by now.
+    pub(crate) fn is_only_looked_at(&self) -> bool {
+        !self.held && matches!(self.old_object, OldObject::Read(_) | OldObject::Absent)
+    }
+
     /// Whether the request is about one stored object, which a GET of the same path shows.
     #[must_use]
     pub fn has_old_object(&self) -> bool {
@@ -132,7 +137,7 @@ impl CanonicalRequest {
     /// Keeps what the API server answered for the object. Whoever reads the body afterwards binds it.
     pub fn set_old_object(&mut self, old: OldObject) {
         let kube = self.kube_mut();
-        kube.held = matches!(old, OldObject::Read(_));
+        kube.held = matches!(old, OldObject::Read(_) | OldObject::Absent);
         kube.old_object = old;
     }
 
@@ -143,15 +148,19 @@ impl CanonicalRequest {
         kube.old_object = old;
     }
 
-    /// Reads the object of an update, as [`CanonicalRequest::read_object`] does, and names the version of the stored object in what is
-    /// sent.
+    /// Reads the object of an update, as [`CanonicalRequest::read_object`] does, and names the version and the UID of the stored object in
+    /// what is sent. By its version alone an update could still create: where there is no object any more, the API server compares none.
     ///
     /// # Errors
-    /// Where the body cannot be read, or names another version.
+    /// Where the body cannot be read, or names another version or object.
     pub fn bind_update(&mut self, input: BodyInput<'_>) -> Result<Option<BoundBody>, BindError> {
         let version = match &self.kube().old_object {
             OldObject::Read(old) => version_of(old).map(str::to_owned),
             OldObject::Absent if !self.kube().dry_run => Some(NO_VERSION.to_owned()),
+            _ => None,
+        };
+        let uid = match &self.kube().old_object {
+            OldObject::Read(old) => uid_of(old).map(str::to_owned),
             _ => None,
         };
         let (bytes, version) = match (input, version) {
@@ -173,6 +182,11 @@ impl CanonicalRequest {
         let creates = self.kube().old_object == OldObject::Absent;
         if !creates && given.as_deref().is_some_and(|given| given != version) {
             return Err(self.conflict(MODIFIED));
+        }
+        if let Some(uid) = uid
+            && !names_uid(metadata, &uid)
+        {
+            return Err(self.conflict(RECREATED));
         }
         let before = metadata.insert("resourceVersion".to_owned(), version.into());
         let sent = body::write(&value);
@@ -245,13 +259,10 @@ impl CanonicalRequest {
             ));
         }
         preconditions.insert("resourceVersion".to_owned(), version.into());
-        let uid = old.as_deref().and_then(|old| old.pointer("/metadata/uid"));
-        if let Some(uid) = uid.and_then(Json::as_str) {
+        if let Some(uid) = old.as_deref().and_then(uid_of) {
             let given = preconditions.get("uid").filter(|given| !given.is_null());
             if given.is_some_and(|given| given.as_str() != Some(uid)) {
-                return Err(self.conflict(
-                    "the UID in the precondition does not match that in record. The object might have been deleted and then recreated",
-                ));
+                return Err(self.conflict(RECREATED));
             }
             preconditions.insert("uid".to_owned(), uid.into());
         }
@@ -344,6 +355,9 @@ impl CanonicalRequest {
 pub const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
+/// What the API server says where there is another object of that name by now.
+const RECREATED: &str = "the UID in the precondition does not match that in record. The object might have been deleted and then recreated";
+
 /// The option that deletes what cannot be read, without a look at preconditions.
 const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
@@ -356,6 +370,25 @@ const NO_MAPPING: ReadError = ReadError::Bound("it is no mapping");
 fn version_of(object: &Json) -> Option<&str> {
     let version = object.pointer("/metadata/resourceVersion")?.as_str()?;
     is_version(version).then_some(version)
+}
+
+/// The UID of an object, which no other one ever has.
+pub(super) fn uid_of(object: &Json) -> Option<&str> {
+    let uid = object.pointer("/metadata/uid")?.as_str()?;
+    (!uid.is_empty()).then_some(uid)
+}
+
+/// Has metadata name an object by its UID; whether they name no other. A write that names a UID creates nothing (k8s.io/apiserver
+/// pkg/registry/rest/update.go, `Preconditions`; of an apply pkg/endpoints/handlers/patch.go, `applyPatch`).
+pub(super) fn names_uid(metadata: &mut Map<String, Json>, uid: &str) -> bool {
+    let given = metadata.get("uid").and_then(Json::as_str);
+    match given.filter(|given| !given.is_empty()) {
+        Some(given) => given == uid,
+        None => {
+            metadata.insert("uid".to_owned(), uid.into());
+            true
+        }
+    }
 }
 
 /// Whether a text names a version. The API server reads it as a number, and takes 0 for none.

@@ -15,7 +15,7 @@ use super::Verb;
 use super::error::ReadError;
 use super::head::CanonicalRequest;
 use super::object::RequestObject;
-use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version};
+use super::old_object::{BoundBody, NO_VERSION, OldObject, is_version, named_version, names_uid, uid_of};
 use crate::body::{self, MediaType};
 
 /// The field of an object that changes with each of its versions.
@@ -47,28 +47,27 @@ impl CanonicalRequest {
         Some(probe)
     }
 
-    /// The patch as a probe has it, which is as the client sent it but for CBOR: that is JSON to the API server, and the head says so.
+    /// The patch as a probe has it: as Picket reads and will send it. The API server can read YAML otherwise, and would tell of another
+    /// object than the patch makes. The head says how it is written.
     ///
     /// # Errors
-    /// Where a patch in CBOR cannot be read.
+    /// Where the patch cannot be read.
     pub fn probed_patch(&mut self, patch: &[u8]) -> Result<Vec<u8>, ReadError> {
         match self.media_type() {
-            Ok(MediaType::ApplyCbor) => {
-                Ok(self.write_patch(MediaType::ApplyCbor, &body::read(MediaType::ApplyCbor, patch)?))
-            }
-            // Of what it does not take, the API server says so.
+            Ok(media) if media.is_patch() => Ok(self.write_patch(media, &body::read(media, patch)?)),
+            // Of a media type that it does not take, the API server says so.
             _ => Ok(patch.to_vec()),
         }
     }
 
     /// Keeps the object that the API server says the patch makes, and does not change what is sent.
-    pub fn look_at_made(&mut self, made: Json) {
-        self.set_object(RequestObject::Read(Arc::new(made)));
+    pub fn look_at_made(&mut self, made: Json, is_new: bool) {
+        self.set_object(RequestObject::Read(Arc::new(as_made(made, is_new))));
     }
 
     /// Keeps the object that the API server says the patch makes. Returns the patch to send in place of the client's: the same, bound to
-    /// the version that the object has now. A patch that makes a new object (`is_new`) is bound to none, unless a rule looked for the
-    /// stored one.
+    /// the version that the object has now, and an apply also to its UID, since it could create another. A patch that makes a new object
+    /// (`is_new`) is bound to none, unless a rule looked for the stored one.
     ///
     /// # Errors
     /// Where the patch cannot be read, or takes its own version away from the object.
@@ -82,6 +81,7 @@ impl CanonicalRequest {
             ));
         }
         let named_by_client = names_version(&value);
+        let made = as_made(made, is_new);
         let version = made
             .pointer(VERSION)
             .and_then(Json::as_str)
@@ -89,10 +89,13 @@ impl CanonicalRequest {
         match version {
             _ if self.kube().old_object == OldObject::Absent => {
                 if !self.kube().dry_run {
-                    bind(&mut value, NO_VERSION, true)?;
+                    bind(&mut value, NO_VERSION, None, true)?;
                 }
             }
-            Some(version) => bind(&mut value, version, false)?,
+            Some(version) => {
+                let uid = uid_of(&made).filter(|_| self.kube().apply);
+                bind(&mut value, version, uid, false)?;
+            }
             None if is_new => {}
             None => {
                 return Err(ReadError::Patch(
@@ -115,6 +118,15 @@ impl CanonicalRequest {
         self.set_length(sent.len());
         sent
     }
+}
+
+/// The object that a patch makes, as rules see it. A new one has no version: the answer to a dry run, which stores nothing, has the one
+/// that the client named (k8s.io/apiserver pkg/registry/generic/registry/dryrun.go, `GuaranteedUpdate`).
+fn as_made(mut made: Json, is_new: bool) -> Json {
+    if is_new && let Some(Json::Object(metadata)) = made.get_mut("metadata") {
+        metadata.remove("resourceVersion");
+    }
+    made
 }
 
 /// The target with `dryRun=All`.
@@ -169,8 +181,9 @@ fn names_version(patch: &Json) -> bool {
     }
 }
 
-/// Puts a version into a patch. One that the client gave stays, unless it must not: the API server has compared it already.
-fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> {
+/// Puts a version, and a UID if there is one, into a patch. What the client gave stays, unless it must not: the API server has compared it
+/// already.
+fn bind(patch: &mut Json, version: &str, uid: Option<&str>, always: bool) -> Result<(), ReadError> {
     match patch {
         Json::Array(operations) => {
             operations.push(json!({"op": "add", "path": VERSION, "value": version}));
@@ -186,7 +199,10 @@ fn bind(patch: &mut Json, version: &str, always: bool) -> Result<(), ReadError> 
                     if always || named_version(metadata).is_none() {
                         metadata.insert("resourceVersion".to_owned(), version.into());
                     }
-                    Ok(())
+                    match uid.is_none_or(|uid| names_uid(metadata, uid)) {
+                        true => Ok(()),
+                        false => Err(ReadError::Patch("it names another object by its uid")),
+                    }
                 }
                 Json::Object(_) => Err(ReadError::Patch(
                     "it has a directive such as $patch or $retainKeys on the object itself or on its metadata",
@@ -231,13 +247,29 @@ mod tests {
         let sent = request.bind_patch(CBOR, made, false).expect("bound");
         assert_eq!(sent.bytes, br#"{"a":"b","metadata":{"resourceVersion":"7"}}"#);
         assert_eq!(head(&request), ["application/apply-patch+yaml", "44"]);
+    }
+
+    #[test]
+    fn what_is_asked_about_is_what_will_be_sent() {
+        // The API server takes the keys for `a` and `b::`, and puts no line break behind the last line.
+        let yaml = b"{data: {?a: x, b::}}";
+        let block = b"data:\n  a: |\n    x";
+        for patch in [&yaml[..], &block[..]] {
+            let mut request = apply("application/apply-patch+yaml");
+            let mut probe = request.as_probe().expect("a probe");
+            let asked = probe.probed_patch(patch).expect("read");
+            let sent = request.bind_patch(patch, json!({}), true).expect("bound");
+            assert_eq!(asked, sent.bytes);
+            assert_eq!(head(&probe), head(&request));
+            assert!(serde_json::from_slice::<Json>(&asked).is_ok());
+        }
         // What cannot be read is not asked about.
         assert!(probe_of("application/apply-patch+cbor").is_err());
-        // Other patches are, as they are.
-        assert_eq!(
-            probe_of("application/merge-patch+json").as_deref(),
-            Ok(&b"\xFF"[..])
-        );
+        assert!(probe_of("application/merge-patch+json").is_err());
+        // What is no patch the API server does not take.
+        for media in ["application/json", "text/plain"] {
+            assert_eq!(probe_of(media).as_deref(), Ok(&b"\xFF"[..]), "{media}");
+        }
     }
 
     fn probe_of(media: &str) -> Result<Vec<u8>, ReadError> {

@@ -109,7 +109,10 @@ async fn a_write_is_judged_by_the_stored_object_which_no_client_sees() {
 async fn a_write_that_is_let_through_names_what_was_judged() {
     let world = world_with("", json!({})).await;
     assert_eq!(put(&world, "{\"data\": {}}").await.status, StatusCode::OK);
-    assert_eq!(last_body(&world)["metadata"], json!({"resourceVersion": "5"}));
+    assert_eq!(
+        last_body(&world)["metadata"],
+        json!({"resourceVersion": "5", "uid": "u1"})
+    );
     let deleted = delete(&world).await;
     assert_eq!(deleted.status, StatusCode::OK, "{:?}", deleted.body);
     let preconditions = &last_body(&world)["preconditions"];

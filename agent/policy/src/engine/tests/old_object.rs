@@ -332,7 +332,7 @@ fn an_update_is_held_to_the_version_that_was_judged() {
         (r#"{"resourceVersion": "7"}"#, true),
     ] {
         let sent = bound(&put, stored("7", ""), &format!("{{\"metadata\": {metadata}}}"));
-        let expected = json!({"metadata": {"resourceVersion": "7", "namespace": "n"}});
+        let expected = json!({"metadata": {"resourceVersion": "7", "uid": "u1", "namespace": "n"}});
         assert_eq!(sent, Ok((expected, named)), "{metadata}");
     }
     let none = bound(&put, stored("7", ""), "{\"data\": {}}").expect("bound");
@@ -342,6 +342,14 @@ fn an_update_is_held_to_the_version_that_was_judged() {
         stored("7", ""),
         r#"{"metadata": {"resourceVersion": "6"}}"#
     )));
+    let own = |uid: &str| {
+        bound(
+            &put,
+            stored("7", ""),
+            &format!("{{\"metadata\": {{\"uid\": \"{uid}\"}}}}"),
+        )
+    };
+    assert!(own("u1").is_ok() && is_conflict(&own("u2")));
     for body in ["[]", r#"{"metadata": []}"#] {
         assert!(matches!(
             bound(&put, stored("7", ""), body),
@@ -444,6 +452,25 @@ fn a_patch_is_held_to_the_stored_object_and_one_that_found_nothing_can_only_crea
         let found = sent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         assert_eq!(found, version, "{line} {given}");
     }
+    // An apply that found an object could create another in its place; no other patch can.
+    for (line, given, uid) in [
+        (&apply, "{}", Some("u1")),
+        (&apply, r#"{"metadata": {"uid": ""}}"#, Some("u1")),
+        (&apply, r#"{"metadata": {"uid": "u1"}}"#, Some("u1")),
+        (&merge, "{}", None),
+    ] {
+        let mut request = canonical(line);
+        let made = json!({"metadata": {"resourceVersion": "7", "uid": "u1"}});
+        let sent = request.bind_patch(given.as_bytes(), made, false).expect("bound");
+        let sent: Value = serde_json::from_slice(&sent.bytes).expect("JSON");
+        let found = sent.pointer("/metadata/uid").and_then(Value::as_str);
+        assert_eq!(found, uid, "{line} {given}");
+    }
+    // The UID of a dry run that creates is none that the object will have.
+    let mut request = canonical(&apply);
+    let made_new = json!({"metadata": {"resourceVersion": "5", "uid": "u1"}});
+    let sent = request.bind_patch(b"{}", made_new, true).expect("bound");
+    assert_eq!(sent.bytes, b"{}");
     // Whose conflict it is.
     for (media, patch, named) in [
         ("merge-patch+json", "{}", false),
@@ -663,4 +690,69 @@ fn what_is_only_looked_at_may_be_gone_when_the_write_comes() {
     let mut looked_at = write(service, OldObject::Unread, labelled("no"));
     looked_at.look_at_old_object(stored("7", "no"));
     assert!(decide(looked_at));
+}
+
+#[test]
+fn what_was_only_looked_at_lets_nothing_pass_once_a_rule_can_stop_it() {
+    let enforced = guarded(PROTECTED);
+    let audited = compile(&[
+        &grant(ALL),
+        &policy(
+            "p",
+            "mode: Audit\n  rules: [{name: r, action: Deny, match: {verbs: [update, delete], resources: [configmaps]}, when: \
+             oldObject == null}]",
+        ),
+    ]);
+    for old in [stored("7", "no"), OldObject::Absent] {
+        for line in [format!("PUT {MAP}"), format!("DELETE {MAP}")] {
+            let looked_at = || {
+                let mut request = write(&line, OldObject::Unread, labelled("no"));
+                request.look_at_old_object(old.clone());
+                request
+            };
+            assert!(fires(&enforced, looked_at()), "{line} {old:?}");
+            assert!(
+                !fires(&enforced, write(&line, old.clone(), labelled("no"))),
+                "{line} {old:?}"
+            );
+            let Decision::Permit(permit) = audited.decide(principal(&audited, "fixer"), looked_at(), NOW)
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(
+                permit.would_deny().len(),
+                usize::from(old == OldObject::Absent),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_apply_that_creates_is_a_creation_whatever_version_it_names() {
+    let apply = format!("PATCH {MAP}?fieldManager=m content-type:application/apply-patch+yaml");
+    let patch = br#"{"metadata": {"resourceVersion": "5"}}"#;
+    // The API server's answer to the dry run has the client's version where there is no object.
+    let made = || json!({"metadata": {"name": "x", "resourceVersion": "5"}});
+    let set = guarded("request.operation == 'CREATE'");
+    for old in [OldObject::Unread, OldObject::Absent] {
+        let mut request = canonical(&apply);
+        request.set_old_object(old.clone());
+        request.bind_patch(patch, made(), true).expect("bound");
+        assert!(fires(&set, request), "{old:?}");
+    }
+    let notes = compile(&[
+        &grant(ALL),
+        &policy(
+            "p",
+            "rules: [{name: r, action: Warn, match: {verbs: [create], resources: [configmaps]}, when: \"has(object.metadata) \
+             && request.operation == 'CREATE'\"}]",
+        ),
+    ]);
+    let mut request = canonical(&apply);
+    request.look_at_made(made(), true);
+    let Decision::Permit(permit) = notes.decide(principal(&notes, "fixer"), request, NOW) else {
+        panic!("refused")
+    };
+    assert_eq!(permit.warnings().len(), 1);
 }
