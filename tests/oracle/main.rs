@@ -15,6 +15,7 @@ mod requests;
 mod roles;
 mod tally;
 mod vocabulary;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac, request_info, protobuf };
+    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac, request_info, protobuf, yaml };
     let mut trials = Vec::new();
     for (module, tests) in modules {
         for &(name, test) in *tests {

@@ -1,10 +1,12 @@
-// Command protobuf-oracle answers what the Go types of Kubernetes' API say of its protobuf and CBOR encodings.
+// Command protobuf-oracle answers what the Go types of Kubernetes' API say of its protobuf and CBOR encodings, and what its reader of
+// YAML makes of texts.
 //
 //	protobuf-oracle messages          the table from which Picket reads protobuf (agent/policy/src/body/protobuf/messages.txt)
 //	protobuf-oracle pairs COUNT SEED [KIND...]
 //	                                  COUNT filled objects of each kind, as protobuf and as JSON, one a line in base64
 //	protobuf-oracle cbor COUNT SEED [KIND...]
 //	                                  the same as CBOR and as JSON
+//	protobuf-oracle yaml              the JSON of each text in YAML, which stand one a line in base64 on standard input; "-" for none
 //
 // The table comes from the types and not from the .proto files, because JSON's rules are in the types alone: which field is
 // left out when it is empty, which is part of its parent, which is a pointer.
@@ -35,6 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 )
 
 // unmarshaler is what every message has.
@@ -211,6 +214,25 @@ func pairs(out *bufio.Writer, codec runtime.Serializer, count int, seed int64, o
 	}
 }
 
+// readYAML reads texts as the API server does for application/yaml and for applies.
+func readYAML(out *bufio.Writer) {
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		text, err := base64.StdEncoding.DecodeString(lines.Text())
+		if err != nil {
+			panic(err)
+		}
+		read, err := yaml.YAMLToJSON(text)
+		if err != nil {
+			read = []byte("-")
+		}
+		fmt.Fprintf(out, "%s\n", read)
+	}
+	if err := lines.Err(); err != nil {
+		panic(err)
+	}
+}
+
 func main() {
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -231,8 +253,10 @@ func main() {
 			panic(err)
 		}
 		pairs(out, codec, count, seed, os.Args[4:])
+	case len(os.Args) == 2 && os.Args[1] == "yaml":
+		readYAML(out)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: protobuf-oracle messages | pairs COUNT SEED [KIND...] | cbor COUNT SEED [KIND...]")
+		fmt.Fprintln(os.Stderr, "usage: protobuf-oracle messages | pairs COUNT SEED [KIND...] | cbor COUNT SEED [KIND...] | yaml")
 		os.Exit(2)
 	}
 }

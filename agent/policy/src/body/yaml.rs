@@ -7,7 +7,7 @@
 //! two take differently is refused: `no`, `0777`, `1_000`, keys that are no text. Refused too is what only some take: tags,
 //! anchors, merge keys, and documents behind the first, which the API server leaves out.
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, StructureStyle};
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
@@ -47,19 +47,34 @@ fn read_events(text: &str) -> Result<Value, BodyError> {
     options.disallow_directives = true;
     options.flow_nesting_limit = MAX_DEPTH + 1;
     options.block_nesting_limit = MAX_DEPTH + 1;
+    let ends_with_line = text.ends_with('\n');
     let mut reader = Reader {
         parser: Parser::new_from_str_with_options(text, options),
         depth: 0,
+        in_flow: false,
+        ends_in_block_text: false,
+        is_absent: false,
         values: MAX_VALUES,
         at: Place { line: 1, column: 1 },
     };
-    reader.stream()
+    let value = reader.stream()?;
+    if reader.ends_in_block_text && !ends_with_line {
+        return Err(reader
+            .refused("no line break behind the last line, which belongs to a text of lines; end the line"));
+    }
+    Ok(value)
 }
 
 struct Reader<'a> {
     parser: Parser<'a, StrInput<'a>>,
     /// How many lists and mappings are open.
     depth: usize,
+    /// Whether the innermost of them stands in brackets or braces.
+    in_flow: bool,
+    /// Whether the last value so far is the text of a block, after `|` or `>`.
+    ends_in_block_text: bool,
+    /// Whether the last event stands for a value that is not written at all.
+    is_absent: bool,
     /// How many values still may come.
     values: usize,
     /// Where the last event stands.
@@ -94,6 +109,7 @@ impl<'a> Reader<'a> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => {
                 self.at = place(&span);
+                self.is_absent = span.start.index() == span.end.index();
                 Ok(event)
             }
             Some(Err(error)) => {
@@ -108,10 +124,17 @@ impl<'a> Reader<'a> {
 
     fn node(&mut self, event: Event<'a>) -> Result<Value, BodyError> {
         self.values = self.values.checked_sub(1).ok_or(BodyError::Values)?;
+        self.ends_in_block_text = matches!(
+            event,
+            Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..)
+        );
+        if self.ends_in_block_text && self.depth == 0 {
+            return Err(self.refused("a text of lines where an object belongs"));
+        }
         match event {
             Event::Scalar(text, style, 0, None) => self.scalar(&text, style),
-            Event::SequenceStart(_, 0, None) => self.nested(Self::list),
-            Event::MappingStart(_, 0, None) => self.nested(Self::mapping),
+            Event::SequenceStart(style, 0, None) => self.nested(style, Self::list),
+            Event::MappingStart(style, 0, None) => self.nested(style, Self::mapping),
             Event::Scalar(_, _, _, Some(_))
             | Event::SequenceStart(_, _, Some(_))
             | Event::MappingStart(_, _, Some(_)) => {
@@ -126,13 +149,16 @@ impl<'a> Reader<'a> {
 
     fn nested(
         &mut self,
+        style: StructureStyle,
         inner: impl FnOnce(&mut Self) -> Result<Value, BodyError>,
     ) -> Result<Value, BodyError> {
         if self.depth == MAX_DEPTH {
             return Err(BodyError::Depth(self.at));
         }
         self.depth += 1;
+        let around = std::mem::replace(&mut self.in_flow, style == StructureStyle::Flow);
         let value = inner(self);
+        self.in_flow = around;
         self.depth -= 1;
         value
     }
@@ -171,6 +197,12 @@ impl<'a> Reader<'a> {
     fn scalar(&self, text: &str, style: ScalarStyle) -> Result<Value, BodyError> {
         if style != ScalarStyle::Plain {
             return Ok(Value::String(text.to_owned()));
+        }
+        // Go's reader ends a key in braces at other signs than YAML 1.2.
+        if self.in_flow && (self.is_absent || text.starts_with('?') || text.ends_with(':')) {
+            return Err(self.refused(
+                "no word in brackets or braces, or one that begins with `?` or ends with `:`; write null, or the word in quotes",
+            ));
         }
         Ok(match resolve(text) {
             Scalar::Null => Value::Null,

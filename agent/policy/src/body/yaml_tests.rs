@@ -54,6 +54,23 @@ fn json_is_read_as_the_parser_of_yaml_reads_it() {
 }
 
 #[test]
+fn what_only_looks_like_it_is_taken() {
+    for text in [
+        "?a: x\n",
+        "key:: x\n",
+        "a: ?b\n",
+        "a: {b: '?c', 'd:': \"e:\", f: ~, g: null, h?: i?, j: k:l}\n",
+        "a:\nb: {c: 1}\nd:\n",
+        "a: |\n  x\n",
+        "a: |\n  x\nb: 1",
+        "a: {b: c}\nd:\n- e: |-\n    x\n  f: g",
+        "a: 'x'",
+    ] {
+        assert_eq!(code(text), "taken", "{text}");
+    }
+}
+
+#[test]
 fn what_two_readers_take_differently_is_refused() {
     for (text, why) in [
         ("a: no\n", "bare_word"),
@@ -65,6 +82,17 @@ fn what_two_readers_take_differently_is_refused() {
         ("a: 9223372036854775808\n", "bare_word"),
         ("a: {<<: {b: 1}}\n", "bare_word"),
         ("8080: a\n", "yaml"),
+        ("{?a: x}\n", "yaml"),
+        ("a: [?b]\n", "yaml"),
+        ("{key::}\n", "yaml"),
+        ("{key:: x}\n", "yaml"),
+        ("a: [b:]\n", "yaml"),
+        ("{a:}\n", "yaml"),
+        ("{a:, b: 1}\n", "yaml"),
+        ("a: [b::]\n", "yaml"),
+        ("a: |\n  x", "yaml"),
+        ("a: [1]\nb: >\n  x", "yaml"),
+        ("|\n  x\n", "yaml"),
         ("true: a\n", "yaml"),
         ("~: a\n", "yaml"),
         (": a\n", "yaml"),
