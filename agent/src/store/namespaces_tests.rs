@@ -132,6 +132,57 @@ fn a_namespace_that_is_too_large_is_not_known() {
     assert!(known.size() < 10_000, "{}", known.size());
 }
 
+/// Whoever makes many namespaces must not fill the node's memory.
+#[test]
+fn all_namespaces_take_a_bounded_room() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Objects);
+    let annotation = "x".repeat(MAX_NAMESPACE - 1024);
+    let large = |number: usize| namespace(&format!("n{number}"), "dev", &annotation);
+    let most = MAX_ALL / (MAX_NAMESPACE - 2048);
+    // Each list begins to count anew, one that was broken off too.
+    index.event(Event::Init);
+    for number in 0..most {
+        index.event(Event::InitApply(large(number)));
+    }
+    for _ in 0..2 {
+        list(&index, (0..=most).map(large).collect());
+        let size = index.known().size();
+        assert!(size <= MAX_ALL && size > MAX_ALL - 2 * MAX_NAMESPACE, "{size}");
+        assert_eq!(index.known().len(), most + 1);
+    }
+    index.event(Event::Apply(large(most + 1)));
+    assert_eq!(index.known().len(), most + 2);
+    assert!(index.known().size() <= MAX_ALL, "{}", index.known().size());
+}
+
+#[test]
+fn a_list_that_was_broken_off_is_no_part_of_the_next() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Labels);
+    let begun = Instant::now();
+    index.failed(&refused(500), begun);
+    index.event(Event::Init);
+    index.event(Event::InitApply(namespace("a", "dev", "x")));
+    // What has not come whole says nothing of the watch.
+    assert_eq!(index.check(begun + RELIST_AFTER, begun).0, WatchCheck::Relist);
+    list(&index, vec![namespace("b", "dev", "x")]);
+    let names: Vec<_> = ["a", "b"]
+        .into_iter()
+        .filter(|name| is_known(&index, name))
+        .collect();
+    assert_eq!(names, ["b"]);
+    // Nor does a failure outlive the rules that asked.
+    index.failed(&refused(500), begun);
+    index.forget();
+    let later = begun + STALE_AFTER * 2;
+    assert_eq!(index.check(later, begun), (WatchCheck::Healthy, false));
+}
+
+fn is_known(index: &NamespaceIndex, name: &str) -> bool {
+    index.known().with(name, None).is_some()
+}
+
 /// A store whose set in force looks at namespaces, or does not.
 fn store(rule: &str) -> Arc<Store> {
     Arc::new(Store::for_tests(set(rule)))

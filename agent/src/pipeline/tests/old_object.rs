@@ -211,6 +211,36 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
     assert_eq!(records[2]["decision"]["reason"], "old_object", "{records:#?}");
 }
 
+/// A small value takes far more memory than its text.
+#[tokio::test]
+async fn an_answer_with_too_many_values_is_not_read() {
+    let world = world_with("", json!({"list": vec![0; 300_000]})).await;
+    for answer in [delete(&world).await, patch(&world, RELABELLED).await] {
+        let message = answer.json()["message"].to_string();
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert!(message.contains("larger than 1.5 MiB"), "{message}");
+    }
+    assert_eq!(asked(&world), ["GET", "GET", "dry PATCH"]);
+    // Nor is what a patch makes, where a rule looks at that alone.
+    let new = "name: guard}\nspec:\n  rules:\n  - {name: wild, action: Deny, match: {verbs: [update], resources: [configmaps]}, when: \
+               \"object.?mode.orValue('') == 'wild'\"}\n";
+    world
+        .store
+        .replace_for_tests(policies("name: guard}\nspec:\n  rules:\n", new));
+    let refused = patch(&world, RELABELLED).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(asked(&world)[3..], ["dry PATCH"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_refuses_the_write() {
+    let world = world_with("", json!({})).await;
+    let garbled = Request::delete(target("/api/v1/namespaces/n/configmaps/garbled"));
+    let refused = world.ask(garbled, "").await;
+    assert_eq!(refused.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(asked(&world), ["GET"]);
+}
+
 #[tokio::test]
 async fn a_slow_answer_is_waited_for() {
     let world = world_with("", json!({})).await;
