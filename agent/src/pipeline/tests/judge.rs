@@ -6,6 +6,7 @@ use http::{Request, StatusCode, header};
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
+use super::stored::KEPT;
 use super::world::{Answer, World, policies, target};
 
 const MAPS: &str = "/api/v1/namespaces/n/configmaps";
@@ -150,6 +151,20 @@ async fn a_patch_is_probed_judged_and_bound() {
         !record["decision"]["message"].to_string().contains("nowhere"),
         "{record:#}"
     );
+}
+
+#[tokio::test]
+async fn an_apply_that_creates_is_held_to_no_version() {
+    let world = world_with("").await;
+    let apply = |body| {
+        let request =
+            Request::patch(target(KEPT)).header(header::CONTENT_TYPE, "application/apply-patch+yaml");
+        world.ask(request, body)
+    };
+    assert_eq!(apply("{\"mode\": \"wild\"}").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(apply("{\"mode\": \"mild\"}").await.status, StatusCode::CREATED);
+    let sent: Value = serde_json::from_slice(&world.seen()[2].body).expect("JSON");
+    assert_eq!(sent, json!({"mode": "mild"}));
 }
 
 #[tokio::test]
