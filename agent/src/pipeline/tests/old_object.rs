@@ -189,6 +189,8 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
         let failed = delete(&world).await;
         assert_eq!(failed.status, code);
         assert_eq!(failed.json()["message"], "Trouble of the API server");
+        let is_told_when = failed.headers.contains_key(header::RETRY_AFTER);
+        assert_eq!(is_told_when, code == StatusCode::TOO_MANY_REQUESTS);
     }
     world.stored.trouble(Troubles::default());
     world.stored.fill(2 << 20);

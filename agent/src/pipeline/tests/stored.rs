@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
@@ -226,5 +226,10 @@ fn answer(code: StatusCode, body: &Value) -> Answer {
 fn status(code: StatusCode, reason: &str) -> Answer {
     let message = format!("{reason} of the API server");
     let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code.as_u16()});
-    answer(code, &body)
+    let mut response = answer(code, &body);
+    if code == StatusCode::TOO_MANY_REQUESTS {
+        let seconds = HeaderValue::from_static("7");
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
 }
