@@ -94,6 +94,9 @@ fn what_was_known_stands_for_a_while_and_not_without_the_right() {
     );
     assert!(!index.failed(&refused(500), begun));
     assert_eq!(index.check(begun, begun), (WatchCheck::Healthy, false));
+    // However long it was followed before.
+    let earlier = begun.checked_sub(RELIST_AFTER).expect("a moment");
+    assert_eq!(index.check(begun, earlier), (WatchCheck::Healthy, false));
     assert_eq!(
         index.check(begun + RELIST_AFTER, begun),
         (WatchCheck::Relist, false)
@@ -254,9 +257,34 @@ async fn without_the_right_none_is_known_and_a_start_does_not_wait_for_it() {
     let (_folder, connector) = Connector::for_tests(&url);
     let store = store(BY_LABELS);
     assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::NotListed));
+    // Without an answer a start waits for as long as it may.
+    let in_time = Duration::from_secs(20);
+    let waited = tokio::time::timeout(in_time, store.namespaces_tried(Duration::from_millis(50)));
+    waited.await.expect("it waits no longer");
+    let epoch = store.epoch().now();
     let following = Arc::clone(&store).follow_namespaces(connector, CancellationToken::new());
     let running = tokio::spawn(following);
-    store.namespaces_tried(Duration::from_secs(10)).await;
+    let waited = tokio::time::timeout(in_time, store.namespaces_tried(Duration::from_secs(3600)));
+    waited.await.expect("a refusal is an answer");
     assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::Forbidden));
+    assert!(store.epoch().now() > epoch, "requests under way are judged again");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_watch_fails_they_are_listed_again_and_in_the_end_none_is_known() {
+    let store = store(BY_LABELS);
+    store.namespaces.begin(NamespaceUse::Labels);
+    list(&store.namespaces, vec![namespace("a", "dev", "x")]);
+    let (epoch, begun) = (store.epoch().now(), Instant::now());
+    store.namespaces.failed(&refused(500), begun);
+    let mut lists = 0;
+    while store.why_no_namespaces().is_none() {
+        store.until_to_list_again(Instant::now()).await;
+        lists += 1;
+    }
+    assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::WatchFails));
+    assert!(begun.elapsed() >= STALE_AFTER && begun.elapsed() < STALE_AFTER * 2);
+    assert!((2..=7).contains(&lists), "{lists}");
+    assert!(store.epoch().now() > epoch, "requests under way are judged again");
 }
