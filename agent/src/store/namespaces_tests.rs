@@ -7,6 +7,8 @@ use picket_policy::read_documents;
 
 use super::*;
 use crate::cluster::testing;
+use crate::metrics::MetricsRegistry;
+use crate::store::StoreMetrics;
 
 fn namespace(name: &str, env: &str, annotation: &str) -> DynamicObject {
     serde_json::from_value(json!({
@@ -269,6 +271,24 @@ async fn without_the_right_none_is_known_and_a_start_does_not_wait_for_it() {
     assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::Forbidden));
     assert!(store.epoch().now() > epoch, "requests under way are judged again");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_metric_tells_of_rules_that_fire_since_no_namespace_is_known() {
+    let store = store(BY_LABELS);
+    let registry = MetricsRegistry::default();
+    let following = tokio::spawn(StoreMetrics::register(&registry).follow(Arc::clone(&store)));
+    let listed = Namespaces::listed([]);
+    for (namespaces, shown) in [(None, 1), (Some(listed), 0)] {
+        if let Some(namespaces) = namespaces {
+            store.set_namespaces_for_tests(namespaces);
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let text = registry.encode().expect("metrics");
+        let line = format!("picket_namespaces_unlisted {shown}\n");
+        assert!(text.contains(&line), "{line} {text}");
+    }
+    following.abort();
 }
 
 #[tokio::test(start_paused = true)]
