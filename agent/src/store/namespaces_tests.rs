@@ -7,6 +7,8 @@ use picket_policy::read_documents;
 
 use super::*;
 use crate::cluster::testing;
+use crate::metrics::MetricsRegistry;
+use crate::store::StoreMetrics;
 
 fn namespace(name: &str, env: &str, annotation: &str) -> DynamicObject {
     serde_json::from_value(json!({
@@ -94,6 +96,9 @@ fn what_was_known_stands_for_a_while_and_not_without_the_right() {
     );
     assert!(!index.failed(&refused(500), begun));
     assert_eq!(index.check(begun, begun), (WatchCheck::Healthy, false));
+    // However long it was followed before.
+    let earlier = begun.checked_sub(RELIST_AFTER).expect("a moment");
+    assert_eq!(index.check(begun, earlier), (WatchCheck::Healthy, false));
     assert_eq!(
         index.check(begun + RELIST_AFTER, begun),
         (WatchCheck::Relist, false)
@@ -130,6 +135,57 @@ fn a_namespace_that_is_too_large_is_not_known() {
     let known = index.known();
     assert_eq!(known.len(), 2);
     assert!(known.size() < 10_000, "{}", known.size());
+}
+
+/// Whoever makes many namespaces must not fill the node's memory.
+#[test]
+fn all_namespaces_take_a_bounded_room() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Objects);
+    let annotation = "x".repeat(MAX_NAMESPACE - 1024);
+    let large = |number: usize| namespace(&format!("n{number}"), "dev", &annotation);
+    let most = MAX_ALL / (MAX_NAMESPACE - 2048);
+    // Each list begins to count anew, one that was broken off too.
+    index.event(Event::Init);
+    for number in 0..most {
+        index.event(Event::InitApply(large(number)));
+    }
+    for _ in 0..2 {
+        list(&index, (0..=most).map(large).collect());
+        let size = index.known().size();
+        assert!(size <= MAX_ALL && size > MAX_ALL - 2 * MAX_NAMESPACE, "{size}");
+        assert_eq!(index.known().len(), most + 1);
+    }
+    index.event(Event::Apply(large(most + 1)));
+    assert_eq!(index.known().len(), most + 2);
+    assert!(index.known().size() <= MAX_ALL, "{}", index.known().size());
+}
+
+#[test]
+fn a_list_that_was_broken_off_is_no_part_of_the_next() {
+    let index = NamespaceIndex::default();
+    index.begin(NamespaceUse::Labels);
+    let begun = Instant::now();
+    index.failed(&refused(500), begun);
+    index.event(Event::Init);
+    index.event(Event::InitApply(namespace("a", "dev", "x")));
+    // What has not come whole says nothing of the watch.
+    assert_eq!(index.check(begun + RELIST_AFTER, begun).0, WatchCheck::Relist);
+    list(&index, vec![namespace("b", "dev", "x")]);
+    let names: Vec<_> = ["a", "b"]
+        .into_iter()
+        .filter(|name| is_known(&index, name))
+        .collect();
+    assert_eq!(names, ["b"]);
+    // Nor does a failure outlive the rules that asked.
+    index.failed(&refused(500), begun);
+    index.forget();
+    let later = begun + STALE_AFTER * 2;
+    assert_eq!(index.check(later, begun), (WatchCheck::Healthy, false));
+}
+
+fn is_known(index: &NamespaceIndex, name: &str) -> bool {
+    index.known().with(name, None).is_some()
 }
 
 /// A store whose set in force looks at namespaces, or does not.
@@ -203,9 +259,52 @@ async fn without_the_right_none_is_known_and_a_start_does_not_wait_for_it() {
     let (_folder, connector) = Connector::for_tests(&url);
     let store = store(BY_LABELS);
     assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::NotListed));
+    // Without an answer a start waits for as long as it may.
+    let in_time = Duration::from_secs(20);
+    let waited = tokio::time::timeout(in_time, store.namespaces_tried(Duration::from_millis(50)));
+    waited.await.expect("it waits no longer");
+    let epoch = store.epoch().now();
     let following = Arc::clone(&store).follow_namespaces(connector, CancellationToken::new());
     let running = tokio::spawn(following);
-    store.namespaces_tried(Duration::from_secs(10)).await;
+    let waited = tokio::time::timeout(in_time, store.namespaces_tried(Duration::from_secs(3600)));
+    waited.await.expect("a refusal is an answer");
     assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::Forbidden));
+    assert!(store.epoch().now() > epoch, "requests under way are judged again");
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_metric_tells_of_rules_that_fire_since_no_namespace_is_known() {
+    let store = store(BY_LABELS);
+    let registry = MetricsRegistry::default();
+    let following = tokio::spawn(StoreMetrics::register(&registry).follow(Arc::clone(&store)));
+    let listed = Namespaces::listed([]);
+    for (namespaces, shown) in [(None, 1), (Some(listed), 0)] {
+        if let Some(namespaces) = namespaces {
+            store.set_namespaces_for_tests(namespaces);
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let text = registry.encode().expect("metrics");
+        let line = format!("picket_namespaces_unlisted {shown}\n");
+        assert!(text.contains(&line), "{line} {text}");
+    }
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_watch_fails_they_are_listed_again_and_in_the_end_none_is_known() {
+    let store = store(BY_LABELS);
+    store.namespaces.begin(NamespaceUse::Labels);
+    list(&store.namespaces, vec![namespace("a", "dev", "x")]);
+    let (epoch, begun) = (store.epoch().now(), Instant::now());
+    store.namespaces.failed(&refused(500), begun);
+    let mut lists = 0;
+    while store.why_no_namespaces().is_none() {
+        store.until_to_list_again(Instant::now()).await;
+        lists += 1;
+    }
+    assert_eq!(store.why_no_namespaces(), Some(UnknownNamespace::WatchFails));
+    assert!(begun.elapsed() >= STALE_AFTER && begun.elapsed() < STALE_AFTER * 2);
+    assert!((2..=7).contains(&lists), "{lists}");
+    assert!(store.epoch().now() > epoch, "requests under way are judged again");
 }

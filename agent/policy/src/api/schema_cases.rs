@@ -353,6 +353,21 @@ pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
         ),
         (
             2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["prod*"]}]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchLabels": {"a".repeat(64): "prod"}}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match/namespaceSelector",
+            json!({"matchLabels": {"env": "a".repeat(64)}}),
+        ),
+        (
+            2,
             "/spec/rules/0",
             json!({"name": "r", "action": "Filter", "match": {"resources": ["pods"], "namespaceSelector": {}}}),
         ),

@@ -288,6 +288,9 @@ mod tests {
         let nested = |depth: usize| [vec![0x81; depth], vec![0x00]].concat();
         assert!(read(&nested(MAX_DEPTH)).is_ok());
         assert!(why(&nested(MAX_DEPTH + 1)).contains("nests"));
+        // Lists beside each other are not in each other.
+        let beside = [[0x98, 0xff].as_slice(), &[0x80; 255]].concat();
+        assert!(read(&beside).is_ok());
         let list = |count: usize| {
             let head = u32::try_from(count).expect("few").to_be_bytes();
             [[0x9a].as_slice(), &head, &vec![0x00; count]].concat()

@@ -292,6 +292,7 @@ fn answers_are_counted_without_what_is_in_texts() {
     let many = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
     assert!(!has_too_many_values(many("0", MAX_VALUES - 2).as_bytes()));
     assert!(has_too_many_values(many("0", MAX_VALUES + 1).as_bytes()));
+    assert!(has_too_many_values(many("[]", MAX_VALUES / 2 + 1).as_bytes()));
     // A mapping takes the memory of six.
     assert!(!has_too_many_values(
         many(r#"{"a":0}"#, MAX_VALUES / 8).as_bytes()

@@ -180,9 +180,10 @@ pub(super) fn can_be_filtered(request: &KubeRequest) -> bool {
         )
 }
 
-/// A list or watch of namespaces, as a list over all namespaces: what Filter rules hide of a namespace includes the namespace itself.
+/// A list or watch of namespaces, as a list over all namespaces: what Filter rules hide of a namespace includes the namespace itself. That
+/// holds for one that cannot be filtered too, such as a watch over a WebSocket, which such a rule refuses.
 pub(super) fn as_over_all_namespaces(request: &KubeRequest) -> Option<MatchInput<'_>> {
-    if !can_be_filtered(request) || !is_of_namespaces(request) {
+    if !is_of_namespaces(request) {
         return None;
     }
     let mut input = MatchInput::new(request);

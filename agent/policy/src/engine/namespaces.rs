@@ -399,6 +399,21 @@ mod tests {
         assert!(NamespaceFacts::of_object(&json!({"metadata": {}}), true).is_none());
     }
 
+    /// By it a node's memory is bounded, so that all that may be long counts.
+    #[test]
+    fn the_size_of_a_namespace_counts_labels_and_all_of_its_object() {
+        let object = json!({"metadata": {
+            "name": "shop", "generation": 1, "labels": {"env": "prod"}, "finalizers": ["a/b"],
+        }});
+        let (_, labels) = NamespaceFacts::of_object(&object, false).expect("a namespace");
+        assert_eq!(labels.size(), "env".len() + "prod".len());
+        let (_, whole) = NamespaceFacts::of_object(&object, true).expect("a namespace");
+        let texts = "metadata name shop generation labels env prod finalizers a/b spec status";
+        let texts: usize = texts.split(' ').map(str::len).sum();
+        assert_eq!(whole.size(), labels.size() + texts + 8);
+        assert_eq!(NamespaceFacts::too_large().size(), 0);
+    }
+
     #[test]
     fn a_selector_reads_as_kubectl_writes_it() {
         let selector: LabelSelector = serde_json::from_value(json!({

@@ -186,10 +186,39 @@ mod tests {
     fn what_is_remembered_has_an_end() {
         let begun = known(&[]);
         let shown = ShownNamespaces::new(&begun);
-        for number in 0..=MAX_MET {
-            assert!(!differ(&shown, &begun), "{number}");
-            assert!(shown.selects(&prod(), Some(&begun), &format!("n{number}")));
-        }
+        let meet = |number: usize| shown.selects(&prod(), Some(&begun), &format!("n{number}"));
+        assert!((0..MAX_MET).all(meet));
+        // One that was met before needs no more room.
+        assert!(meet(0));
+        assert!(!differ(&shown, &begun));
+        assert!(meet(MAX_MET));
         assert!(differ(&shown, &begun));
+        // Nor do those that were known at the beginning.
+        let names: Vec<_> = (0..=MAX_MET).map(|number| format!("n{number}")).collect();
+        let begun = known(
+            &names
+                .iter()
+                .map(|name| (name.as_str(), "dev"))
+                .collect::<Vec<_>>(),
+        );
+        let shown = ShownNamespaces::new(&begun);
+        assert!(
+            names
+                .iter()
+                .all(|name| !shown.selects(&prod(), Some(&begun), name))
+        );
+        assert!(!differ(&shown, &begun));
+    }
+
+    #[test]
+    fn what_one_selector_said_of_a_namespace_is_no_word_of_another() {
+        let begun = known(&[]);
+        let shown = ShownNamespaces::new(&begun);
+        assert!(shown.selects(&prod(), Some(&begun), "new"));
+        let mut dev = prod();
+        dev.match_labels.insert("env".to_owned(), "dev".to_owned());
+        let now = known(&[("new", "prod")]);
+        let both = [prod(), dev];
+        assert!(!shown.differ(|| both.iter(), &now));
     }
 }

@@ -188,3 +188,27 @@ impl CanonicalRequest {
         Ok(MediaType::of(text)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_that_take_few_bytes_for_a_value_are_told_from_others() {
+        for (media, is_dense) in [
+            ("application/json", false),
+            ("application/yaml", false),
+            ("application/merge-patch+json", false),
+            ("application/apply-patch+yaml", false),
+            ("text/plain", false),
+            ("application/vnd.kubernetes.protobuf", true),
+            ("application/cbor", true),
+            ("application/apply-patch+cbor", true),
+        ] {
+            let request = http::Request::patch("/api/v1/namespaces/n/pods/x").header(CONTENT_TYPE, media);
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            let request = CanonicalRequest::read(parts).expect("read");
+            assert_eq!(request.has_dense_body(), is_dense, "{media}");
+        }
+    }
+}

@@ -96,7 +96,7 @@ impl KubeRequest {
     /// Whether the request is about one stored object, which a GET of the same path shows.
     #[must_use]
     pub fn has_old_object(&self) -> bool {
-        self.acts_on_stored() && self.verb != Verb::DeleteCollection && self.name().is_some()
+        self.acts_on_stored() && self.name().is_some()
     }
 }
 

@@ -6,6 +6,7 @@ use http::{Request, StatusCode, header};
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
+use super::stored::KEPT;
 use super::world::{Answer, World, policies, target};
 
 const MAPS: &str = "/api/v1/namespaces/n/configmaps";
@@ -153,6 +154,20 @@ async fn a_patch_is_probed_judged_and_bound() {
 }
 
 #[tokio::test]
+async fn an_apply_that_creates_is_held_to_no_version() {
+    let world = world_with("").await;
+    let apply = |body| {
+        let request =
+            Request::patch(target(KEPT)).header(header::CONTENT_TYPE, "application/apply-patch+yaml");
+        world.ask(request, body)
+    };
+    assert_eq!(apply("{\"mode\": \"wild\"}").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(apply("{\"mode\": \"mild\"}").await.status, StatusCode::CREATED);
+    let sent: Value = serde_json::from_slice(&world.seen()[2].body).expect("JSON");
+    assert_eq!(sent, json!({"mode": "mild"}));
+}
+
+#[tokio::test]
 async fn bodies_that_are_judged_wait_for_room() {
     let world = world_with("").await;
     let room = world
@@ -260,8 +275,43 @@ async fn a_body_that_does_not_say_its_length_takes_the_room_of_the_longest() {
     let world = world_with("").await;
     let chunked = format!("{:x}\r\n{CREATED}\r\n0\r\n\r\n", CREATED.len());
     let head = "Transfer-Encoding: chunked";
-    let answer = answer_after(&world, head, Duration::ZERO, &chunked).await;
+    let room = world.share.judged(ALL_ROOM - (1 << 20)).await.expect("room");
+    let answer = answer_after(&world, head, Duration::ZERO, &chunked);
+    let while_it_waits = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(world.seen().is_empty());
+        drop(room);
+    };
+    let (answer, ()) = tokio::join!(answer, while_it_waits);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_dense_body_takes_the_room_of_what_it_holds() {
+    let world = world_with("").await;
+    let body: &'static str = Box::leak("x".repeat(20 << 10).into_boxed_str());
+    let ask = |media: &'static str| {
+        let request = Request::post(target(MAPS)).header(header::CONTENT_TYPE, media);
+        world.ask(request, body)
+    };
+    let room = world.share.judged(ALL_ROOM - (40 << 10)).await.expect("room");
+    assert_eq!(ask("application/json").await.status, StatusCode::BAD_REQUEST);
+    for media in ["application/cbor", "application/vnd.kubernetes.protobuf"] {
+        let waited = tokio::time::timeout(Duration::from_millis(200), ask(media)).await;
+        assert!(waited.is_err(), "{media}");
+    }
+    drop(room);
+    assert_eq!(ask("application/cbor").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_takes_no_more_room_than_is_read_of_it() {
+    let world = world_with("").await;
+    let room = world.share.judged(ALL_ROOM - (2 << 20)).await.expect("room");
+    let body: &'static str = Box::leak("x".repeat(5 << 20).into_boxed_str());
+    let refused = tokio::time::timeout(Duration::from_secs(5), create(&world, body)).await;
+    assert_eq!(refused.expect("in time").status, StatusCode::FORBIDDEN);
+    drop(room);
 }
 
 #[tokio::test]

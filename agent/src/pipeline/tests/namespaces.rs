@@ -112,3 +112,21 @@ async fn a_list_comes_without_the_objects_of_labelled_namespaces() {
         assert_eq!(found, shown, "{namespaces:?}");
     }
 }
+
+#[tokio::test]
+async fn an_object_of_a_list_is_judged_by_the_labels_that_its_namespace_has_when_it_comes() {
+    let world = World::new().await;
+    world.store.replace_for_tests(rule("Filter"));
+    label(&world, &[("pay", "prod")]);
+    let list = world.ask(Request::get(target("/api/v1/pods?items=list&slow=1")), "");
+    let while_it_is_under_way = async {
+        world.seen_are(1).await;
+        label(&world, &[("pay", "prod"), ("shop", "dev")]);
+    };
+    let (answer, ()) = tokio::join!(list, while_it_is_under_way);
+    assert_eq!(answer.status, StatusCode::OK);
+    let answer = answer.json();
+    let items = answer["items"].as_array().expect("items").iter();
+    let found: Vec<_> = items.map(|item| item["metadata"]["namespace"].clone()).collect();
+    assert_eq!(found, [json!("shop")]);
+}

@@ -6,7 +6,7 @@ use http::{Method, Request, StatusCode, header};
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
-use super::stored::{KEPT, Troubles};
+use super::stored::{KEPT, KEPT_SERVICE, Troubles};
 use super::world::{Answer, World, policies, target};
 
 /// The world's objects, where a rule keeps ConfigMaps that say so from deletion, and that label on them. Its policy has these fields.
@@ -192,6 +192,8 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
         let failed = delete(&world).await;
         assert_eq!(failed.status, code);
         assert_eq!(failed.json()["message"], "Trouble of the API server");
+        let is_told_when = failed.headers.contains_key(header::RETRY_AFTER);
+        assert_eq!(is_told_when, code == StatusCode::TOO_MANY_REQUESTS);
     }
     world.stored.trouble(Troubles::default());
     world.stored.fill(2 << 20);
@@ -212,6 +214,38 @@ async fn a_stored_object_that_cannot_be_seen_refuses_the_write() {
     );
     let records = world.ended(7).await;
     assert_eq!(records[2]["decision"]["reason"], "old_object", "{records:#?}");
+}
+
+/// A small value takes far more memory than its text.
+#[tokio::test]
+async fn an_answer_with_too_many_values_is_not_read() {
+    let world = world_with("", json!({"list": vec![0; 300_000]})).await;
+    for answer in [delete(&world).await, patch(&world, RELABELLED).await] {
+        let message = answer.json()["message"].to_string();
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert!(message.contains("larger than 1.5 MiB"), "{message}");
+    }
+    assert_eq!(asked(&world), ["GET", "GET", "dry PATCH"]);
+    // Nor is what a patch makes, where a rule looks at that alone.
+    let new = "name: guard}\nspec:\n  rules:\n  - {name: wild, action: Deny, match: {verbs: [update], resources: [configmaps]}, when: \
+               \"object.?mode.orValue('') == 'wild'\"}\n";
+    world
+        .store
+        .replace_for_tests(policies("name: guard}\nspec:\n  rules:\n", new));
+    let refused = patch(&world, RELABELLED).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let message = refused.json()["message"].to_string();
+    assert!(message.contains("larger than 1.5 MiB"), "{message}");
+    assert_eq!(asked(&world)[3..], ["dry PATCH"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_refuses_the_write() {
+    let world = world_with("", json!({})).await;
+    let garbled = Request::delete(target("/api/v1/namespaces/n/configmaps/garbled"));
+    let refused = world.ask(garbled, "").await;
+    assert_eq!(refused.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(asked(&world), ["GET"]);
 }
 
 #[tokio::test]
@@ -320,6 +354,21 @@ async fn a_conflict_without_end_is_the_clients_in_the_end() {
 }
 
 #[tokio::test]
+async fn an_object_that_keeps_changing_while_a_write_is_tried_again_is_the_clients_conflict() {
+    let world = world_with("", json!({})).await;
+    world.stored.trouble(Troubles {
+        writes_before_writes: 1,
+        then_before_dry_runs: u32::MAX,
+        ..Troubles::default()
+    });
+    let answer = patch(&world, RELABELLED).await;
+    assert_eq!(reason(&answer), (StatusCode::CONFLICT, "Conflict".into()));
+    let sent = asked(&world);
+    let count = |what: &str| sent.iter().filter(|asked| *asked == what).count();
+    assert_eq!((count("PATCH"), count("dry PATCH")), (1, 1 + 3), "{sent:?}");
+}
+
+#[tokio::test]
 async fn each_try_is_judged_anew() {
     let world = world_with("", json!({})).await;
     world.stored.trouble(Troubles {
@@ -388,6 +437,12 @@ async fn rules_that_only_note_refuse_nothing_and_change_nothing() {
             "{record:#}"
         );
     }
+    // What is noted is true, where the object could be looked at.
+    world.stored.put(json!({}));
+    world.stored.trouble(Troubles::default());
+    assert_eq!(delete(&world).await.status, StatusCode::OK);
+    let record = world.ended(4).await.pop().expect("a record");
+    assert_eq!(record["decision"].get("wouldDeny"), None, "{record:#}");
     // Nor do they wait for room.
     let room = world
         .share
@@ -404,10 +459,10 @@ async fn an_answer_that_is_looked_at_has_room_first() {
     let world = world_with("", json!({})).await;
     let room = world
         .share
-        .judged((4 << 20) - 1024)
+        .judged((4 << 20) - 1024 - (300 << 10))
         .await
-        .expect("all the room that there is");
-    let mut waits = Box::pin(delete(&world));
+        .expect("room for less than an answer is left");
+    let mut waits = Box::pin(put(&world, "{}"));
     let waited = tokio::time::timeout(Duration::from_millis(200), &mut waits).await;
     assert!(waited.is_err() && world.seen().is_empty());
     drop(room);
@@ -419,11 +474,13 @@ async fn an_answer_that_is_looked_at_has_room_first() {
 #[tokio::test]
 async fn a_patch_that_cannot_be_held_to_what_was_judged_is_refused() {
     let world = World::new().await;
-    let frozen = "name: guard}\nspec:\n  rules:\n  - {name: frozen, action: Deny, match: {verbs: [update], resources: [configmaps]}, when: \
-                  \"oldObject != null && oldObject.?data.?frozen.orValue('') == 'yes'\"}\n";
-    world
-        .store
-        .replace_for_tests(policies("name: guard}\nspec:\n  rules:\n", frozen));
+    let frozen = |mode: &str| {
+        let rule = "name: frozen, action: Deny, match: {verbs: [update], resources: [configmaps]}, when: \"oldObject != null && \
+                    oldObject.?data.?frozen.orValue('') == 'yes'\"";
+        let policy = format!("name: guard}}\nspec:\n  mode: {mode}\n  rules:\n  - {{{rule}}}\n");
+        policies("name: guard}\nspec:\n  rules:\n", &policy)
+    };
+    world.store.replace_for_tests(frozen("Enforce"));
     world.stored.put(json!({}));
     world.stored.fill(1 << 20);
     assert_eq!(patch(&world, RELABELLED).await.status, StatusCode::OK);
@@ -439,4 +496,37 @@ async fn a_patch_that_cannot_be_held_to_what_was_judged_is_refused() {
     }
     let stored = world.stored.object().expect("an object");
     assert_eq!(stored["data"].get("more"), None);
+    // One that no dry run can be made of is held to nothing.
+    let odd = Request::patch(target("/api/v1/namespaces/n/configmaps/kept?dryRun=None"));
+    let odd = odd.header(header::CONTENT_TYPE, "application/merge-patch+json");
+    let answer = world.ask(odd, RELABELLED).await;
+    let message = answer.json()["message"].to_string();
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(message.contains("the stored object is not known"), "{message}");
+    assert_eq!(asked(&world).last().map(String::as_str), Some("GET"));
+    // A rule that only notes has looked at the object all the same.
+    world.store.replace_for_tests(frozen("Audit"));
+    assert_eq!(patch(&world, patch_of(800 << 10)).await.status, StatusCode::OK);
+    let record = world.ended(5).await.pop().expect("a record");
+    assert_eq!(record["decision"].get("wouldDeny"), None, "{record:#}");
+}
+
+/// Whether an update creates shows in the API server alone. One that is held to a version does not.
+#[tokio::test]
+async fn an_update_that_is_held_to_a_version_creates_nothing_and_another_may() {
+    let world = World::new().await;
+    for (action, status) in [("Deny", StatusCode::OK), ("Warn", StatusCode::FORBIDDEN)] {
+        let rules = format!(
+            "name: guard}}\nspec:\n  rules:\n  - {{name: frozen, action: {action}, match: {{verbs: [update], resources: [services]}}, when: \
+             \"oldObject != null && oldObject.?data.?frozen.orValue('') == 'yes'\"}}\n  - {{name: none, action: Deny, match: {{verbs: [create], \
+             resources: [services]}}, when: \"object != null && request.operation == 'CREATE'\"}}\n"
+        );
+        let set = policies("name: guard}\nspec:\n  rules:\n", &rules);
+        world.store.replace_for_tests(set);
+        world.stored.put(json!({}));
+        let answer = world
+            .ask(Request::put(target(KEPT_SERVICE)), "{\"data\": {}}")
+            .await;
+        assert_eq!(answer.status, status, "{action}");
+    }
 }

@@ -1,11 +1,11 @@
 //! A ConfigMap that the fake API server really stores: with versions, conflicts, dry runs and deletions, and whatever goes wrong.
 //!
-//! In: requests for `/api/v1/namespaces/n/configmaps/kept`. Out: what kube-apiserver answers to them.
+//! In: requests for `/api/v1/namespaces/n/configmaps/kept`, or for the Service of that name. Out: what kube-apiserver answers to them.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 
 /// The path of the ConfigMap.
 pub(super) const KEPT: &str = "/api/v1/namespaces/n/configmaps/kept";
+
+/// The path of a Service, which is the same object here.
+pub(super) const KEPT_SERVICE: &str = "/api/v1/namespaces/n/services/kept";
 
 /// The ConfigMap.
 #[derive(Default)]
@@ -32,6 +35,8 @@ pub(super) struct Troubles {
     pub(super) writes_before_writes: u32,
     /// Likewise before dry runs.
     pub(super) writes_before_dry_runs: u32,
+    /// Likewise before dry runs, once it was written before a write.
+    pub(super) then_before_dry_runs: u32,
     /// The label `protected` that such a write puts in.
     pub(super) protects: bool,
     /// What a GET is answered instead.
@@ -64,7 +69,7 @@ impl StoredRequest {
             true => body["dryRun"] == json!(["All"]),
             false => query.contains("dryRun=All"),
         };
-        (path == KEPT).then(|| Self {
+        [KEPT, KEPT_SERVICE].contains(&path).then(|| Self {
             method: method.clone(),
             dry_run,
             applies: media.contains("apply"),
@@ -164,6 +169,9 @@ impl State {
             return;
         }
         *left -= 1;
+        if !dry_run {
+            self.troubles.writes_before_dry_runs = self.troubles.then_before_dry_runs;
+        }
         self.version += 1;
         if let Some(object) = &mut self.object {
             object["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -218,5 +226,10 @@ fn answer(code: StatusCode, body: &Value) -> Answer {
 fn status(code: StatusCode, reason: &str) -> Answer {
     let message = format!("{reason} of the API server");
     let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code.as_u16()});
-    answer(code, &body)
+    let mut response = answer(code, &body);
+    if code == StatusCode::TOO_MANY_REQUESTS {
+        let seconds = HeaderValue::from_static("7");
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
 }

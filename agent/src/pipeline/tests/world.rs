@@ -62,7 +62,7 @@ metadata: {name: g}
 spec:
   to: {identities: [fixer]}
   upstream: {impersonate: {user: 'agent:fixer', groups: [readers, 'picket:agents']}}
-  rules: [{verbs: ['*'], apiGroups: [''], resources: [pods, secrets, configmaps, 'pods/log', 'pods/exec']}]
+  rules: [{verbs: ['*'], apiGroups: [''], resources: [pods, secrets, configmaps, services, 'pods/log', 'pods/exec']}]
 ---
 apiVersion: picket.dev/v1alpha1
 kind: AgentPolicy

@@ -140,6 +140,8 @@ fn the_params_of_one_policy_are_no_other_policys() {
     let [small, large] = [(3, "a"), (9, "b")]
         .map(|(most, name)| composition(json!({"most": most, "names": [name]}), &variables));
     let none = Composition::compile(&[("most".to_owned(), "5".to_owned())], &ROOTS).expect("variables");
+    let failing = Composition::compile(&[("most".to_owned(), "object.nothing + 1".to_owned())], &ROOTS);
+    let failing = failing.expect("variables");
     let compile = |text: &str, of: &Composition| Expression::compile_rule(text, &ROOTS, of).expect(text);
     let (object, forged) = (json!({"replicas": 5}), json!({"most": 100, "names": []}));
     let (give, give_forged) = (|| &object, || &forged);
@@ -162,6 +164,13 @@ fn the_params_of_one_policy_are_no_other_policys() {
             assert_eq!(of_none.holds(&mut activation, &none), Ok(true));
         }
     }
+    // A variable without a value is not another policy's of that name.
+    let of_failing = compile("variables.most > 0", &failing);
+    assert_eq!(compile(texts[1], &small).holds(&mut activation, &small), Ok(true));
+    assert_eq!(
+        of_failing.holds(&mut activation, &failing),
+        Err(EvaluationError::Failed)
+    );
     // An expression that was compiled for a policy with params finds none in one without.
     let astray = compile("object.replicas > params.most", &small);
     assert_eq!(astray.holds(&mut activation, &none), Err(EvaluationError::Failed));
@@ -224,6 +233,17 @@ fn a_field_that_params_do_not_have_is_told_where_it_is_read() {
         ("has(params.data.mix) && params.data.mux == '5'", "no field `mux`"),
         ("has(params.data) && params.data.mix == '5'", "no field `mix`"),
         (
+            "has(params.data.mix) && params.spec.mix == '5'",
+            "`params.spec` has no field `mix`",
+        ),
+        // Wherever it stands.
+        ("params.nothing.all(x, x == 1)", "no field `nothing`"),
+        ("[1, params.nothing].size() == 2", "no field `nothing`"),
+        ("{params.nothing: 1}.size() == 1", "no field `nothing`"),
+        ("{'a': params.nothing}.size() == 1", "no field `nothing`"),
+        ("params.nothing.startsWith('a')", "no field `nothing`"),
+        ("params.nothing.a == 1", "no field `nothing`"),
+        (
             "[{'a': 1}].all(params, params.a == 1) && params.a == 1",
             "no field `a`",
         ),
@@ -243,7 +263,12 @@ fn a_field_that_params_do_not_have_is_told_where_it_is_read() {
         ("params.data.?mix.orValue('x') == 'x'", Ok(true)),
         ("params.?nothing.a.hasValue()", Ok(false)),
         ("params.data.gone == '' && has(params.data.gone)", Ok(true)),
+        // A `null` in a map of texts is an empty text.
+        ("params.data.gone == ''", Ok(true)),
+        ("params.data.gone + 'a' == 'a'", Ok(true)),
         ("has(params.spec.gone)", Ok(false)),
+        ("params.?nothing.hasValue() && params.nothing == 1", Ok(false)),
+        ("has(params.data.max) || params.data.max == '5'", Ok(true)),
         ("params.list[0].a == 1", Ok(true)),
         ("params.list[0].b == 1", Err(EvaluationError::Failed)),
         (
@@ -256,6 +281,10 @@ fn a_field_that_params_do_not_have_is_told_where_it_is_read() {
             Ok(true),
         ),
         ("{'a': 7}.all(k, params, params == 7)", Ok(true)),
+        (
+            "[{'data': {'max': 1}}].all(params, params.data.max + 1 == 2)",
+            Ok(true),
+        ),
         ("params[params.data.max] == 1", Err(EvaluationError::Failed)),
     ] {
         assert_eq!(holds(text, &params, &Json::Null), Ok(outcome), "{text}");
@@ -265,6 +294,14 @@ fn a_field_that_params_do_not_have_is_told_where_it_is_read() {
         .collect();
     let error = refused("params.a == 1", &Json::Object(many));
     assert!(error.contains("and 12 more") && error.len() < 1000, "{error}");
+    assert!(!error.contains(&"x".repeat(63)), "{error}");
+    // On one line, whatever the names are.
+    let lines = json!({"a\nb": {"c\nd": 1}});
+    let error = refused("params['a\\nb'].e == 1", &lines);
+    assert!(
+        error.contains("`params.a\\nb` has no field `e`; there are: c\\nd."),
+        "{error}"
+    );
 }
 
 #[test]
@@ -283,6 +320,7 @@ fn a_pattern_and_a_format_may_be_texts_of_params() {
         "object.matches(params.data.bad)",
         "object.matches(params.data.many)",
         "object.matches(params.n)",
+        "object.matches(has(params.data.pattern))",
         "object.matches(params.data.pattern + 'a')",
         "['a'].all(params, object.matches(params))",
         "[{'data': {'pattern': object}}].all(params, object.matches(params.data.pattern))",

@@ -293,7 +293,12 @@ fn a_patch_is_asked_as_a_dry_run_first_and_judged_by_what_it_makes() {
         "/api/v1/namespaces/n/pods/web?fieldManager=m&dryRun=All"
     );
     assert_eq!(probe.head().headers["accept"], "application/json");
+    assert_eq!(probe.head().headers["accept-encoding"], "identity");
     assert!(probe.kube().dry_run);
+    // A patch that is a dry run already is asked as it is.
+    let dry = "/api/v1/namespaces/n/pods/web?dryRun=All";
+    let probed = canonical(&PATCH.replace("/api/v1/namespaces/n/pods/web?fieldManager=m", dry)).as_probe();
+    assert_eq!(probed.expect("a probe").head().uri.to_string(), dry);
     let permit = set
         .decide_probe(principal(&set, "fixer"), probe, NOW)
         .expect("a permit");
@@ -328,6 +333,13 @@ fn nothing_but_a_probe_is_let_through_as_one() {
     let mut claims = canonical(PATCH);
     claims.set_object(RequestObject::Sought);
     assert!(matches!(decide(claims), Err(None)), "no dry run");
+    let dry = PATCH.replace("fieldManager=m", "dryRun=All");
+    assert!(matches!(decide(canonical(&dry)), Err(None)), "a client's own");
+    // The API server refuses two values of `dryRun`, and a later one may take the first.
+    for value in ["", "None", "all"] {
+        let odd = PATCH.replace("fieldManager=m", &format!("dryRun={value}"));
+        assert!(canonical(&odd).as_probe().is_none(), "{value:?}");
+    }
     for line in [
         "PUT /api/v1/namespaces/n/pods/web",
         "POST /api/v1/namespaces/n/pods",
@@ -640,6 +652,15 @@ fn what_a_client_can_bring_about_never_lets_it_pass() {
         request.set_object(object.clone());
         assert!(fires(&set, request), "{object:?}");
     }
+    // Nor a name that stands in a body that cannot be read.
+    let name = "failurePolicy: Ignore\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [pods]}, when: \
+                'request.name == \"x\"'}]";
+    let named = compile(&[&grant(ALL), &policy("p", name)]);
+    for object in [RequestObject::TooLarge, RequestObject::Unread] {
+        let mut request = canonical(PODS);
+        request.set_object(object.clone());
+        assert!(fires(&named, request), "{object:?}");
+    }
     let steps = "failurePolicy: Ignore\n  rules: [{name: r, action: Deny, match: {verbs: [create], resources: [configmaps]}, when: \
                  'object.list.all(a, object.list.all(b, object.list.all(c, a + b + c > 0)))'}]";
     let set = compile(&[&grant(ALL), &policy("p", steps)]);
@@ -689,6 +710,19 @@ fn what_creates_is_a_creation_to_an_expression() {
     // Whether a PUT creates a Service, the API server alone knows.
     assert!(made("PUT /api/v1/namespaces/n/services/s", "7"));
     assert!(!made("PUT /api/v1/namespaces/n/configmaps/c", "7"));
+    // Nobody's failurePolicy lets pass a creation by which the rule fires.
+    let ignoring = when(
+        "verbs: [create, update], resources: [configmaps]",
+        "request.operation == 'CREATE' || object.absent == 1",
+    );
+    let ignoring = ignoring.replace("rules:", "failurePolicy: Ignore\n  rules:");
+    let ignoring = compile(&[&grant(ALL), &ignoring]);
+    for (version, is_denied) in [("", true), ("7", false)] {
+        let mut request = canonical(apply);
+        let made = serde_json::json!({"metadata": {"resourceVersion": version}});
+        request.set_object(RequestObject::Read(Arc::new(made)));
+        assert_eq!(fires(&ignoring, request), is_denied, "{version:?}");
+    }
     let update = when(
         "verbs: [update], resources: [services]",
         "request.operation == 'UPDATE'",

@@ -1,5 +1,6 @@
 //! Decisions on requests as clients send them, by files as people write them.
 
+mod bound_writes;
 mod builtins;
 mod conditions;
 mod decisions;

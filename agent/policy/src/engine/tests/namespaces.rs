@@ -57,6 +57,7 @@ yes | GET /api/v1/pods                      | SELECTOR
 yes | GET /api/v1/pods?watch=1              | SELECTOR
 no  | GET /api/v1/nodes                     | SELECTOR
 no  | GET /api/v1/nodes/n                   | SELECTOR
+no  | GET /apis/x.io/v1/widgets/a           | SELECTOR
 no  | GET /api/v1/namespaces                | SELECTOR
 no  | GET /version                          | SELECTOR
 # One that the API server did not tell of may have been created just now.
@@ -166,6 +167,16 @@ fn a_refusal_over_all_namespaces_names_the_labels_and_offers_nothing_that_may_no
         message.contains("list pods in one namespace of \"pay\", \"lab\""),
         "{message}"
     );
+    let other = policy(
+        "q",
+        &format!("rules: [{{name: r, action: Deny, match: {{resources: [pods], {SELECTOR}}}}}]"),
+    );
+    let set = compile(&[&grant(ALL), &rule("Deny", &matches, ""), &other]);
+    let message = why(&set, "GET /api/v1/pods", &cluster());
+    assert!(
+        message.contains("list pods in one namespace of \"lab\""),
+        "{message}"
+    );
 }
 
 #[test]
@@ -208,6 +219,16 @@ fn a_filter_by_labels_hides_what_has_them_and_what_is_not_known() {
     assert!(
         message.contains("the labels of the namespaces are not known, which counts as a match"),
         "{message}"
+    );
+    let list = request("GET /api/v1/pods");
+    let traced = set.trace(&principal(&set, "fixer"), &list, NOW.beside(Some(&unknown)));
+    assert!(traced.refused.is_some());
+    // A rule by names needs none.
+    let by_name = compile(&[&grant(ALL), &rule("Filter", "namespaces: [pay]", "")]);
+    let decision = decide(&by_name, "GET /api/v1/pods", &unknown);
+    assert!(
+        matches!(&decision, Decision::Permit(permit) if permit.filter().is_some()),
+        "{decision:?}"
     );
     // So is one whose labels changed since.
     let labelled = known(&[("pay", "prod"), ("shop", "prod"), ("lab", "")]);
@@ -252,6 +273,12 @@ fn an_expression_sees_the_namespace_of_the_request_and_null_where_there_is_none(
     // As a ValidatingAdmissionPolicy has it of Namespaces themselves.
     assert!(refused("GET /api/v1/namespaces/pay") && refused("GET /api/v1/namespaces"));
     assert!(!refused("GET /api/v1/namespaces/pay/pods/x"));
+    // Another resource of that name is in the namespaces that it says, and what is asked for by its name alone is in none.
+    assert!(!refused("GET /apis/x.io/v1/namespaces/pay/namespaces/x"));
+    let is_some = ", when: namespaceObject != null";
+    let set = compile(&[&grant(ALL), &rule("Deny", "resources: ['*']", is_some)]);
+    let refused = |line: &str| matches!(decide(&set, line, &cluster()), Decision::Deny(_));
+    assert!(!refused("GET /apis/x.io/v1/widgets/a") && refused("GET /apis/x.io/v1/widgets"));
     let whole = "namespaceObject.metadata.name == 'pay' && namespaceObject.status.phase == 'Active' && \
                  namespaceObject.metadata.labels['kubernetes.io/metadata.name'] == 'pay'";
     let set = compile(&[
@@ -352,4 +379,21 @@ fn sets_without_such_rules_ask_for_nothing() {
     let set = compile(&[&grant(ALL), &deny("namespaces: [pay]")]);
     assert_eq!(set.namespace_use(), NamespaceUse::Nothing);
     assert_eq!(PolicySet::default().namespace_use(), NamespaceUse::Nothing);
+}
+
+#[test]
+fn a_set_asks_for_all_that_one_of_its_rules_looks_at() {
+    let objects =
+        "{name: a, action: Deny, match: {verbs: [get], resources: [pods]}, when: namespaceObject == null}";
+    let labels = format!("{{name: b, action: Deny, match: {{{SELECTOR}}}}}");
+    let none = "{name: c, action: Deny, match: {namespaces: [pay]}}";
+    for (rules, all) in [
+        ([objects, &labels, none], NamespaceUse::Objects),
+        ([none, &labels, objects], NamespaceUse::Objects),
+        ([none, &labels, none], NamespaceUse::Labels),
+    ] {
+        let rules = rules.join(", ").replacen("name: c", "name: d", 1);
+        let set = compile(&[&grant(ALL), &policy("p", &format!("rules: [{rules}]"))]);
+        assert_eq!(set.namespace_use(), all, "{rules}");
+    }
 }

@@ -1,19 +1,19 @@
-//! Rules with `oldObject`: what they see of the stored object, what is asked for it, and that a write is held to what was judged.
+//! Rules with `oldObject`: what they see of the stored object, and what is asked for it.
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::conditions::{fires, when, with_body};
 use super::*;
 use crate::engine::OldObjectUse;
-use crate::request::{BindError, BodyInput, OldObject, RequestObject, Verb};
+use crate::request::{OldObject, RequestObject, Verb};
 
 /// Objects that say so are neither deleted nor lose the label that says so.
 const PROTECTED: &str = "oldObject != null && oldObject.?metadata.?labels.?protected.orValue('') == 'true' && (object == null || \
                          object.?metadata.?labels.?protected.orValue('') != 'true')";
 
-const MAP: &str = "/api/v1/namespaces/n/configmaps/x";
+pub(super) const MAP: &str = "/api/v1/namespaces/n/configmaps/x";
 
 fn guarded(expression: &str) -> PolicySet {
     compile(&[
@@ -25,7 +25,7 @@ fn guarded(expression: &str) -> PolicySet {
     ])
 }
 
-fn stored(version: &str, protected: &str) -> OldObject {
+pub(super) fn stored(version: &str, protected: &str) -> OldObject {
     OldObject::Read(Arc::new(json!({
         "metadata": {"name": "x", "uid": "u1", "resourceVersion": version, "labels": {"protected": protected}},
     })))
@@ -45,6 +45,45 @@ fn labelled(protected: &str) -> RequestObject {
     ))
 }
 
+/// Which requests change or delete what is stored, and which of them one object that a GET of the same path shows.
+#[test]
+fn a_stored_object_is_what_a_write_of_one_object_finds() {
+    for (line, acts, has_one) in [
+        (format!("PUT {MAP}"), true, true),
+        (format!("PATCH {MAP}"), true, true),
+        (format!("DELETE {MAP}"), true, true),
+        (format!("PUT {MAP}/scale"), true, true),
+        (format!("GET {MAP}"), false, false),
+        ("POST /api/v1/namespaces/n/configmaps".to_owned(), false, false),
+        ("DELETE /api/v1/namespaces/n/configmaps".to_owned(), true, false),
+        // A name in the selector makes no other request of it.
+        (
+            "DELETE /api/v1/namespaces/n/configmaps?fieldSelector=metadata.name%3Dx".to_owned(),
+            true,
+            false,
+        ),
+        ("PUT /api/v1/namespaces/n/configmaps".to_owned(), true, false),
+        // What is behind a session or a proxy is no object.
+        ("PUT /api/v1/namespaces/n/pods/x/exec".to_owned(), false, false),
+        (
+            "DELETE /api/v1/namespaces/n/pods/x/portforward".to_owned(),
+            false,
+            false,
+        ),
+        (
+            "DELETE /api/v1/namespaces/n/services/s/proxy/x".to_owned(),
+            false,
+            false,
+        ),
+        ("PATCH /api/v1/nodes/n/proxy/pods".to_owned(), false, false),
+        ("DELETE /version".to_owned(), false, false),
+    ] {
+        let request = request(&line);
+        let found = (request.acts_on_stored(), request.has_old_object());
+        assert_eq!(found, (acts, has_one), "{line}");
+    }
+}
+
 #[test]
 fn each_operation_sees_the_stored_object() {
     let set = guarded(PROTECTED);
@@ -53,6 +92,19 @@ fn each_operation_sees_the_stored_object() {
         (format!("PUT {MAP}"), stored("7", "true"), labelled("false"), true),
         (format!("PUT {MAP}"), stored("7", "true"), labelled("true"), false),
         (format!("PUT {MAP}"), stored("7", "no"), labelled("false"), false),
+        // A status brings labels to the pod.
+        (
+            "PUT /api/v1/namespaces/n/pods/x/status".to_owned(),
+            stored("7", "true"),
+            labelled("false"),
+            true,
+        ),
+        (
+            "PUT /api/v1/namespaces/n/pods/x/status".to_owned(),
+            stored("7", "no"),
+            labelled("false"),
+            false,
+        ),
         (
             format!("PATCH {MAP} {merge}"),
             stored("7", "true"),
@@ -167,6 +219,84 @@ fn a_rule_about_evictions_themselves_is_about_a_creation() {
         ),
     ]);
     assert!(fires(&both, with_body(line, r#"{"metadata": {"name": "y"}}"#)));
+    // A binding of a pod creates one of the older kind too, which finds nothing.
+    let bindings = compile(&[
+        &grant(ALL),
+        &when("verbs: [create], resources: [bindings]", "oldObject != null"),
+    ]);
+    let binding = "POST /api/v1/namespaces/n/pods/x/binding";
+    assert!(!fires(
+        &bindings,
+        with_body(binding, r#"{"metadata": {"name": "x"}}"#)
+    ));
+}
+
+#[test]
+fn what_no_grant_allows_is_refused_for_that_unless_its_object_was_read() {
+    let set = compile(&[
+        &grant("[{verbs: [get], apiGroups: [''], resources: [pods]}]"),
+        &when("verbs: [update, delete], resources: [pods]", "oldObject != null"),
+    ]);
+    let pod = "/api/v1/namespaces/n/pods/x";
+    for line in [
+        format!("DELETE {pod}"),
+        format!("PUT {pod}"),
+        format!("POST {pod}/eviction"),
+        format!("POST {pod}/binding"),
+    ] {
+        assert_eq!(denied(&set, &line).cause(), Cause::NoGrant, "{line}");
+    }
+    for (old, object) in [
+        (stored("7", ""), RequestObject::Unread),
+        (stored("7", ""), labelled("")),
+        (OldObject::Forbidden, RequestObject::Unread),
+        (OldObject::Unread, labelled("")),
+    ] {
+        let told = format!("{old:?} {object:?}");
+        let request = write(&format!("PUT {pod}"), old, object);
+        let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), request, NOW) else {
+            panic!("{told} was let through")
+        };
+        assert_eq!(denial.cause(), Cause::Policy, "{told}");
+    }
+}
+
+#[test]
+fn a_trace_comes_to_what_the_decision_is() {
+    let both = "verbs: [create, update, delete], resources: [pods, pods/eviction, services]";
+    let pods = "/api/v1/namespaces/n/pods";
+    for (expression, line) in [
+        (
+            "oldObject != null && oldObject.x == 1",
+            format!("POST {pods}/x/eviction"),
+        ),
+        (
+            "request.operation == 'CREATE'",
+            "PUT /api/v1/namespaces/n/services/s".to_owned(),
+        ),
+        ("request.operation == 'CREATE'", format!("DELETE {pods}/x")),
+        (
+            "oldObject == null && request.verb == 'create'",
+            format!("POST {pods}"),
+        ),
+        (
+            "oldObject != null && request.verb == 'create'",
+            format!("POST {pods}"),
+        ),
+    ] {
+        let set = compile(&[&grant(ALL), &when(both, expression)]);
+        let is_denied = fires(&set, canonical(&line));
+        let traced = set.trace(&principal(&set, "fixer"), &request(&line), NOW);
+        assert_eq!(traced.refused.is_some(), is_denied, "{line} by {expression}");
+    }
+}
+
+#[test]
+fn a_probe_is_not_judged_by_the_stored_object() {
+    let set = guarded("oldObject != null");
+    let probe = canonical(&format!("PATCH {MAP} content-type:application/merge-patch+json"));
+    let probe = probe.as_probe().expect("a probe");
+    assert!(set.decide_probe(principal(&set, "fixer"), probe, NOW).is_ok());
 }
 
 #[test]
@@ -226,6 +356,9 @@ fn the_stored_object_is_needed_only_where_a_rule_that_could_fire_looks_at_it() {
     ] {
         assert_eq!(needs(&set, &line), needed, "{line}");
     }
+    // The new object of a delete is none, for which no body is read.
+    let new = guarded("object == null");
+    assert_eq!(needs(&new, &format!("DELETE {MAP}")), (None, None, false));
     let notes = |spec: &str| compile(&[&grant(ALL), &policy("p", spec)]);
     let rule = |action: &str| {
         format!(
@@ -278,6 +411,7 @@ fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
             ("GET", MAP.to_owned())
         );
         assert_eq!(head.headers["accept"], "application/json");
+        assert_eq!(head.headers["accept-encoding"], "identity");
         assert!(!head.headers.contains_key("content-length") && !head.headers.contains_key("content-type"));
     }
     let of_subresource = look(&format!("PUT {MAP}/scale")).expect("a permit");
@@ -299,318 +433,6 @@ fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
         NOW,
     );
     assert!(matches!(refused, Err(Some(denial)) if denial.rule() == Some("r")));
-}
-
-/// What is sent for a write that finds this, and whether the client named the version; else why nothing is.
-fn bound(line: &str, old: OldObject, body: &str) -> Result<(Value, bool), BindError> {
-    let mut request = canonical(line);
-    request.set_old_object(old);
-    let input = BodyInput::Whole(body.as_bytes());
-    let bound = match request.kube().verb {
-        Verb::Delete => request.bind_delete(input),
-        _ => request.bind_update(input),
-    }?;
-    let bound = bound.expect("a body");
-    assert_eq!(request.head().headers["content-type"], "application/json");
-    let sent = serde_json::from_slice(&bound.bytes).expect("JSON");
-    Ok((sent, bound.named_by_client))
-}
-
-fn is_conflict<T>(bound: &Result<T, BindError>) -> bool {
-    matches!(bound, Err(BindError::Conflict(text)) if text.starts_with("Operation cannot be fulfilled on configmaps \"x\": "))
-}
-
-#[test]
-fn an_update_is_held_to_the_version_that_was_judged() {
-    let put = format!("PUT {MAP}");
-    for (metadata, named) in [
-        ("{}", false),
-        (r#"{"resourceVersion": ""}"#, false),
-        // The API server takes 0 for none, and would put the object over whatever is stored.
-        (r#"{"resourceVersion": "0"}"#, false),
-        (r#"{"resourceVersion": null}"#, false),
-        (r#"{"resourceVersion": "7"}"#, true),
-    ] {
-        let sent = bound(&put, stored("7", ""), &format!("{{\"metadata\": {metadata}}}"));
-        let expected = json!({"metadata": {"resourceVersion": "7", "uid": "u1", "namespace": "n"}});
-        assert_eq!(sent, Ok((expected, named)), "{metadata}");
-    }
-    let none = bound(&put, stored("7", ""), "{\"data\": {}}").expect("bound");
-    assert_eq!(none.0["metadata"]["resourceVersion"], "7");
-    assert!(is_conflict(&bound(
-        &put,
-        stored("7", ""),
-        r#"{"metadata": {"resourceVersion": "6"}}"#
-    )));
-    let own = |uid: &str| {
-        bound(
-            &put,
-            stored("7", ""),
-            &format!("{{\"metadata\": {{\"uid\": \"{uid}\"}}}}"),
-        )
-    };
-    assert!(own("u1").is_ok() && is_conflict(&own("u2")));
-    for body in ["[]", r#"{"metadata": []}"#] {
-        assert!(matches!(
-            bound(&put, stored("7", ""), body),
-            Err(BindError::Read(_))
-        ));
-    }
-}
-
-#[test]
-fn an_update_that_found_nothing_can_only_create() {
-    let put = format!("PUT {MAP}");
-    for metadata in ["{}", r#"{"resourceVersion": "12"}"#] {
-        let body = format!("{{\"metadata\": {metadata}}}");
-        let (sent, _) = bound(&put, OldObject::Absent, &body).expect("bound");
-        assert_eq!(sent["metadata"]["resourceVersion"], "1", "{metadata}");
-    }
-    let mut request = canonical(&put);
-    request.set_old_object(OldObject::Absent);
-    let input = BodyInput::Whole(b"{\"metadata\": {}}");
-    request.bind_update(input).expect("bound");
-    let RequestObject::Read(seen) = &request.kube().object else {
-        panic!("{request:?}")
-    };
-    assert_eq!(seen.pointer("/metadata/resourceVersion"), None, "no rule sees it");
-    // A dry run stores nothing, and its answer shows what is sent.
-    let (sent, _) = bound(
-        &format!("{put}?dryRun=All"),
-        OldObject::Absent,
-        "{\"metadata\": {}}",
-    )
-    .expect("read");
-    assert_eq!(sent["metadata"].get("resourceVersion"), None);
-}
-
-#[test]
-fn what_cannot_be_held_to_a_version_counts_as_not_known() {
-    for verb in ["PUT", "DELETE"] {
-        let line = format!("{verb} {MAP}");
-        let after = |old: OldObject, input: BodyInput<'_>| {
-            let mut request = canonical(&line);
-            request.set_old_object(old);
-            let bound = match verb {
-                "PUT" => request.bind_update(input),
-                _ => request.bind_delete(input),
-            };
-            bound.expect("read");
-            request.kube().old_object.clone()
-        };
-        let versionless = || OldObject::Read(Arc::new(json!({"metadata": {}})));
-        assert_eq!(
-            after(versionless(), BodyInput::Whole(b"{}")),
-            OldObject::Unread,
-            "{verb}"
-        );
-        assert_eq!(
-            after(stored("7", ""), BodyInput::TooLarge),
-            OldObject::TooLarge,
-            "{verb}"
-        );
-        assert_eq!(
-            after(OldObject::Absent, BodyInput::TooLarge),
-            OldObject::TooLarge,
-            "{verb}"
-        );
-    }
-}
-
-#[test]
-fn a_patch_is_held_to_the_stored_object_and_one_that_found_nothing_can_only_create() {
-    let merge = format!("PATCH {MAP} content-type:application/merge-patch+json");
-    let made = |version: &str| json!({"metadata": {"resourceVersion": version}});
-    let mut request = canonical(&merge);
-    request.set_old_object(stored("7", ""));
-    assert!(request.is_made_of_old(&made("7"), false));
-    for (version, is_new) in [("8", false), ("", false), ("7", true)] {
-        assert!(
-            !request.is_made_of_old(&made(version), is_new),
-            "{version} {is_new}"
-        );
-    }
-    request.set_old_object(OldObject::Absent);
-    assert!(request.is_made_of_old(&made(""), true) && !request.is_made_of_old(&made("8"), false));
-
-    let apply = format!("PATCH {MAP}?fieldManager=m content-type:application/apply-patch+yaml");
-    for (line, given, version) in [
-        (&apply, "{}", Some("1")),
-        (&apply, r#"{"metadata": {"resourceVersion": "12"}}"#, Some("1")),
-        (
-            &format!("PATCH {MAP}?fieldManager=m&dryRun=All content-type:application/apply-patch+yaml"),
-            "{}",
-            None,
-        ),
-    ] {
-        let mut request = canonical(line);
-        request.set_old_object(OldObject::Absent);
-        let sent = request
-            .bind_patch(given.as_bytes(), made(""), true)
-            .expect("bound");
-        let sent: Value = serde_json::from_slice(&sent.bytes).expect("JSON");
-        let found = sent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-        assert_eq!(found, version, "{line} {given}");
-    }
-    // An apply that found an object could create another in its place; no other patch can.
-    for (line, given, uid) in [
-        (&apply, "{}", Some("u1")),
-        (&apply, r#"{"metadata": {"uid": ""}}"#, Some("u1")),
-        (&apply, r#"{"metadata": {"uid": "u1"}}"#, Some("u1")),
-        (&merge, "{}", None),
-    ] {
-        let mut request = canonical(line);
-        let made = json!({"metadata": {"resourceVersion": "7", "uid": "u1"}});
-        let sent = request.bind_patch(given.as_bytes(), made, false).expect("bound");
-        let sent: Value = serde_json::from_slice(&sent.bytes).expect("JSON");
-        let found = sent.pointer("/metadata/uid").and_then(Value::as_str);
-        assert_eq!(found, uid, "{line} {given}");
-    }
-    // The UID of a dry run that creates is none that the object will have.
-    let mut request = canonical(&apply);
-    let made_new = json!({"metadata": {"resourceVersion": "5", "uid": "u1"}});
-    let sent = request.bind_patch(b"{}", made_new, true).expect("bound");
-    assert_eq!(sent.bytes, b"{}");
-    // Whose conflict it is.
-    for (media, patch, named) in [
-        ("merge-patch+json", "{}", false),
-        (
-            "merge-patch+json",
-            r#"{"metadata": {"resourceVersion": "0"}}"#,
-            false,
-        ),
-        (
-            "merge-patch+json",
-            r#"{"metadata": {"resourceVersion": "7"}}"#,
-            true,
-        ),
-        ("json-patch+json", r#"[{"op": "remove", "path": "/data"}]"#, false),
-        (
-            "json-patch+json",
-            r#"[{"op": "test", "path": "/metadata/resourceVersion", "value": "7"}]"#,
-            true,
-        ),
-        (
-            "json-patch+json",
-            r#"[{"op": "replace", "path": "/metadata", "value": {}}]"#,
-            true,
-        ),
-    ] {
-        let mut request = canonical(&format!("PATCH {MAP} content-type:application/{media}"));
-        let sent = request
-            .bind_patch(patch.as_bytes(), made("7"), false)
-            .expect("bound");
-        assert_eq!(sent.named_by_client, named, "{patch}");
-        let sent: Value = serde_json::from_slice(&sent.bytes).expect("JSON");
-        if sent.is_object() {
-            assert_eq!(sent["metadata"]["resourceVersion"], "7", "{patch}");
-        }
-    }
-}
-
-#[test]
-fn a_delete_without_a_body_keeps_the_options_of_its_query() {
-    let preconditions = json!({"resourceVersion": "7", "uid": "u1"});
-    let options = |rest: Value| {
-        let mut options = json!({"preconditions": preconditions});
-        let fields = options.as_object_mut().expect("a mapping");
-        fields.extend(rest.as_object().cloned().unwrap_or_default());
-        options
-    };
-    for (query, expected) in [
-        ("", json!({})),
-        ("?dryRun=All", json!({"dryRun": ["All"]})),
-        // As the API server reads them: it refuses the second.
-        ("?dryRun=", json!({"dryRun": [""]})),
-        ("?dryRun=All&dryRun=None", json!({"dryRun": ["All", "None"]})),
-        ("?gracePeriodSeconds=0", json!({"gracePeriodSeconds": 0})),
-        ("?gracePeriodSeconds=-1", json!({"gracePeriodSeconds": -1})),
-        (
-            "?propagationPolicy=Orphan",
-            json!({"propagationPolicy": "Orphan"}),
-        ),
-        ("?propagationPolicy=", json!({"propagationPolicy": ""})),
-        ("?orphanDependents=true", json!({"orphanDependents": true})),
-        ("?orphanDependents=False", json!({"orphanDependents": false})),
-        ("?orphanDependents=0", json!({"orphanDependents": false})),
-        ("?orphanDependents", json!({"orphanDependents": true})),
-        ("?pretty=true&timeout=5s&fieldManager=m", json!({})),
-        ("?uid=u1&resourceVersion=", json!({})),
-        (
-            "?uid=&gracePeriodSeconds=30&dryRun=All",
-            json!({"gracePeriodSeconds": 30, "dryRun": ["All"]}),
-        ),
-    ] {
-        let sent = bound(&format!("DELETE {MAP}{query}"), stored("7", ""), "");
-        assert_eq!(sent, Ok((options(expected), false)), "{query}");
-    }
-    let named = bound(&format!("DELETE {MAP}?resourceVersion=7"), stored("7", ""), "");
-    assert_eq!(named, Ok((options(json!({})), true)));
-    for query in ["resourceVersion=6", "uid=u2"] {
-        let line = format!("DELETE {MAP}?{query}");
-        assert!(is_conflict(&bound(&line, stored("7", ""), "")), "{query}");
-    }
-    for query in [
-        "gracePeriodSeconds=",
-        "gracePeriodSeconds=1.5",
-        "ignoreStoreReadErrorWithClusterBreakingPotential=true",
-        "laterOption=1",
-        "DryRun=All",
-    ] {
-        let refused = bound(&format!("DELETE {MAP}?{query}"), stored("7", ""), "");
-        assert!(matches!(refused, Err(BindError::Read(_))), "{query}");
-    }
-    // What is made by now was not judged.
-    let (sent, _) = bound(&format!("DELETE {MAP}"), OldObject::Absent, "").expect("bound");
-    assert_eq!(sent["preconditions"], json!({"resourceVersion": "1"}));
-}
-
-#[test]
-fn a_delete_with_a_body_keeps_its_options() {
-    let delete = format!("DELETE {MAP}?dryRun=All&gracePeriodSeconds=5");
-    let kept = r#"{"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "later": {"a": 1}, "preconditions": GIVEN}"#;
-    for (given, named) in [
-        ("null", false),
-        ("{}", false),
-        (r#"{"uid": "u1"}"#, false),
-        (r#"{"uid": null, "resourceVersion": null}"#, false),
-        (r#"{"resourceVersion": "7"}"#, true),
-    ] {
-        let sent = bound(&delete, stored("7", ""), &kept.replace("GIVEN", given));
-        let expected = json!({
-            "kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "later": {"a": 1},
-            "preconditions": {"uid": "u1", "resourceVersion": "7"},
-        });
-        assert_eq!(sent, Ok((expected, named)), "{given}");
-    }
-    for given in [
-        r#"{"resourceVersion": "6"}"#,
-        r#"{"resourceVersion": ""}"#,
-        r#"{"uid": "u2"}"#,
-    ] {
-        let sent = bound(&delete, stored("7", ""), &kept.replace("GIVEN", given));
-        assert!(is_conflict(&sent), "{given}");
-    }
-    let yaml = bound(
-        &format!("DELETE {MAP} content-type:application/yaml content-length:9"),
-        stored("7", ""),
-        "dryRun: [All]\n",
-    );
-    assert_eq!(yaml.expect("bound").0["dryRun"], json!(["All"]));
-    for body in [
-        "[]",
-        r#"{"preconditions": []}"#,
-        r#"{"dryRun": ["All"], "dryRun": []}"#,
-        r#"{"ignoreStoreReadErrorWithClusterBreakingPotential": true}"#,
-    ] {
-        let refused = bound(&delete, stored("7", ""), body);
-        assert!(matches!(refused, Err(BindError::Read(_))), "{body}");
-    }
-    let patch = format!("DELETE {MAP} content-type:application/merge-patch+json");
-    assert!(matches!(
-        bound(&patch, stored("7", ""), "{}"),
-        Err(BindError::Read(_))
-    ));
 }
 
 #[test]
@@ -687,6 +509,15 @@ fn what_is_only_looked_at_may_be_gone_when_the_write_comes() {
     };
     let held = write(service, stored("7", "no"), labelled("no"));
     assert!(!decide(held), "a write that is held to a version creates nothing");
+    let absent = write(service, OldObject::Absent, labelled("no"));
+    assert!(absent.kube().held && decide(absent), "what finds nothing creates");
+    // A look that is taken again is judged as the first one.
+    let mut again = canonical(service);
+    for _ in 0..2 {
+        let look = set.decide_get(principal(&set, "fixer"), &again, NOW);
+        assert!(matches!(look, Err(Some(_))), "{look:?}");
+        again.set_old_object(stored("7", "no"));
+    }
     let mut looked_at = write(service, OldObject::Unread, labelled("no"));
     looked_at.look_at_old_object(stored("7", "no"));
     assert!(decide(looked_at));
