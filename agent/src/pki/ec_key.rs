@@ -30,7 +30,7 @@ pub(super) fn key_pair(key: &PrivateKeyDer<'_>) -> Result<KeyPair, rcgen::Error>
 fn in_pkcs8(sec1: &[u8]) -> Option<Vec<u8>> {
     let content = match sec1 {
         [SEQUENCE, 0x81, length, content @ ..] if content.len() == usize::from(*length) => content,
-        [SEQUENCE, length @ ..0x80, content @ ..] if content.len() == usize::from(*length) => content,
+        [SEQUENCE, length @ ..=0x7f, content @ ..] if content.len() == usize::from(*length) => content,
         _ => return None,
     };
     // Version 1, then the secret (RFC 5915).
@@ -47,7 +47,7 @@ fn in_pkcs8(sec1: &[u8]) -> Option<Vec<u8>> {
 fn element(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
     let length = u8::try_from(content.len()).ok()?;
     let head: &[u8] = match length {
-        ..0x80 => &[tag, length],
+        ..=0x7f => &[tag, length],
         _ => &[tag, 0x81, length],
     };
     Some([head, content].concat())
