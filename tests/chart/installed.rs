@@ -43,13 +43,14 @@ impl<'w> Installer<'w> {
         if !is_bpf(&node.file(&folder("bpf"))) {
             said(node.output(mount)?).context("mount a bpf file system")?;
         }
+        let tag = ["--set-string", "image.tag=1"].map(str::to_owned);
         let value =
             |name: &str, value: &dyn std::fmt::Display| ["--set".to_owned(), format!("{name}={value}")];
         let values = [
             value("apiServer.address", &cluster.server()),
             value("enrol.namespaces", &"{agents}"),
             value("image.repository", &"picket.test/picket"),
-            value("image.tag", &"1"),
+            tag,
             value("host.cgroup", &node.cgroup.display()),
             value("host.bpffs", &folder("bpf").display()),
             value("host.run", &folder("run").display()),
@@ -178,7 +179,7 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
 }
 
 /// No agent: the node has no such label.
-const NOWHERE: [&str; 2] = ["--set", "agent.nodeSelector.nowhere=true"];
+const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
 
 fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
     let installer = Installer::new(world)?;

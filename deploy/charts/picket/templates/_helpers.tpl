@@ -112,7 +112,8 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
   add:
-    # Load the kernel programs, and make, read and pin their maps and links.
+    # Load the kernel programs, and make, read and pin their maps and links. SYS_ADMIN holds this capability and the next too. Both are
+    # named for what they are for.
     - BPF
     # The programs' tracing helpers and pointers, which the kernel's verifier allows with it only.
     - PERFMON
