@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use picket_tests::cluster::Cluster;
+use serde_json::json;
 
 use crate::Test;
 use crate::helm::{CHART, Helm, NAMESPACE, said};
@@ -15,6 +16,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_api_server_takes_every_object,
     the_node_ca_is_made_once_and_nothing_is_left,
     agents_serve_are_replaced_and_taken_out,
+    no_agent_serves_without_its_capabilities,
 };
 
 /// How long agents and pods may take. Seconds are usual; a machine that also compiles takes longer.
@@ -85,6 +87,20 @@ impl<'w> Installer<'w> {
         said(self.cluster.node().output(command)?)
             .context("helm uninstall")
             .map(drop)
+    }
+
+    /// The folder of the kernel programs' links and maps.
+    fn pins(&self) -> PathBuf {
+        let node = self.cluster.node();
+        node.file(&node.dir.join("chart/bpf/picket"))
+    }
+
+    /// Takes the agents out of the node's kernel, and then the release away.
+    fn take_out(&self) -> Result<()> {
+        self.run(&["upgrade"], &["--set", "uninstall=true"])?;
+        let pins = self.pins();
+        wait("the end of the kernel programs", || Ok(!pins.exists()))?;
+        self.remove()
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -258,12 +274,12 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     ensure!(log.contains("upgrade complete"), "{log}");
     refused(&installer, "second", &second[0])?;
 
-    let pins: PathBuf = installer.cluster.node().dir.join("chart/bpf/picket");
-    let pins = installer.cluster.node().file(&pins);
-    ensure!(pins.exists(), "no pins at {}", pins.display());
-    installer.run(&["upgrade"], &["--set", "uninstall=true"])?;
-    wait("the end of the kernel programs", || Ok(!pins.exists()))?;
-    installer.remove()?;
+    ensure!(
+        installer.pins().exists(),
+        "no pins at {}",
+        installer.pins().display()
+    );
+    installer.take_out()?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     let log = installer.ask_in_pod("after")?;
     ensure!(
@@ -291,4 +307,61 @@ fn refused(installer: &Installer<'_>, pod: &str, agent: &str) -> Result<()> {
     let health = installer.kubectl(&["-n", NAMESPACE, "exec", agent, "--", "/picket", "health", "--own"])?;
     ensure!(health.trim() == "ready", "{health}");
     Ok(())
+}
+
+/// Those whose absence can be seen: SYS_ADMIN holds what BPF, PERFMON and most of NET_ADMIN give.
+fn no_agent_serves_without_its_capabilities(world: &mut World) -> Result<()> {
+    let installer = Installer::new(world)?;
+    let start_without = |place: usize, name: &str| -> Result<()> {
+        installer.run(&["install"], &NOWHERE)?;
+        let rights = "/spec/template/spec/containers/0/securityContext/capabilities/add";
+        let patch = json!([
+            {"op": "test", "path": format!("{rights}/{place}"), "value": name},
+            {"op": "remove", "path": format!("{rights}/{place}")},
+            {"op": "remove", "path": "/spec/template/spec/nodeSelector"},
+        ]);
+        let arguments = [
+            "-n",
+            NAMESPACE,
+            "patch",
+            "daemonset",
+            "picket",
+            "--type=json",
+            "-p",
+            &patch.to_string(),
+        ];
+        installer.kubectl(&arguments).map(drop)
+    };
+
+    // The agent cannot enter a pod's network namespace, and ends.
+    start_without(3, "SYS_ADMIN")?;
+    let path = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+    let restarts = [
+        "-n",
+        NAMESPACE,
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/component=agent",
+        "-o",
+        path,
+    ];
+    wait("the end of an agent without SYS_ADMIN", || {
+        Ok(installer
+            .kubectl(&restarts)?
+            .trim()
+            .parse::<u32>()
+            .is_ok_and(|count| count > 0))
+    })?;
+    installer.take_out()?;
+
+    // The agent cannot find a pod's network namespace, and the pod stays closed.
+    start_without(4, "SYS_PTRACE")?;
+    installer.wait_for_agents()?;
+    let log = installer.ask_in_pod("unseen")?;
+    ensure!(
+        log.contains("operation not permitted"),
+        "a pod is served without SYS_PTRACE: {log}"
+    );
+    installer.take_out()
 }

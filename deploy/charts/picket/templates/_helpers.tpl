@@ -112,14 +112,14 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
   add:
-    # Load the kernel programs, and make, read and pin their maps and links. SYS_ADMIN holds this capability and the next too. Both are
-    # named for what they are for.
+    # Load the kernel programs, and make, read and pin their maps and links.
     - BPF
     # The programs' tracing helpers and pointers, which the kernel's verifier allows with it only.
     - PERFMON
     # Attach programs to cgroups and to the pods' network interfaces, and destroy sockets that a pod opened before it was enforced.
     - NET_ADMIN
-    # Enter a pod's network namespace (setns), where the agent listens for that pod.
+    # Enter a pod's network namespace (setns), where the agent listens for that pod. The kernel lets who has SYS_ADMIN do what BPF and
+    # PERFMON are for, and attach programs; they are named all the same, as what the agent uses.
     - SYS_ADMIN
     # Look into /proc of the pods' processes: network namespace and executable.
     - SYS_PTRACE
