@@ -321,6 +321,19 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
             .is_some_and(|seconds| seconds < 30),
         "{set:#}"
     );
+    // Any other agent's answer would have the controller delete the older pod before the newer agent serves.
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let command = &set["template"]["spec"]["containers"][0][probe]["exec"]["command"];
+        let words = command.as_array().context("a probe")?;
+        ensure!(
+            words.contains(&json!("--own")),
+            "{probe} may ask another agent: {command}"
+        );
+        ensure!(
+            words.contains(&json!("--live")) == (probe != "readinessProbe"),
+            "{probe}: {command}"
+        );
+    }
     let grace = &set["template"]["spec"]["terminationGracePeriodSeconds"];
     ensure!(grace == 340, "the drain time is 300 s, and the pod has {grace} s");
     Ok(())
