@@ -1,4 +1,4 @@
-//! Building the Go programs of the test cluster, once.
+//! Building the Go programs of the tests, once: the cluster's, its clients and the oracles.
 //!
 //! In: the Go modules beside this package. Out: static programs under target/cluster/bin, named by a hash of their sources. A
 //! line on stderr says that a build runs, since the first one takes minutes.
@@ -18,6 +18,10 @@ const RELEASE: &str = "1.36.3";
 /// The release that kubectl-old's go.mod names.
 const OLD_RELEASE: &str = "1.27.3";
 
+/// The release that helm's go.mod names, and the minor version of the Kubernetes libraries in it.
+const HELM_RELEASE: &str = "3.22.0";
+const HELM_KUBERNETES: &str = "37";
+
 /// A Go program of this package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoProgram {
@@ -35,6 +39,8 @@ pub enum GoProgram {
     ProtobufOracle,
     /// What a pod's sandbox runs.
     Pause,
+    /// Helm, which installs the chart.
+    Helm,
 }
 
 impl GoProgram {
@@ -47,6 +53,7 @@ impl GoProgram {
             Self::RbacOracle => "rbac-oracle",
             Self::ProtobufOracle => "protobuf-oracle",
             Self::Pause => "pause",
+            Self::Helm => "helm",
         }
     }
 
@@ -56,6 +63,7 @@ impl GoProgram {
             Self::Informers => "informers",
             Self::RbacOracle => "rbac-oracle",
             Self::ProtobufOracle => "protobuf-oracle",
+            Self::Helm => "helm",
             Self::Cluster | Self::Kubectl | Self::Pause => "cluster",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
@@ -68,10 +76,19 @@ impl GoProgram {
             }
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
             Self::Pause => "./pause",
+            Self::Helm => "helm.sh/helm/v3/cmd/helm",
         }
     }
 
     fn linker_flags(self) -> String {
+        if self == Self::Helm {
+            // Without a version Helm takes every cluster that it is not asked about for Kubernetes 1.20.
+            return format!(
+                "-s -w -X helm.sh/helm/v3/internal/version.version=v{HELM_RELEASE} \
+                 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={HELM_KUBERNETES} \
+                 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor={HELM_KUBERNETES}"
+            );
+        }
         let release = if self == Self::KubectlOld {
             OLD_RELEASE
         } else {
@@ -122,7 +139,7 @@ impl GoProgram {
             .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags, "-o"])
             .arg(&draft)
             .arg(self.package());
-        run_with_progress(command, &format!("building {} of the test cluster", self.name()))?;
+        run_with_progress(command, &format!("building {} for the tests", self.name()))?;
         fs::rename(&draft, &program)?;
         prune(&folder, self.name());
         Ok(program)

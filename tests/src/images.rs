@@ -96,6 +96,17 @@ pub fn tools(extra: &[ExtraFile]) -> Result<Image> {
     recipe.build()
 }
 
+/// `picket.test/picket:1`: the agent's own image as far as the chart knows it, with `/picket` as its entry point. The binary is the
+/// tests' own, with the libraries that it needs.
+///
+/// # Errors
+/// It cannot be built.
+pub fn picket(binary: &Path) -> Result<Image> {
+    let mut recipe = Recipe::new("picket.test/picket:1", &[]).with_libraries(Path::new("/picket"), binary)?;
+    recipe.entrypoint = vec!["/picket".to_owned()];
+    recipe.build()
+}
+
 fn python(mut recipe: Recipe) -> Result<Recipe> {
     let system = Path::new("/usr/bin/python3");
     let interpreter = if system.exists() {
@@ -163,6 +174,7 @@ fn python_packages(version: &str) -> Result<PathBuf> {
 /// One image to be: what goes where.
 struct Recipe {
     reference: String,
+    entrypoint: Vec<String>,
     command: Vec<String>,
     env: Vec<String>,
     files: Vec<(PathBuf, PathBuf)>,
@@ -176,6 +188,7 @@ impl Recipe {
     fn new(reference: &str, command: &[&str]) -> Self {
         Self {
             reference: reference.to_owned(),
+            entrypoint: Vec::new(),
             command: command.iter().map(|&part| part.to_owned()).collect(),
             env: vec!["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_owned()],
             files: Vec::new(),
@@ -239,6 +252,7 @@ impl Recipe {
     fn build(self) -> Result<Image> {
         let mut hash = Hash::new();
         let made_of = (
+            &self.entrypoint,
             &self.command,
             &self.env,
             &self.links,
@@ -322,7 +336,7 @@ impl Recipe {
         let diff = hex(digest::digest(&digest::SHA256, &fs::read(&layer)?).as_ref());
         let config = json!({
             "architecture": go_architecture(), "os": "linux",
-            "config": {"Cmd": self.command, "Env": self.env, "WorkingDir": "/"},
+            "config": {"Entrypoint": self.entrypoint, "Cmd": self.command, "Env": self.env, "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff}")]},
         });
         fs::write(work.join("config.json"), config.to_string())?;

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn an_old_name_of_an_area_says_the_new_one() {
         let areas = areas().unwrap();
-        assert_eq!(areas, ["bypass", "e2e", "oracle", "testbed"]);
+        assert_eq!(areas, ["bypass", "chart", "e2e", "oracle", "testbed"]);
         for (old, new) in [("way", "e2e"), ("kernel", "bypass"), ("ground", "testbed")] {
             let said = unknown(old, &areas);
             assert!(said.ends_with(&format!("cargo xtask test {new}")), "{said}");
@@ -183,7 +183,7 @@ mod tests {
         let said = unknown("other", &areas);
         assert_eq!(
             said,
-            "no area `other`; there are: check, lint, unit, fuzz, bypass, e2e, oracle, testbed"
+            "no area `other`; there are: check, lint, unit, fuzz, bypass, chart, e2e, oracle, testbed"
         );
     }
 }

@@ -4,7 +4,9 @@
 //! each agent of the node, in one that drains too, so all are asked about them.
 
 use std::collections::HashSet;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,7 +20,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{self, ApiError, KillAnswer, KillRequest, ObjectList, SessionList, SessionQuery};
+use super::api::{
+    self, ApiError, KillAnswer, KillRequest, ObjectList, ReadyAnswer, SessionList, SessionQuery,
+};
 use super::names::own_sockets;
 use super::socket::file_at;
 
@@ -55,6 +59,9 @@ pub enum ClientError {
         /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No agent of the node is in the container of who asks.
+    #[error("no agent of this container answers beside {}: it has not begun, or it has ended", _0.display())]
+    NotHere(PathBuf),
     /// The id is the beginning of several, in one agent or in several.
     #[error("id {id} names {count} sessions; give more of the id")]
     Ambiguous {
@@ -107,6 +114,45 @@ impl Client {
     #[must_use]
     pub fn new(socket: PathBuf) -> Client {
         Client { socket }
+    }
+
+    /// For the agent that shares the mount namespace of this process, as a probe of the agent's container does. The configured socket
+    /// is another agent's while one takes over from the other.
+    ///
+    /// # Errors
+    /// [`ClientError::NotHere`] where there is none.
+    pub async fn of_own_container(configured: &Path) -> Result<Client, ClientError> {
+        for socket in own_sockets(configured) {
+            let Ok(stream) = UnixStream::connect(&socket).await else {
+                continue;
+            };
+            let holder = stream.peer_cred().ok().and_then(|peer| peer.pid());
+            let holder = holder.and_then(|pid| mount_namespace(&pid.to_string()));
+            if holder.is_some() && holder == mount_namespace("self") {
+                return Ok(Client { socket });
+            }
+        }
+        Err(ClientError::NotHere(configured.to_owned()))
+    }
+
+    /// Which parts of the agent wait or fail.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ready(&self) -> Result<ReadyAnswer, ClientError> {
+        let (_, answer) = get(&self.socket, api::READY).await?;
+        serde_json::from_slice(&answer).map_err(|error| broken(&self.socket, error))
+    }
+
+    /// Whether the agent answers: it is asked for its metrics, which all parts have a share in.
+    ///
+    /// # Errors
+    /// See [`ClientError`], where it does not.
+    pub async fn alive(&self) -> Result<(), ClientError> {
+        match get(&self.socket, api::METRICS).await? {
+            (code, _) if code.is_success() => Ok(()),
+            (code, _) => Err(ClientError::Refused(code.to_string())),
+        }
     }
 
     /// The objects that the agent that serves read.
@@ -245,6 +291,23 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
             Err(_) => code.to_string(),
         },
     ))
+}
+
+/// Asks for something that has another form than [`ask`] reads.
+async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    let request = Request::get(path)
+        .header(header::HOST, "picket")
+        .body(Full::default())
+        .map_err(|error| broken(socket, error))?;
+    tokio::time::timeout(LIMIT, exchange(socket, request))
+        .await
+        .map_err(|_| ClientError::Slow(socket.to_owned()))?
+}
+
+/// Device and inode of a process's mount namespace; `None` where the process is gone or may not be looked at.
+fn mount_namespace(process: &str) -> Option<(u64, u64)> {
+    let namespace = fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?;
+    Some((namespace.dev(), namespace.ino()))
 }
 
 async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {

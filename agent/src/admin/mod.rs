@@ -29,6 +29,9 @@ pub use server::Admin;
 pub use socket::{PrivateSocket, SOCKET_PATH_MAX, remove_left};
 
 #[cfg(test)]
+mod container_tests;
+
+#[cfg(test)]
 mod tests;
 
 #[cfg(test)]

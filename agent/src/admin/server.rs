@@ -113,9 +113,9 @@ async fn connection(stream: UnixStream, router: Router, cancel: CancellationToke
 
 fn router(admin: Admin) -> Router {
     Router::new()
-        .route("/metrics", get(metrics))
+        .route(api::METRICS, get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
+        .route(api::READY, get(readyz))
         .route("/version", get(version))
         .route(api::OBJECTS, get(list_objects))
         .route(api::SESSIONS, get(list_sessions))

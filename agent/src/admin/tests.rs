@@ -20,13 +20,13 @@ use crate::session::{Registered, Registry, SessionKind, testing};
 use crate::store::Store;
 
 /// A folder for the socket, which the socket makes; it goes with what holds it.
-fn folder() -> (TempDir, PathBuf) {
+pub(super) fn folder() -> (TempDir, PathBuf) {
     let held = tempfile::tempdir().expect("a folder");
     let folder = held.path().join("run");
     (held, folder)
 }
 
-fn admin(report: ReadyReport) -> Admin {
+pub(super) fn admin(report: ReadyReport) -> Admin {
     Admin {
         metrics: Arc::new(MetricsRegistry::default()),
         ready: Arc::new(move || report.clone()),

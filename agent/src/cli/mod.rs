@@ -12,6 +12,7 @@ mod completion;
 mod crds;
 mod doctor;
 mod grant;
+mod health;
 mod identity;
 mod kubeconfig;
 mod output;
@@ -59,6 +60,8 @@ enum Command {
     Audit(audit::Audit),
     /// Lists and ends the watches, logs and sessions that run on this node.
     Sessions(sessions::SessionsArgs),
+    /// Says whether an agent of this node is ready, for probes.
+    Health(health::HealthArgs),
     /// Writes a kubeconfig for the gateway.
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Makes a certificate authority for nodes.
@@ -111,6 +114,7 @@ impl Cli {
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
             Command::Sessions(args) => sessions::run(&args),
+            Command::Health(args) => health::run(&args),
             Command::Kubeconfig(args) => kubeconfig::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Crds => crds::run(),

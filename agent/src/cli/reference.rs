@@ -229,6 +229,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path()).unwrap();
         let page = fs::read_to_string(folder.path().join("docs/reference/configuration.md")).unwrap();
-        assert!(page.contains("| `nodeName` | name | required |"), "{page}");
+        assert!(
+            page.contains("| `cluster.kubeconfig` | path | required |"),
+            "{page}"
+        );
     }
 }

@@ -31,6 +31,9 @@ use crate::runtime::telemetry::LogConfig;
 /// Where `picket` looks for its configuration when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";
 
+/// The environment variable that names the node where the configuration does not, as a DaemonSet's pods do: they share one file.
+pub const NODE_NAME_VARIABLE: &str = "PICKET_NODE_NAME";
+
 /// The largest configuration file read; a node's has a few dozen lines, so more is a mistake.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -65,7 +68,7 @@ pub enum ConfigError {
 /// The configuration of one node's agent.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The node's name in the cluster, as the pods' `spec.nodeName` has it.
+    /// The node's name in the cluster, as the pods' `spec.nodeName` has it; [`NODE_NAME_VARIABLE`] where the file has none.
     pub node_name: String,
     /// How Picket's own client reads pods, services, endpoint slices and nodes.
     pub cluster: ClusterSection,
@@ -265,11 +268,17 @@ impl Config {
         std::fs::read_to_string(path).map_err(failed)
     }
 
-    /// Checks a configuration's text; `file` is the name that errors carry.
+    /// Checks a configuration's text; `file` is the name that errors carry. Where the text has no `nodeName`, the environment's is taken.
     ///
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        read::config(file, text).map_err(|errors| ConfigError::Invalid { errors })
+        Self::parse_on(file, text, std::env::var(NODE_NAME_VARIABLE).ok())
+    }
+
+    /// As [`Config::parse`], with this for what the environment says of the node's name. An empty name says nothing.
+    fn parse_on(file: &str, text: &str, node: Option<String>) -> Result<Self, ConfigError> {
+        let node = node.filter(|name| !name.is_empty());
+        read::config(file, text, node).map_err(|errors| ConfigError::Invalid { errors })
     }
 }

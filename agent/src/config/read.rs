@@ -23,11 +23,12 @@ use crate::kernel::FailMode;
 use crate::pki::{LeafNames, ServerCertificateFiles};
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
-pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
+/// `node` is the node's name for a text that has none.
+pub(super) fn config(file: &str, text: &str, node: Option<String>) -> Result<Config, Vec<Diagnostic>> {
     let documents = parse(file, text).map_err(|error| vec![error])?;
     let mut decoder = Decoder::new(file);
     let config = match documents.as_slice() {
-        [document] => top(&mut decoder, document),
+        [document] => top(&mut decoder, document, node),
         documents => {
             let (line, column, reason) = match documents.get(1) {
                 Some(second) => (
@@ -49,9 +50,12 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> 
     decoder.finish(config)?.ok_or_else(Vec::new)
 }
 
-fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
+fn top(decoder: &mut Decoder, document: &YamlNode, node: Option<String>) -> Option<Config> {
     let top = decoder.fields_renamed(document, "", &fields_of(""), &[], &renamed_in(""))?;
-    let node_name = decoder.required_text(&top, "nodeName");
+    let node_name = match node.filter(|_| top.get("nodeName").is_none()) {
+        Some(name) => Some(name),
+        None => decoder.required_text(&top, "nodeName").map(|name| name.value),
+    };
     let cluster = cluster(decoder, &top);
     let upstream = upstream(decoder, &top);
     let tls = tls(decoder, &top);
@@ -61,13 +65,13 @@ fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
     let objects = objects(decoder, &top);
     let authentication = authentication(decoder, &top);
     let kernel = kernel(decoder, &top);
-    let node = node_name.as_ref().map_or("", |name| name.value.as_str());
+    let node = node_name.as_deref().unwrap_or_default();
     let audit = audit::read(decoder, &top, node);
     let admin = admin(decoder, &top);
     let log = log(decoder, &top);
     let shutdown = shutdown(decoder, &top);
     Some(Config {
-        node_name: node_name?.value,
+        node_name: node_name?,
         cluster: cluster?,
         upstream: upstream?,
         tls: tls?,

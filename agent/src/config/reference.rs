@@ -38,7 +38,7 @@ const fn field(path: &'static str, value: &'static str, default: Default, meanin
 
 #[rustfmt::skip]
 const FIELDS: &[Field] = &[
-    field("nodeName", "name", Required,
+    field("nodeName", "name", Absent("the environment variable `PICKET_NODE_NAME`; one of the two is required"),
         "The node's name in the cluster, as `kubectl get nodes` shows it."),
     field("cluster.kubeconfig", "path", Required,
         "The kubeconfig for the agent's own watches of pods, Services, EndpointSlices and Nodes."),

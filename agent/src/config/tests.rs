@@ -508,6 +508,19 @@ fn what_makes_no_sense_is_refused_with_its_line() {
     }
     let unnamed = GOOD.replacen("nodeName: node-1\n", "", 1);
     assert_eq!(faults(&unnamed), "f:1:1: field `nodeName` is required");
+    let named = |text: &str, node: &str| {
+        let config = Config::parse_on("f", text, Some(node.to_owned()));
+        config
+            .map(|config| config.node_name)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(named(&unnamed, "node-2").unwrap(), "node-2");
+    assert_eq!(named(GOOD, "node-2").unwrap(), "node-1", "the file says more");
+    let said = named(&unnamed, "").unwrap_err();
+    assert!(said.ends_with("f:1:1: field `nodeName` is required"), "{said}");
+    let emptied = GOOD.replace("nodeName: node-1", "nodeName: ''");
+    let said = named(&emptied, "node-2").unwrap_err();
+    assert!(said.ends_with("field `nodeName` must not be empty"), "{said}");
     assert_eq!(faults("# nothing\n"), "f:1:1: the configuration is empty");
     assert_eq!(
         faults("a: 1\n---\nb: 2\n"),

@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
 use super::PkiError;
+use super::ec_key;
 use super::pem::{self, PemError};
 
 /// How long a CA made by [`create`] is valid: a year, long enough for a cluster that is set up by hand and short enough
@@ -28,7 +29,7 @@ pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
 pub struct CaFiles {
     /// PEM certificates: the node CA first, then the ones between it and the root.
     pub certificate: PathBuf,
-    /// PEM private key (PKCS#8) of the first certificate.
+    /// PEM private key of the first certificate: PKCS#8, or `EC PRIVATE KEY`.
     pub key: PathBuf,
 }
 
@@ -119,8 +120,10 @@ impl NodeCa {
         }
 
         let (key_line, key_der) = pem::private_key(&files.key, &source.key)?;
-        let key = KeyPair::try_from(&key_der).map_err(|error| {
-            let reason = format!("{error}; an ECDSA, Ed25519 or RSA key in PKCS#8 form is needed");
+        let key = ec_key::key_pair(&key_der).map_err(|error| {
+            let reason = format!(
+                "{error}; an ECDSA, Ed25519 or RSA key in PKCS#8 form is needed, or `EC PRIVATE KEY`"
+            );
             PemError::content(&files.key, key_line, reason)
         })?;
         if key.subject_public_key_info() != ca.public_key().raw {

@@ -5,6 +5,7 @@
 
 mod authorities;
 pub mod ca;
+mod ec_key;
 mod leaf;
 pub(crate) mod pem;
 mod server_certificate;

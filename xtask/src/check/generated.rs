@@ -14,7 +14,15 @@ use crate::agent::{Profile, build};
 use crate::sh;
 
 /// Where they are; nothing else is there.
-const FOLDERS: [&str; 3] = ["deploy/schemas", "deploy/crds", "deploy/docs/reference"];
+const FOLDERS: [&str; 4] = [
+    "deploy/schemas",
+    "deploy/crds",
+    "deploy/charts/picket/crds",
+    "deploy/docs/reference",
+];
+
+/// Files that the chart has too, since Helm takes CRDs from a folder of the chart only.
+const CRDS: &str = "crds/";
 
 /// Whether a file is one of them.
 pub(crate) fn owns(path: &str) -> bool {
@@ -90,10 +98,21 @@ fn rendered() -> Result<BTreeMap<String, String>> {
     )?;
     let mut files = BTreeMap::new();
     read(folder.path(), Path::new(""), &mut files)?;
-    Ok(files
-        .into_iter()
-        .map(|(path, text)| (format!("deploy/{path}"), text))
-        .collect())
+    Ok(placed(files))
+}
+
+/// The files of `picket reference` by where they go.
+fn placed(files: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let of_chart = files.iter().filter(|(path, _)| path.starts_with(CRDS));
+    let mut all: BTreeMap<_, _> = of_chart
+        .map(|(path, text)| (format!("deploy/charts/picket/{path}"), text.clone()))
+        .collect();
+    all.extend(
+        files
+            .into_iter()
+            .map(|(path, text)| (format!("deploy/{path}"), text)),
+    );
+    all
 }
 
 /// Every file below `folder` of `root`, by its path relative to `root`.
@@ -118,7 +137,7 @@ fn read(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) -> Res
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{compare, owns};
+    use super::{compare, owns, placed};
 
     #[test]
     fn what_differs_is_missing_or_left_over_is_found() {
@@ -145,9 +164,25 @@ mod tests {
     }
 
     #[test]
+    fn the_chart_has_the_crds_too() {
+        let files = ["crds/a.yaml", "schemas/a.json"].map(|path| (path.to_owned(), String::new()));
+        let all = placed(files.into_iter().collect());
+        assert_eq!(
+            all.keys().collect::<Vec<_>>(),
+            [
+                "deploy/charts/picket/crds/a.yaml",
+                "deploy/crds/a.yaml",
+                "deploy/schemas/a.json"
+            ]
+        );
+        assert!(all.keys().all(|path| owns(path)));
+    }
+
+    #[test]
     fn only_whole_folders_are_generated() {
         assert!(owns("deploy/docs/reference/cli.md") && owns("deploy/schemas/agentpolicy.json"));
         assert!(owns("deploy/crds/picket.dev_agentpolicies.yaml"));
+        assert!(!owns("deploy/charts/picket/values.yaml"));
         assert!(!owns("deploy/docs/policy.md") && !owns("deploy/docs/reference.md"));
     }
 }

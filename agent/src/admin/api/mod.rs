@@ -22,11 +22,17 @@ use serde::{Deserialize, Serialize};
 pub(super) use sessions::ID_MIN;
 
 pub use agent::{AgentProcess, AgentState};
-pub use health::{Failing, ReadyReport, Version};
+pub use health::{Failing, FailingPart, ReadyAnswer, ReadyReport, Version};
 pub use objects::ObjectList;
 pub use sessions::{
     Credential, KillAnswer, KillRequest, SessionItem, SessionList, SessionProcess, SessionQuery,
 };
+
+/// Where the agent says which of its parts wait or fail.
+pub const READY: &str = "/readyz";
+
+/// Where the metrics are.
+pub const METRICS: &str = "/metrics";
 
 /// Where objects are listed.
 pub const OBJECTS: &str = "/v1/objects";

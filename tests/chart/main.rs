@@ -1,0 +1,26 @@
+//! The Helm chart: its values, what it renders, and the agents that it installs on a real cluster.
+//!
+//! In: Go, which builds Helm; a built `picket`; root, and what `cargo xtask setup` installs. Out: a line per test and a last one with
+//! the counts, as cargo's own harness prints them. The tests of `installed` share a cluster, which the first of them brings up.
+
+// A test that no list names is never called.
+#![deny(dead_code)]
+
+mod helm;
+mod installed;
+mod rendered;
+mod values;
+mod world;
+
+use std::process::ExitCode;
+
+use picket_tests::harness;
+
+use world::World;
+
+/// A test's name and what it does.
+type Test = harness::Test<World>;
+
+fn main() -> ExitCode {
+    harness::run::<World>(picket_tests::modules! { values, rendered, installed })
+}

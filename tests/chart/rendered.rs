@@ -1,0 +1,388 @@
+//! What the chart renders: the same objects as the files of deploy/, a configuration that the agent takes, and a pod with no more rights
+//! than it needs.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::agent::picket_binary;
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, object};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = picket_tests::tests! {
+    the_crds_are_those_of_deploy,
+    the_rights_are_those_of_deploy,
+    nobody_is_impersonated_without_a_name,
+    the_policies_and_the_flow_schema_are_those_of_deploy,
+    what_is_switched_off_is_not_rendered,
+    the_agent_takes_its_configuration,
+    the_pod_has_few_rights,
+    a_changed_configuration_replaces_the_agents,
+    each_namespace_gets_the_certificate_of_the_node_ca,
+};
+
+/// Values that set everything which ends in the agent's configuration.
+const ALL: &str = r#"
+enforce: {unclassifiedPods: failOpen, staticPods: failOpen}
+protectedEndpoints: {apiServer: ["10.96.0.1:443"], deny: ["metadata.example:80"], allow: ["192.0.2.1:80"]}
+tls: {extraNames: [api.example.com]}
+audit:
+  maxSegmentSize: 8Mi
+  maxSegmentAge: 1h30m
+  maxTotalSize: 16Mi
+  sinks: [{name: stdout, stdout: {}}, {name: copy, file: {path: /var/log/picket/copy.jsonl}}]
+log: {format: json, filter: "info,picket::kernel=debug"}
+shutdown: {drainSeconds: 300}
+"#;
+
+/// Values with the users and groups of deploy/rbac.yaml, and the account of deploy/token-secrets.yaml.
+const EXAMPLES: &str = r#"
+impersonate:
+  users: ["agent:triage", "agent:janitor"]
+  groups: ["agents:readers", "agents:writers", "picket:agents"]
+tokenSecrets: {accounts: ["system:serviceaccount:ci:deployer"]}
+"#;
+
+/// The objects of the chart with these values besides.
+fn with(world: &World, values: &str) -> Result<Vec<Value>> {
+    let file = world.helm.file("values.yaml", values)?;
+    let file = file.to_string_lossy();
+    let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--values", &file]).collect();
+    world.helm.template(&arguments)
+}
+
+/// An object without what Helm adds to it.
+fn bare(object: &Value) -> Value {
+    let mut bare = object.clone();
+    if let Some(metadata) = bare["metadata"].as_object_mut() {
+        metadata.remove("labels");
+    }
+    bare
+}
+
+fn the_crds_are_those_of_deploy(_: &mut World) -> Result<()> {
+    let files = |folder: &str| -> Result<BTreeSet<(String, String)>> {
+        let entries = std::fs::read_dir(folder)?.map(|entry| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((name, std::fs::read_to_string(entry.path())?))
+        });
+        entries.collect()
+    };
+    let (chart, deploy) = (
+        files(&format!("{CHART}/crds"))?,
+        files(&format!("{CHART}/../../crds"))?,
+    );
+    ensure!(deploy.len() == 3, "{} CRDs", deploy.len());
+    ensure!(
+        chart == deploy,
+        "deploy/charts/picket/crds differs from deploy/crds: run `cargo xtask generate`"
+    );
+    Ok(())
+}
+
+/// A rule as a set of what it gives: what is written in another order, or in several rules, is the same.
+fn rights(role: &Value) -> BTreeSet<String> {
+    let words = |rule: &Value, key: &str| -> Vec<String> {
+        let words = rule[key].as_array().into_iter().flatten();
+        let words: Vec<String> = words.filter_map(Value::as_str).map(str::to_owned).collect();
+        if words.is_empty() {
+            vec![String::from("-")]
+        } else {
+            words
+        }
+    };
+    let mut all = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        let mut parts = vec![String::new()];
+        for key in [
+            "apiGroups",
+            "resources",
+            "resourceNames",
+            "nonResourceURLs",
+            "verbs",
+        ] {
+            let each = words(rule, key);
+            parts = parts
+                .iter()
+                .flat_map(|part| each.iter().map(move |word| format!("{part} {key}={word}")))
+                .collect();
+        }
+        all.extend(parts);
+    }
+    all
+}
+
+fn the_rights_are_those_of_deploy(world: &mut World) -> Result<()> {
+    let (chart, deploy) = (with(world, EXAMPLES)?, deployed("rbac.yaml")?);
+    for name in ["picket-node", "picket-node-impersonate"] {
+        let (ours, theirs) = (
+            object(&chart, "ClusterRole", name)?,
+            object(&deploy, "ClusterRole", name)?,
+        );
+        let (ours, theirs) = (rights(ours), rights(theirs));
+        ensure!(theirs.len() > 10, "{name}: {theirs:?}");
+        let differ: Vec<_> = ours.symmetric_difference(&theirs).collect();
+        ensure!(
+            differ.is_empty(),
+            "{name} differs from deploy/rbac.yaml: {differ:#?}"
+        );
+        let binding = object(&chart, "ClusterRoleBinding", name)?;
+        ensure!(
+            binding["subjects"]
+                == json!([{"kind": "ServiceAccount", "name": "picket", "namespace": NAMESPACE}]),
+            "{binding:#}"
+        );
+        ensure!(binding["roleRef"]["name"] == name, "{binding:#}");
+    }
+    let roles = |all: &[Value]| {
+        all.iter()
+            .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
+            .count()
+    };
+    ensure!(roles(&chart) == roles(&deploy), "the chart has other roles too");
+    Ok(())
+}
+
+fn nobody_is_impersonated_without_a_name(world: &mut World) -> Result<()> {
+    for values in ["", "impersonate: {users: [], groups: []}"] {
+        let chart = with(world, values)?;
+        let role = object(&chart, "ClusterRole", "picket-node-impersonate")?;
+        let rules = role["rules"].as_array().context("rules")?;
+        let of_people = rules.iter().filter(|rule| {
+            let mut resources = rule["resources"].as_array().into_iter().flatten();
+            resources.any(|name| name == "users" || name == "groups")
+        });
+        for rule in of_people {
+            let names = rule["resourceNames"].as_array();
+            ensure!(names.is_some_and(|names| !names.is_empty()), "{rule:#}");
+        }
+    }
+    Ok(())
+}
+
+fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Result<()> {
+    let chart = with(world, EXAMPLES)?;
+    for file in ["enrolment.yaml", "token-secrets.yaml", "flow-control.yaml"] {
+        let objects = deployed(file)?;
+        ensure!(objects.len() == 2, "{file} has {} objects", objects.len());
+        for theirs in &objects {
+            let (kind, name) = (
+                theirs["kind"].as_str().context("kind")?,
+                theirs["metadata"]["name"].as_str().context("name")?,
+            );
+            let mut ours = bare(object(&chart, kind, name)?);
+            let mut theirs = theirs.clone();
+            for variables in [&mut ours, &mut theirs].map(|policy| policy.pointer_mut("/spec/variables")) {
+                for variable in variables.and_then(Value::as_array_mut).into_iter().flatten() {
+                    let expression = variable["expression"].as_str().unwrap_or_default();
+                    variable["expression"] = json!(expression.split_whitespace().collect::<String>());
+                }
+            }
+            ensure!(
+                ours == theirs,
+                "{kind} {name} differs from {file}:\n{ours:#}\n{theirs:#}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
+    let kinds = |values: &str| -> Result<BTreeSet<String>> {
+        let name =
+            |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]).replace('"', "");
+        Ok(with(world, values)?.iter().map(name).collect())
+    };
+    let all = kinds("")?;
+    let without =
+        |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
+    let cases: [(&str, &[&str]); 6] = [
+        (
+            "enrol: {admission: false}",
+            &[
+                "MutatingAdmissionPolicy enrolment.picket.dev",
+                "MutatingAdmissionPolicyBinding enrolment.picket.dev",
+            ],
+        ),
+        (
+            "tokenSecrets: {create: false}",
+            &[
+                "ValidatingAdmissionPolicy token-secrets.picket.dev",
+                "ValidatingAdmissionPolicyBinding token-secrets.picket.dev",
+            ],
+        ),
+        (
+            "flowControl: {create: false}",
+            &[
+                "FlowSchema picket-agents",
+                "PriorityLevelConfiguration picket-agents",
+            ],
+        ),
+        (
+            "impersonate: {create: false}",
+            &[
+                "ClusterRole picket-node-impersonate",
+                "ClusterRoleBinding picket-node-impersonate",
+            ],
+        ),
+        (
+            "nodeCA: {existingSecret: mine, bundle: pem}",
+            &["Secret picket-node-ca"],
+        ),
+        // The agents make room for what takes their programs out of the nodes.
+        ("uninstall: true", &["DaemonSet picket"]),
+    ];
+    for (values, gone) in cases {
+        ensure!(
+            without(values)? == gone,
+            "{values}: {:?} are gone",
+            without(values)?
+        );
+    }
+    ensure!(
+        kinds("uninstall: true")?.contains("DaemonSet picket-uninstall"),
+        "nothing takes Picket out of the nodes"
+    );
+    Ok(())
+}
+
+fn the_agent_takes_its_configuration(world: &mut World) -> Result<()> {
+    for values in ["", ALL] {
+        let chart = with(world, values)?;
+        let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"]
+            .as_str()
+            .context("agent.yaml")?
+            .to_owned();
+        let file = world.helm.file("agent.yaml", &text)?;
+        let asked = |node: Option<&str>| -> Result<String> {
+            let mut command = Command::new(picket_binary()?);
+            command.args(["health", "--config"]).arg(&file);
+            command.env_remove("PICKET_NODE_NAME");
+            command.envs(node.map(|node| ("PICKET_NODE_NAME", node)));
+            Ok(String::from_utf8_lossy(&command.output()?.stderr).into_owned())
+        };
+        // The command reads the configuration first, and asks an agent then; there is none.
+        let said = asked(Some("node-1"))?;
+        ensure!(
+            said.contains("no agent answers at /run/picket/admin.sock"),
+            "{values}: {said}"
+        );
+        let said = asked(None)?;
+        ensure!(
+            said.contains("field `nodeName` is required"),
+            "the name is the pod's: {said}"
+        );
+    }
+    Ok(())
+}
+
+fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
+    for (values, name) in [("", "picket"), ("uninstall: true", "picket-uninstall")] {
+        let chart = with(world, values)?;
+        let set = object(&chart, "DaemonSet", name)?;
+        let pod = &set["spec"]["template"]["spec"];
+        ensure!(
+            pod["hostNetwork"] == true && pod["hostPID"] == true && pod["hostIPC"].is_null(),
+            "{pod:#}"
+        );
+        ensure!(
+            pod["containers"].as_array().is_some_and(|all| all.len() == 1) && pod["initContainers"].is_null(),
+            "{pod:#}"
+        );
+        let container = &pod["containers"][0];
+        let rights = &container["securityContext"];
+        ensure!(
+            rights["privileged"] == false && rights["allowPrivilegeEscalation"] == false,
+            "{rights:#}"
+        );
+        ensure!(rights["readOnlyRootFilesystem"] == true, "{rights:#}");
+        ensure!(rights["seccompProfile"]["type"] == "RuntimeDefault", "{rights:#}");
+        let wanted =
+            json!({"drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]});
+        ensure!(rights["capabilities"] == wanted, "{rights:#}");
+        // A port would be open on the node's network, and hold up the second pod of an upgrade.
+        ensure!(container["ports"].is_null(), "{container:#}");
+        ensure!(pod["tolerations"] == json!([{"operator": "Exists"}]), "{pod:#}");
+    }
+    let chart = with(world, ALL)?;
+    let set = &object(&chart, "DaemonSet", "picket")?["spec"];
+    ensure!(
+        set["updateStrategy"]["rollingUpdate"] == json!({"maxSurge": 1, "maxUnavailable": 0}),
+        "{set:#}"
+    );
+    // An agent that took over refuses its own replacement for 60 s; the older pod must be gone by then.
+    ensure!(
+        set["minReadySeconds"]
+            .as_u64()
+            .is_some_and(|seconds| seconds < 30),
+        "{set:#}"
+    );
+    // Any other agent's answer would have the controller delete the older pod before the newer agent serves.
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let command = &set["template"]["spec"]["containers"][0][probe]["exec"]["command"];
+        let words = command.as_array().context("a probe")?;
+        ensure!(
+            words.contains(&json!("--own")),
+            "{probe} may ask another agent: {command}"
+        );
+        ensure!(
+            words.contains(&json!("--live")) == (probe != "readinessProbe"),
+            "{probe}: {command}"
+        );
+    }
+    let grace = &set["template"]["spec"]["terminationGracePeriodSeconds"];
+    ensure!(grace == 340, "the drain time is 300 s, and the pod has {grace} s");
+    Ok(())
+}
+
+fn a_changed_configuration_replaces_the_agents(world: &mut World) -> Result<()> {
+    let template = |values: &str| -> Result<Value> {
+        let chart = with(world, values)?;
+        Ok(object(&chart, "DaemonSet", "picket")?["spec"]["template"].clone())
+    };
+    ensure!(template("")? == template("")?, "two equal renderings differ");
+    ensure!(
+        template("")? != template("log: {filter: debug}")?,
+        "the configuration changed, and no pod does"
+    );
+    Ok(())
+}
+
+fn each_namespace_gets_the_certificate_of_the_node_ca(world: &mut World) -> Result<()> {
+    use base64::Engine as _;
+    let chart = world.helm.template(&REQUIRED)?;
+    let secret = object(&chart, "Secret", "picket-node-ca")?;
+    let encoded = secret["data"]["ca.crt"].as_str().context("ca.crt")?;
+    let certificate = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded)?)?;
+    ensure!(
+        certificate.starts_with("-----BEGIN CERTIFICATE-----"),
+        "{certificate}"
+    );
+    let bundles = |chart: &[Value]| -> Vec<(Value, Value)> {
+        let of_pods = chart
+            .iter()
+            .filter(|object| object["metadata"]["name"] == "picket-ca.crt");
+        of_pods
+            .map(|object| {
+                (
+                    object["metadata"]["namespace"].clone(),
+                    object["data"]["ca.crt"].clone(),
+                )
+            })
+            .collect()
+    };
+    let wanted = ["agents", "shop"].map(|namespace| (json!(namespace), json!(certificate)));
+    ensure!(bundles(&chart) == wanted, "{:#?}", bundles(&chart));
+    // While the CA is renewed, the pods trust both.
+    let chart = with(world, "nodeCA: {bundle: \"old\\nnew\\n\"}")?;
+    ensure!(
+        bundles(&chart).iter().all(|(_, bundle)| bundle == "old\nnew\n"),
+        "{:#?}",
+        bundles(&chart)
+    );
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The values: what an operator may set, that each is described, and that Helm refuses all else.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::Test;
+use crate::helm::{CHART, REQUIRED, documents, said};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = picket_tests::tests! {
+    the_chart_is_without_a_fault,
+    a_value_that_is_wrong_or_unknown_is_refused,
+    each_value_is_described_and_has_a_default,
+    what_must_be_said_is_asked_for,
+    the_versions_are_the_binarys,
+};
+
+fn the_chart_is_without_a_fault(world: &mut World) -> Result<()> {
+    let mut command = world.helm.command(&["lint", "--strict", CHART]);
+    let text = said(command.args(REQUIRED).output()?)?;
+    ensure!(text.contains("1 chart(s) linted, 0 chart(s) failed"), "{text}");
+    ensure!(!text.contains("[WARNING]") && !text.contains("[ERROR]"), "{text}");
+    Ok(())
+}
+
+fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> {
+    let cases = [
+        ("colour=red", "additional properties 'colour' not allowed"),
+        ("audit.maxSize=1Gi", "additional properties 'maxSize' not allowed"),
+        (
+            "agent.hostNetwork=false",
+            "additional properties 'hostNetwork' not allowed",
+        ),
+        ("enforce.staticPods=open", "'/enforce/staticPods'"),
+        ("enrol.namespaces=agents", "'/enrol/namespaces'"),
+        ("enrol.namespaces={Agents}", "'/enrol/namespaces/0'"),
+        ("enrol.namespaces={*}", "'/enrol/namespaces/0'"),
+        ("apiServer.address=http://10.0.0.1:6443", "'/apiServer/address'"),
+        (
+            "apiServer.address=https://10.0.0.1:6443/x",
+            "'/apiServer/address'",
+        ),
+        (
+            "apiServer.address=https://kubernetes.default.svc:443",
+            "'/apiServer/address'",
+        ),
+        ("shutdown.drainSeconds=3601", "'/shutdown/drainSeconds'"),
+        ("audit.maxSegmentAge=1d", "'/audit/maxSegmentAge'"),
+        ("audit.sinks[0].stdout.x=1", "'/audit/sinks/0/stdout'"),
+        ("tokenSecrets.accounts={deployer}", "'/tokenSecrets/accounts/0'"),
+        ("host.run=run", "'/host/run'"),
+        ("enrol.namespaces={kube-system}", "Picket must not enforce it"),
+        (
+            "enrol.namespaces={picket-system}",
+            "is the namespace of this release",
+        ),
+        (
+            "nodeCA.existingSecret=mine",
+            "there is no Secret mine in namespace picket-system; make it",
+        ),
+    ];
+    for (value, reason) in cases {
+        let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--set", value]).collect();
+        let said = world.helm.refuses(&arguments)?;
+        ensure!(said.contains(reason), "{value}: {said}");
+    }
+    Ok(())
+}
+
+fn what_must_be_said_is_asked_for(world: &mut World) -> Result<()> {
+    let said = world.helm.refuses(&[])?;
+    for path in ["/apiServer/address", "/enrol/namespaces"] {
+        ensure!(said.contains(path), "{path} is not in: {said}");
+    }
+    Ok(())
+}
+
+fn each_value_is_described_and_has_a_default(_: &mut World) -> Result<()> {
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{CHART}/values.schema.json"))?)?;
+    let text = std::fs::read_to_string(format!("{CHART}/values.yaml"))?;
+    let values = documents(&text)?.pop().context("values")?;
+    let mut faults = Vec::new();
+    let count = describe("", &schema, Some(&values), &mut faults);
+    ensure!(faults.is_empty(), "{faults:#?}");
+    ensure!(count > 40, "only {count} values were looked at");
+    Ok(())
+}
+
+/// Looks at a value and those below it; gives how many that were. `values` is what values.yaml has there.
+fn describe(path: &str, schema: &Value, values: Option<&Value>, faults: &mut Vec<String>) -> usize {
+    if schema["description"].as_str().is_none_or(|text| text.len() < 8) {
+        faults.push(format!("{path}: no description"));
+    }
+    let mut count = 1;
+    let properties = schema["properties"].as_object();
+    if properties.is_some() && schema["additionalProperties"] != Value::Bool(false) {
+        faults.push(format!("{path}: takes unknown values"));
+    }
+    for (name, below) in properties.into_iter().flatten() {
+        let default = values.and_then(|values| values.get(name));
+        // `global` is Helm's own.
+        if values.is_some() && default.is_none() && name != "global" {
+            faults.push(format!("{path}/{name}: no default in values.yaml"));
+        }
+        count += describe(&format!("{path}/{name}"), below, default, faults);
+    }
+    for (name, below) in schema["items"]["properties"].as_object().into_iter().flatten() {
+        count += describe(&format!("{path}[]/{name}"), below, None, faults);
+    }
+    count
+}
+
+fn the_versions_are_the_binarys(_: &mut World) -> Result<()> {
+    let chart = documents(&std::fs::read_to_string(format!("{CHART}/Chart.yaml"))?)?;
+    for key in ["version", "appVersion"] {
+        ensure!(
+            chart[0][key] == env!("CARGO_PKG_VERSION"),
+            "{key}: {}",
+            chart[0][key]
+        );
+    }
+    Ok(())
+}
