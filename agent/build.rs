@@ -94,7 +94,9 @@ fn variable(name: &str) -> anyhow::Result<String> {
 /// from whatever folder it was built in.
 fn remapped_paths() -> Vec<String> {
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let remaps = flags.split(SEPARATOR).filter(|flag| flag.starts_with("--remap-path-prefix="));
+    let remaps = flags
+        .split(SEPARATOR)
+        .filter(|flag| flag.starts_with("--remap-path-prefix="));
     remaps.map(str::to_owned).collect()
 }
 

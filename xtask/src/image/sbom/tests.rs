@@ -35,7 +35,13 @@ version = "0.1.0"
 
 /// Cargo's metadata: picket and its kernel programs link `linked`, and `builds` only builds.
 fn metadata() -> Value {
-    let package = |name: &str, version: &str, license: &str, source: Option<&str>| json!({"id": name, "name": name, "version": version, "license": license, "source": source});
+    let package = |name: &str, version: &str, license: &str, source: Option<&str>| {
+        let facts = json!({"id": name, "name": name, "version": version});
+        let mut facts = facts.as_object().cloned().unwrap();
+        facts.insert("license".to_owned(), json!(license));
+        facts.insert("source".to_owned(), json!(source));
+        Value::Object(facts)
+    };
     let deps = |of: &[(&str, Option<&str>)]| -> Value {
         of.iter()
             .map(|(name, kind)| json!({"pkg": name, "dep_kinds": [{"kind": kind}]}))
