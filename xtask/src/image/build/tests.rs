@@ -82,6 +82,7 @@ fn every_folder_of_the_machine_is_renamed() {
         "the target folder may be in the checkout and counts last: {rust}"
     );
     assert!(rust.contains("+crt-static"), "{rust}");
+    assert_eq!(variable(&cargo, "SOURCE_DATE_EPOCH").as_deref(), Some("0"));
     assert_eq!(
         variable(&cargo, "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER"),
         None
