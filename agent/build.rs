@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     }
     println!("cargo:rerun-if-env-changed=__CARGO_TESTS_ONLY_SRC_ROOT");
     println!("cargo:rerun-if-env-changed=PATH");
+    println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
 
     standard_library_source()?;
     linker()?;
@@ -39,12 +40,13 @@ fn main() -> anyhow::Result<()> {
     };
     // Its own target folder: cargo would wait for itself in the outer one.
     let target_dir = out.join("ebpf");
-    let flags = [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?),
         // The linker makes BTF from the debug information, and maps kept with sockets need their BTF.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
+    flags.extend(remapped_paths());
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .current_dir(root)
@@ -86,6 +88,16 @@ fn main() -> anyhow::Result<()> {
 
 fn variable(name: &str) -> anyhow::Result<String> {
     env::var(name).with_context(|| format!("{name} is not set: this is cargo's build script"))
+}
+
+/// The outer build's flags that rename folders. BTF holds the path of each source file, and an image has to be the same bits
+/// from whatever folder it was built in.
+fn remapped_paths() -> Vec<String> {
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let remaps = flags
+        .split(SEPARATOR)
+        .filter(|flag| flag.starts_with("--remap-path-prefix="));
+    remaps.map(str::to_owned).collect()
 }
 
 /// Finds the source of the standard library, or says how to get it.

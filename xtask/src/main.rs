@@ -11,6 +11,7 @@ mod clean;
 mod cluster;
 mod demo;
 mod fuzz;
+mod image;
 mod setup;
 mod sh;
 mod test;
@@ -33,6 +34,7 @@ Examples:
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
   cargo xtask fuzz path query       two fuzz targets for a minute
   cargo xtask bench --quick         direct, through Picket and through nginx, in under four minutes
+  cargo xtask image                 the container image as an OCI layout and a tar, with its SBOM
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
   cargo xtask clean                 remove the leftovers of crashed runs";
 
@@ -59,6 +61,8 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Measure the same requests sent directly, through Picket and through nginx
     Bench(bench::BenchArgs),
+    /// Build the container image, without a container daemon: an OCI layout, a tar, an SBOM and the symbols
+    Image(image::ImageArgs),
     /// Start or stop a cluster of one or two nodes, or open a shell in it
     Cluster(cluster::ClusterArgs),
     /// Remove the leftovers of crashed runs: processes, mounts, namespaces, cgroups, sysctls
@@ -102,6 +106,10 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => {
             setup::ensure()?;
             bench::run(&args)
+        }
+        Command::Image(args) => {
+            setup::ensure()?;
+            image::run(&args)
         }
         Command::Cluster(args) => cluster::run(args),
         Command::Clean(args) => clean::run(args),
