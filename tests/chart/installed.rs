@@ -32,6 +32,8 @@ struct Installer<'w> {
 impl<'w> Installer<'w> {
     /// For a cluster that has the namespaces, and a BPF filesystem of the node's own.
     fn new(world: &'w mut World) -> Result<Self> {
+        let reference = world.image.reference.clone();
+        let (repository, tag) = reference.rsplit_once(':').context("an image without a tag")?;
         let (helm, cluster) = world.cluster()?;
         for namespace in [NAMESPACE, "agents"] {
             let made = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n");
@@ -45,13 +47,13 @@ impl<'w> Installer<'w> {
         if !is_bpf(&node.file(&folder("bpf"))) {
             said(node.output(mount)?).context("mount a bpf file system")?;
         }
-        let tag = ["--set-string", "image.tag=1"].map(str::to_owned);
+        let tag = ["--set-string".to_owned(), format!("image.tag={tag}")];
         let value =
             |name: &str, value: &dyn std::fmt::Display| ["--set".to_owned(), format!("{name}={value}")];
         let values = [
             value("apiServer.address", &cluster.server()),
             value("enrol.namespaces", &"{agents}"),
-            value("image.repository", &"picket.test/picket"),
+            value("image.repository", &repository),
             tag,
             value("host.cgroup", &node.cgroup.display()),
             value("host.bpffs", &folder("bpf").display()),

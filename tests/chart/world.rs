@@ -1,16 +1,28 @@
 //! What the tests of the suite share: Helm, and a cluster of one node for those that install the chart.
 
-use anyhow::Result;
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use picket_tests::agent::picket_binary;
 use picket_tests::cluster::{Cluster, ClusterOptions};
-use picket_tests::{harness, images};
+use picket_tests::harness;
+use picket_tests::images::{self, Image};
 
 use crate::helm::Helm;
+
+/// The archive of an image to install in place of the tests' own, as `cargo xtask image` writes it.
+const IMAGE: &str = "PICKET_IMAGE";
+
+/// What that image is called.
+const REFERENCE: &str = concat!("picket.dev/picket:", env!("CARGO_PKG_VERSION"));
 
 /// Helm, and the cluster once a test asked for it.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) helm: Helm,
+    /// The agent's image.
+    pub(crate) image: Image,
     cluster: Option<Cluster>,
 }
 
@@ -21,7 +33,7 @@ impl World {
             Some(cluster) => cluster,
             None => Cluster::up(ClusterOptions {
                 name: "chart".to_owned(),
-                images: vec![images::kubectl()?, images::picket(&picket_binary()?)?],
+                images: vec![images::kubectl()?, self.image.clone()],
                 ..ClusterOptions::default()
             })?,
         };
@@ -29,10 +41,23 @@ impl World {
     }
 }
 
+fn image() -> Result<Image> {
+    let Some(archive) = env::var_os(IMAGE) else {
+        return images::picket(&picket_binary()?);
+    };
+    let archive = PathBuf::from(archive);
+    let archive = archive
+        .canonicalize()
+        .with_context(|| format!("{IMAGE}: {}", archive.display()))?;
+    let reference = REFERENCE.to_owned();
+    Ok(Image { reference, archive })
+}
+
 impl harness::World for World {
     fn up() -> Result<Self> {
         Ok(Self {
             helm: Helm::new()?,
+            image: image()?,
             cluster: None,
         })
     }
