@@ -20,8 +20,12 @@ app.kubernetes.io/component: agent
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* What no schema can say, since it compares two values. */}}
+{{/* What the schema cannot say of the release and of two values together. */}}
 {{- define "picket.check" -}}
+{{- if ne .Release.Namespace "picket-system" }}
+{{- $why := "the built-in denies keep AI agents from the Secrets and pods of picket-system alone: give --namespace picket-system" }}
+{{- fail (printf "the release's namespace is %s: %s" .Release.Namespace $why) }}
+{{- end }}
 {{- range .Values.enrol.namespaces }}
 {{- if eq . $.Release.Namespace }}
 {{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
