@@ -17,7 +17,9 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 };
 
 fn the_chart_is_without_a_fault(world: &mut World) -> Result<()> {
-    let mut command = world.helm.command(&["lint", "--strict", "--namespace", NAMESPACE, CHART]);
+    let mut command = world
+        .helm
+        .command(&["lint", "--strict", "--namespace", NAMESPACE, CHART]);
     let text = said(command.args(REQUIRED).output()?)?;
     ensure!(text.contains("1 chart(s) linted, 0 chart(s) failed"), "{text}");
     ensure!(!text.contains("[WARNING]") && !text.contains("[ERROR]"), "{text}");
@@ -50,6 +52,10 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
         ("audit.sinks[0].stdout.x=1", "'/audit/sinks/0/stdout'"),
         ("tokenSecrets.accounts={deployer}", "'/tokenSecrets/accounts/0'"),
         ("host.run=run", "'/host/run'"),
+        ("image.repository=a b", "'/image/repository'"),
+        ("image.tag=a b", "'/image/tag'"),
+        ("image.pullSecrets={A}", "'/image/pullSecrets/0'"),
+        ("agent.priorityClassName=a b", "'/agent/priorityClassName'"),
         ("enrol.namespaces={kube-system}", "Picket must not enforce it"),
         (
             "enrol.namespaces={picket-system}",

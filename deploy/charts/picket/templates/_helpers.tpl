@@ -4,7 +4,7 @@ The names are fixed: a node has one agent, and the admission policies and roles 
 
 {{- define "picket.labels" -}}
 app.kubernetes.io/name: picket
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -12,7 +12,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "picket.selector" -}}
 app.kubernetes.io/name: picket
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: agent
 {{- end }}
 
@@ -58,7 +58,7 @@ deploy/docs/reference/configuration.md has each key.
 cluster:
   kubeconfig: /etc/picket/kubeconfig
 upstream:
-  server: {{ .Values.apiServer.address }}
+  server: {{ .Values.apiServer.address | quote }}
   caFile: {{ $credential }}/ca.crt
   tokenFile: {{ $credential }}/token
 tls:
@@ -91,7 +91,7 @@ kind: Config
 clusters:
   - name: cluster
     cluster:
-      server: {{ .Values.apiServer.address }}
+      server: {{ .Values.apiServer.address | quote }}
       certificate-authority: {{ $credential }}/ca.crt
 users:
   - name: picket
@@ -161,7 +161,7 @@ seLinuxOptions: {{ toJson . }}
     sources:
       - configMap: {name: picket}
       - secret:
-          name: {{ include "picket.nodeCA" . }}
+          name: {{ include "picket.nodeCA" . | quote }}
           items: [{key: ca.crt, path: ca.crt}, {key: ca.key, path: ca.key}]
 - {name: bpffs, hostPath: {path: {{ .Values.host.bpffs }}, type: Directory}}
 - {name: cgroup, hostPath: {path: {{ .Values.host.cgroup }}, type: Directory}}
@@ -181,7 +181,7 @@ hostPID: true
 dnsPolicy: Default
 enableServiceLinks: false
 {{- with .Values.agent.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.agent.nodeSelector }}
 nodeSelector: {{ toJson . }}
@@ -195,7 +195,7 @@ tolerations: {{ toJson . }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
