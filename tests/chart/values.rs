@@ -62,6 +62,10 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
             "is the namespace of this release",
         ),
         (
+            "nodeCA.existingSecret=picket-node-ca",
+            "is the Secret that Helm makes",
+        ),
+        (
             "nodeCA.existingSecret=mine",
             "there is no Secret mine in namespace picket-system; make it",
         ),

@@ -26,6 +26,10 @@ app.kubernetes.io/component: agent
 {{- $why := "the built-in denies keep AI agents from the Secrets and pods of picket-system alone: give --namespace picket-system" }}
 {{- fail (printf "the release's namespace is %s: %s" .Release.Namespace $why) }}
 {{- end }}
+{{- if eq .Values.nodeCA.existingSecret "picket-node-ca" }}
+{{- $why := "is the Secret that Helm makes, which Helm would delete now: copy it to another name" }}
+{{- fail (printf "nodeCA.existingSecret: picket-node-ca %s" $why) }}
+{{- end }}
 {{- range .Values.enrol.namespaces }}
 {{- if eq . $.Release.Namespace }}
 {{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
