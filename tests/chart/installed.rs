@@ -30,7 +30,7 @@ struct Installer<'w> {
 }
 
 impl<'w> Installer<'w> {
-    /// For a cluster that has the namespaces, and a BPF filesystem of the node's own.
+    /// For a cluster that has the namespaces, a BPF filesystem of the node's own, and no release that a failed test left.
     fn new(world: &'w mut World) -> Result<Self> {
         let reference = world.image.reference.clone();
         let (repository, tag) = reference.rsplit_once(':').context("an image without a tag")?;
@@ -62,11 +62,13 @@ impl<'w> Installer<'w> {
             value("host.log", &folder("log").display()),
             value("shutdown.drainSeconds", &2),
         ];
-        Ok(Self {
+        let installer = Self {
             helm,
             cluster,
             values: values.into_iter().flatten().collect(),
-        })
+        };
+        installer.remove(&["--ignore-not-found"])?;
+        Ok(installer)
     }
 
     /// Runs Helm on the node, with the release's values and these arguments.
@@ -81,11 +83,11 @@ impl<'w> Installer<'w> {
         said(done).with_context(|| format!("helm {}", verb.join(" ")))
     }
 
-    fn remove(&self) -> Result<()> {
+    fn remove(&self, more: &[&str]) -> Result<()> {
         let mut command = self
             .helm
             .command(&["uninstall", "picket", "--namespace", NAMESPACE, "--wait"]);
-        command.env("KUBECONFIG", self.cluster.kubeconfig());
+        command.args(more).env("KUBECONFIG", self.cluster.kubeconfig());
         said(self.cluster.node().output(command)?)
             .context("helm uninstall")
             .map(drop)
@@ -102,14 +104,14 @@ impl<'w> Installer<'w> {
         self.run(&["upgrade"], &["--set", "uninstall=true"])?;
         let pins = self.pins();
         wait("the end of the kernel programs", || Ok(!pins.exists()))?;
-        self.remove()
+        self.remove(&[])
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl_client().run(arguments, None)
     }
 
-    /// The agent's pods with a condition `Ready`, by name.
+    /// The agent's pods, by name.
     fn agents(&self) -> Result<Vec<String>> {
         let label = "app.kubernetes.io/component=agent";
         let names = self.kubectl(&["-n", NAMESPACE, "get", "pods", "-l", label, "-o", "name"])?;
@@ -232,7 +234,7 @@ fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()>
         authority()? == first,
         "the upgrade made another CA: pods that trust the first reach no API server"
     );
-    installer.remove()?;
+    installer.remove(&[])?;
     let kinds = "all,configmap,secret,serviceaccount,clusterrole,clusterrolebinding,flowschema,prioritylevelconfiguration,\
                  mutatingadmissionpolicy,mutatingadmissionpolicybinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
     let left = installer.kubectl(&[

@@ -20,6 +20,8 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     what_is_switched_off_is_not_rendered,
     the_agent_takes_its_configuration,
     the_pod_has_few_rights,
+    the_pod_sees_few_folders_of_the_node,
+    a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
     each_namespace_gets_the_certificate_of_the_node_ca,
 };
@@ -336,6 +338,48 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
     }
     let grace = &set["template"]["spec"]["terminationGracePeriodSeconds"];
     ensure!(grace == 340, "the drain time is 300 s, and the pod has {grace} s");
+    Ok(())
+}
+
+fn the_pod_sees_few_folders_of_the_node(world: &mut World) -> Result<()> {
+    for (values, name) in [("", "picket"), ("uninstall: true", "picket-uninstall")] {
+        let chart = with(world, values)?;
+        let pod = &object(&chart, "DaemonSet", name)?["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().context("volumes")?;
+        let of_node: BTreeSet<&str> = volumes
+            .iter()
+            .filter_map(|volume| volume["hostPath"]["path"].as_str())
+            .collect();
+        let (written, looked_at) = (
+            BTreeSet::from(["/run/picket", "/sys/fs/bpf", "/var/lib/picket", "/var/log/picket"]),
+            BTreeSet::from(["/sys/fs/cgroup"]),
+        );
+        let all = &written | &looked_at;
+        ensure!(of_node == all, "{name}: {of_node:?}");
+        let mounts = pod["containers"][0]["volumeMounts"]
+            .as_array()
+            .context("mounts")?;
+        let writable: BTreeSet<&str> = mounts
+            .iter()
+            .filter(|mount| mount["readOnly"] != true)
+            .filter_map(|mount| mount["mountPath"].as_str())
+            .collect();
+        ensure!(writable == written, "{name}: {writable:?}");
+    }
+    Ok(())
+}
+
+/// YAML reads `null`, `no` and `1e3` as no text where they are not quoted.
+fn a_name_that_looks_like_no_text_stays_a_name(world: &mut World) -> Result<()> {
+    let namespaces = r#"enrol.namespaces=["null","no","1e3"]"#;
+    let [set, address, ..] = REQUIRED;
+    let chart = world.helm.template(&[set, address, "--set-json", namespaces])?;
+    let bundles: Vec<&Value> = chart
+        .iter()
+        .filter(|object| object["metadata"]["name"] == "picket-ca.crt")
+        .map(|object| &object["metadata"]["namespace"])
+        .collect();
+    ensure!(bundles == ["null", "no", "1e3"], "{bundles:?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::helm::{CHART, REQUIRED, documents, said};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, documents, said};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
@@ -12,11 +12,14 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_value_that_is_wrong_or_unknown_is_refused,
     each_value_is_described_and_has_a_default,
     what_must_be_said_is_asked_for,
+    a_namespace_that_no_builtin_guards_is_refused,
     the_versions_are_the_binarys,
 };
 
 fn the_chart_is_without_a_fault(world: &mut World) -> Result<()> {
-    let mut command = world.helm.command(&["lint", "--strict", CHART]);
+    let mut command = world
+        .helm
+        .command(&["lint", "--strict", "--namespace", NAMESPACE, CHART]);
     let text = said(command.args(REQUIRED).output()?)?;
     ensure!(text.contains("1 chart(s) linted, 0 chart(s) failed"), "{text}");
     ensure!(!text.contains("[WARNING]") && !text.contains("[ERROR]"), "{text}");
@@ -49,10 +52,18 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
         ("audit.sinks[0].stdout.x=1", "'/audit/sinks/0/stdout'"),
         ("tokenSecrets.accounts={deployer}", "'/tokenSecrets/accounts/0'"),
         ("host.run=run", "'/host/run'"),
+        ("image.repository=a b", "'/image/repository'"),
+        ("image.tag=a b", "'/image/tag'"),
+        ("image.pullSecrets={A}", "'/image/pullSecrets/0'"),
+        ("agent.priorityClassName=a b", "'/agent/priorityClassName'"),
         ("enrol.namespaces={kube-system}", "Picket must not enforce it"),
         (
             "enrol.namespaces={picket-system}",
             "is the namespace of this release",
+        ),
+        (
+            "nodeCA.existingSecret=picket-node-ca",
+            "is the Secret that Helm makes",
         ),
         (
             "nodeCA.existingSecret=mine",
@@ -72,6 +83,14 @@ fn what_must_be_said_is_asked_for(world: &mut World) -> Result<()> {
     for path in ["/apiServer/address", "/enrol/namespaces"] {
         ensure!(said.contains(path), "{path} is not in: {said}");
     }
+    Ok(())
+}
+
+/// The engine's built-in denies know Picket's namespace by its name.
+fn a_namespace_that_no_builtin_guards_is_refused(world: &mut World) -> Result<()> {
+    let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--namespace", "elsewhere"]).collect();
+    let said = world.helm.refuses(&arguments)?;
+    ensure!(said.contains("the release's namespace is elsewhere"), "{said}");
     Ok(())
 }
 

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::names::own_socket;
@@ -37,15 +37,18 @@ fn start(place: &Path, apart: bool) -> Child {
         }
         false => Command::new(this),
     };
-    let child = command
+    let mut child = command
         .args(["--exact", "admin::container_tests::another_agent"])
         .env(PLACE, place)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .expect("starts");
-    while !place.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    // The file is there a moment before anybody listens.
+    while UnixStream::connect(place).is_err() {
+        let ended = child.try_wait().expect("looked at");
+        assert!(ended.is_none(), "the other process has ended: {ended:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
     child
 }
@@ -70,7 +73,7 @@ async fn a_probe_asks_the_agent_of_its_own_container() {
     let first = folder.join("admin.sock.1");
     let other = start(&first, true);
     fs::hard_link(&first, &path).expect("the name");
-    assert!(UnixStream::connect(&path).await.is_ok());
+    assert!(UnixStream::connect(&path).is_ok());
     not_here(Client::of_own_container(&path).await);
 
     let socket = own_socket(&path, false).expect("beside it");

@@ -4,7 +4,7 @@ The names are fixed: a node has one agent, and the admission policies and roles 
 
 {{- define "picket.labels" -}}
 app.kubernetes.io/name: picket
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -12,7 +12,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "picket.selector" -}}
 app.kubernetes.io/name: picket
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: agent
 {{- end }}
 
@@ -20,8 +20,16 @@ app.kubernetes.io/component: agent
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* What no schema can say, since it compares two values. */}}
+{{/* What the schema cannot say of the release and of two values together. */}}
 {{- define "picket.check" -}}
+{{- if ne .Release.Namespace "picket-system" }}
+{{- $why := "the built-in denies keep AI agents from the Secrets and pods of picket-system alone: give --namespace picket-system" }}
+{{- fail (printf "the release's namespace is %s: %s" .Release.Namespace $why) }}
+{{- end }}
+{{- if eq .Values.nodeCA.existingSecret "picket-node-ca" }}
+{{- $why := "is the Secret that Helm makes, which Helm would delete now: copy it to another name" }}
+{{- fail (printf "nodeCA.existingSecret: picket-node-ca %s" $why) }}
+{{- end }}
 {{- range .Values.enrol.namespaces }}
 {{- if eq . $.Release.Namespace }}
 {{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
@@ -54,7 +62,7 @@ deploy/docs/reference/configuration.md has each key.
 cluster:
   kubeconfig: /etc/picket/kubeconfig
 upstream:
-  server: {{ .Values.apiServer.address }}
+  server: {{ .Values.apiServer.address | quote }}
   caFile: {{ $credential }}/ca.crt
   tokenFile: {{ $credential }}/token
 tls:
@@ -87,7 +95,7 @@ kind: Config
 clusters:
   - name: cluster
     cluster:
-      server: {{ .Values.apiServer.address }}
+      server: {{ .Values.apiServer.address | quote }}
       certificate-authority: {{ $credential }}/ca.crt
 users:
   - name: picket
@@ -157,7 +165,7 @@ seLinuxOptions: {{ toJson . }}
     sources:
       - configMap: {name: picket}
       - secret:
-          name: {{ include "picket.nodeCA" . }}
+          name: {{ include "picket.nodeCA" . | quote }}
           items: [{key: ca.crt, path: ca.crt}, {key: ca.key, path: ca.key}]
 - {name: bpffs, hostPath: {path: {{ .Values.host.bpffs }}, type: Directory}}
 - {name: cgroup, hostPath: {path: {{ .Values.host.cgroup }}, type: Directory}}
@@ -177,7 +185,7 @@ hostPID: true
 dnsPolicy: Default
 enableServiceLinks: false
 {{- with .Values.agent.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.agent.nodeSelector }}
 nodeSelector: {{ toJson . }}
@@ -191,7 +199,7 @@ tolerations: {{ toJson . }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}

@@ -170,7 +170,7 @@ fn config(of: &Contents, diff_id: &str) -> Value {
         "architecture": of.architecture,
         "os": "linux",
         "config": {
-            // `kubectl exec POD -- picket status` finds the program.
+            // `kubectl exec POD -- picket health` finds the program.
             "Env": ["PATH=/"],
             "Entrypoint": ["/picket"],
             "WorkingDir": "/",
