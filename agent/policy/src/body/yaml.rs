@@ -25,17 +25,17 @@ const DISPUTED_BREAKS: [char; 4] = ['\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'
 pub(super) fn read(bytes: &[u8]) -> Result<Value, BodyError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| BodyError::NotUtf8(Place::of(bytes, error.valid_up_to())))?;
-    if let Some(at) = text.find(DISPUTED_BREAKS) {
-        return Err(BodyError::Yaml {
-            what: "a line break of YAML 1.1 alone, or a byte order mark; write it as an escape in double quotes",
-            at: Place::of(bytes, at),
-        });
-    }
     if text.starts_with('{')
         && let Ok(mut value) = json::read(bytes)
     {
         write_numbers_as_go(&mut value);
         return Ok(value);
+    }
+    if let Some(at) = text.find(DISPUTED_BREAKS) {
+        return Err(BodyError::Yaml {
+            what: "a line break of YAML 1.1 alone, or a byte order mark; write it as an escape in double quotes",
+            at: Place::of(bytes, at),
+        });
     }
     read_events(text)
 }

@@ -49,6 +49,11 @@ fn json_is_read_as_the_parser_of_yaml_reads_it() {
     // What only one of both readers takes.
     assert_eq!(read(b"{a: 'b'}"), Ok(json!({"a": "b"})));
     assert_eq!(read(b"{}\n...\n"), Ok(json!({})));
+    // It goes on as JSON with these escaped, so that no reader takes them for the end of a line.
+    let signs = "{\"a\": \"\u{feff}b\u{85}c\"}";
+    assert_eq!(read(signs.as_bytes()), Ok(json!({"a": "\u{feff}b\u{85}c"})));
+    assert_eq!(code("a: \"\u{feff}b\"\n"), "yaml");
+    assert_eq!(code("\u{feff}{}"), "yaml");
     let long = format!("{{\"{}\": 1}}", "k".repeat(2000));
     assert!(read(long.as_bytes()).is_ok());
 }

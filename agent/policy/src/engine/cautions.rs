@@ -70,7 +70,7 @@ impl CautionCause {
             }
             Self::NamespaceLabels => {
                 "changes of namespaces, and rules decide by the labels of namespaces: the agent takes a namespace out of such a rule by \
-                 another label. Take update and patch of namespaces away, or deny them"
+                 another label. Take update and patch of namespaces away, or set the grant's namespaces; a rule that denies them takes no warning away"
             }
         }
     }
@@ -95,7 +95,7 @@ impl PolicySet {
             if is_everywhere(grant) && runs_in_pods(grant) {
                 found.insert(one(grant, CautionCause::ExecAnywhere));
             }
-            if self.namespace_use() != NamespaceUse::Nothing && labels_namespaces(grant) {
+            if self.namespace_use() != NamespaceUse::Nothing && is_everywhere(grant) && labels_namespaces(grant) {
                 found.insert(one(grant, CautionCause::NamespaceLabels));
             }
         }
@@ -273,11 +273,11 @@ mod tests {
 
     #[test]
     fn changes_of_namespaces_are_told_where_a_rule_decides_by_their_labels() {
-        let told = |rule: &str, matches: &str| {
+        let told_in = |namespaces: &str, rule: &str, matches: &str| {
             let text = format!(
                 "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: \
                  {{namespace: n, serviceAccount: s}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: \
-                 g}}\nspec: {{to: {{identities: [a]}}, upstream: {{impersonate: {{user: u}}}}, rules: [{{{rule}}}]}}\n---\napiVersion: \
+                 g}}\nspec: {{to: {{identities: [a]}}, upstream: {{impersonate: {{user: u}}}}{namespaces}, rules: [{{{rule}}}]}}\n---\napiVersion: \
                  picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec: {{subjects: {{identities: [a]}}, rules: \
                  [{{name: r, action: Deny, match: {{resources: [pods]{matches}}}}}]}}\n"
             );
@@ -287,6 +287,7 @@ mod tests {
             let codes: Vec<_> = cautions.iter().map(|caution| caution.cause.code()).collect();
             codes == ["namespace_labels"]
         };
+        let told = |rule: &str, matches: &str| told_in("", rule, matches);
         let by_label = ", namespaceSelector: {matchLabels: {env: prod}}";
         for (resource, verb) in [
             ("namespaces", "update"),
@@ -297,6 +298,7 @@ mod tests {
             let rule = format!("apiGroups: [''], resources: [{resource}], verbs: [{verb}]");
             assert!(told(&rule, by_label), "{rule}");
             assert!(!told(&rule, ""), "{rule}");
+            assert!(!told_in(", namespaces: [lab]", &rule, by_label), "{rule}");
         }
         let reads = "apiGroups: [''], resources: [namespaces], verbs: [get, list, create, delete]";
         assert!(!told(reads, by_label));

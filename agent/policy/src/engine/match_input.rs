@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::command::Command;
-use crate::kubernetes::resources::is_cluster_scoped;
+use crate::kubernetes::resources::{is_cluster_scoped, shows_object};
 use crate::request::{Exec, KubeRequest, ObjectName, Target, Verb, VerbSet};
 
 /// Resources whose PUT creates the object where there is none: those with `AllowCreateOnUpdate() == true` in
@@ -142,24 +142,6 @@ fn verbs_of(request: &KubeRequest) -> VerbSet {
         Verb::DeleteCollection => verbs.with(Verb::Get).with(Verb::List),
         _ => verbs,
     }
-}
-
-/// Whether a subresource answers with the whole object.
-fn shows_object(group: &str, resource: &str, sub: &str) -> bool {
-    let of = |wanted: (&str, &str, &str)| {
-        group.eq_ignore_ascii_case(wanted.0)
-            && resource.eq_ignore_ascii_case(wanted.1)
-            && sub.eq_ignore_ascii_case(wanted.2)
-    };
-    sub.eq_ignore_ascii_case("status")
-        || [
-            ("", "pods", "ephemeralcontainers"),
-            ("", "pods", "resize"),
-            ("", "namespaces", "finalize"),
-            ("certificates.k8s.io", "certificatesigningrequests", "approval"),
-        ]
-        .into_iter()
-        .any(of)
 }
 
 /// Resources whose status brings metadata: labels, annotations and finalizers of the body are stored, by which others decide.

@@ -143,6 +143,24 @@ fn meant_by(word: &str) -> Option<&'static str> {
 /// Changes between a word and what was meant by it: two letters that changed places are two.
 const SLIPS: usize = 2;
 
+/// Whether a subresource answers with the whole object, which it has in common with its resource.
+pub(crate) fn shows_object(group: &str, resource: &str, sub: &str) -> bool {
+    let of = |wanted: (&str, &str, &str)| {
+        group.eq_ignore_ascii_case(wanted.0)
+            && resource.eq_ignore_ascii_case(wanted.1)
+            && sub.eq_ignore_ascii_case(wanted.2)
+    };
+    sub.eq_ignore_ascii_case("status")
+        || [
+            ("", "pods", "ephemeralcontainers"),
+            ("", "pods", "resize"),
+            ("", "namespaces", "finalize"),
+            ("certificates.k8s.io", "certificatesigningrequests", "approval"),
+        ]
+        .into_iter()
+        .any(of)
+}
+
 /// Whether a resource has no namespace, so that listing it is not "in every namespace". One that is not known (a custom one) is
 /// taken for namespaced, which can only make a Deny rule match more; so are reviews.
 pub(crate) fn is_cluster_scoped(group: &str, resource: &str) -> bool {

@@ -18,6 +18,7 @@ use super::head::CanonicalRequest;
 use super::object::{BodyInput, RequestObject};
 use super::{KubeRequest, Target, Verb};
 use crate::body;
+use crate::kubernetes::resources::shows_object;
 
 /// A version that no object has, since etcd's first write makes a later one. A write that names it creates, or is answered 409 where there
 /// is an object by now (k8s.io/apiserver pkg/registry/generic/registry/store.go, `Update`).
@@ -93,7 +94,7 @@ impl KubeRequest {
         !self.held && matches!(self.old_object, OldObject::Read(_) | OldObject::Absent)
     }
 
-    /// Whether the request is about one stored object, which a GET of the same path shows.
+    /// Whether the request is about one stored object, which a GET of its path shows.
     #[must_use]
     pub fn has_old_object(&self) -> bool {
         self.acts_on_stored() && self.name().is_some()
@@ -101,7 +102,8 @@ impl KubeRequest {
 }
 
 impl CanonicalRequest {
-    /// The GET that shows what the write finds. `None` for a target that is too long to ask so, and for what finds no one object.
+    /// The GET that shows what the write finds: of the same path, but of the object itself for a subresource that is the whole object, such
+    /// as its status. `None` for a target that is too long to ask so, and for what finds no one object.
     pub(crate) fn as_get(&self) -> Option<Self> {
         if !self.kube().has_old_object() {
             return None;
@@ -111,7 +113,23 @@ impl CanonicalRequest {
         parts.method = Method::GET;
         let mut uri = head.uri.clone().into_parts();
         // The write's options are none of a read.
-        uri.path_and_query = Some(PathAndQuery::try_from(head.uri.path()).ok()?);
+        let mut path = head.uri.path();
+        let mut target = self.kube().target.clone();
+        if let Target::Resource {
+            group,
+            resource,
+            subresource,
+            ..
+        } = &mut target
+            && subresource
+                .as_deref()
+                .is_some_and(|sub| shows_object(group, resource, sub))
+        {
+            // Roles that give writes to a status rarely give to read it, and of `finalize` there is no GET.
+            *subresource = None;
+            path = path.trim_end_matches('/').rsplit_once('/')?.0;
+        }
+        uri.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
         parts.uri = Uri::from_parts(uri).ok()?;
         parts.headers = HeaderMap::new();
         parts
@@ -125,7 +143,7 @@ impl CanonicalRequest {
         }
         let look = Self::read(parts).ok()?;
         let kube = look.kube();
-        (kube.verb == Verb::Get && kube.target == self.kube().target && !kube.follow).then_some(look)
+        (kube.verb == Verb::Get && kube.target == target && !kube.follow).then_some(look)
     }
 
     /// The same request as it came, before anything was judged or bound. `None` for a target that is longer than a URI.

@@ -390,9 +390,9 @@ fn the_stored_object_is_needed_only_where_a_rule_that_could_fire_looks_at_it() {
 }
 
 #[test]
-fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
+fn a_look_is_a_get_of_what_is_written_and_needs_no_grant_of_its_own() {
     let writes =
-        "[{verbs: [update, patch, delete], apiGroups: [''], resources: [configmaps, configmaps/scale]}]";
+        "[{verbs: [update, patch, delete], apiGroups: [''], resources: [configmaps, 'configmaps/*', namespaces/finalize]}]";
     let set = compile(&[
         &grant(writes),
         &when("verbs: [update, delete], resources: [configmaps]", "oldObject.x"),
@@ -414,8 +414,18 @@ fn a_look_is_a_get_of_the_same_path_and_needs_no_grant_of_its_own() {
         assert_eq!(head.headers["accept-encoding"], "identity");
         assert!(!head.headers.contains_key("content-length") && !head.headers.contains_key("content-type"));
     }
-    let of_subresource = look(&format!("PUT {MAP}/scale")).expect("a permit");
-    assert_eq!(of_subresource.into_head().uri.to_string(), format!("{MAP}/scale"));
+    // What is the whole object is read as that.
+    for (line, path) in [
+        (format!("PUT {MAP}/scale"), format!("{MAP}/scale")),
+        (format!("PUT {MAP}/status?fieldManager=m"), MAP.to_owned()),
+        (format!("PATCH {MAP}/Status/ content-type:application/json-patch+json"), MAP.to_owned()),
+        ("PUT /api/v1/namespaces/n/finalize".to_owned(), "/api/v1/namespaces/n".to_owned()),
+    ] {
+        let permit = look(&line).expect("a permit");
+        let read = permit.request();
+        assert!(read.verb == Verb::Get && read.name().is_some(), "{line}");
+        assert_eq!(permit.into_head().uri.to_string(), path, "{line}");
+    }
     for line in [
         "POST /api/v1/namespaces/n/configmaps",
         "DELETE /api/v1/namespaces/n/configmaps",
