@@ -95,7 +95,10 @@ impl PolicySet {
             if is_everywhere(grant) && runs_in_pods(grant) {
                 found.insert(one(grant, CautionCause::ExecAnywhere));
             }
-            if self.namespace_use() != NamespaceUse::Nothing && is_everywhere(grant) && labels_namespaces(grant) {
+            if self.namespace_use() != NamespaceUse::Nothing
+                && is_everywhere(grant)
+                && labels_namespaces(grant)
+            {
                 found.insert(one(grant, CautionCause::NamespaceLabels));
             }
         }

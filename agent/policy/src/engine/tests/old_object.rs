@@ -391,8 +391,7 @@ fn the_stored_object_is_needed_only_where_a_rule_that_could_fire_looks_at_it() {
 
 #[test]
 fn a_look_is_a_get_of_what_is_written_and_needs_no_grant_of_its_own() {
-    let writes =
-        "[{verbs: [update, patch, delete], apiGroups: [''], resources: [configmaps, 'configmaps/*', namespaces/finalize]}]";
+    let writes = "[{verbs: [update, patch, delete], apiGroups: [''], resources: [configmaps, '*/scale', '*/status', namespaces/finalize]}]";
     let set = compile(&[
         &grant(writes),
         &when("verbs: [update, delete], resources: [configmaps]", "oldObject.x"),
@@ -418,8 +417,14 @@ fn a_look_is_a_get_of_what_is_written_and_needs_no_grant_of_its_own() {
     for (line, path) in [
         (format!("PUT {MAP}/scale"), format!("{MAP}/scale")),
         (format!("PUT {MAP}/status?fieldManager=m"), MAP.to_owned()),
-        (format!("PATCH {MAP}/Status/ content-type:application/json-patch+json"), MAP.to_owned()),
-        ("PUT /api/v1/namespaces/n/finalize".to_owned(), "/api/v1/namespaces/n".to_owned()),
+        (
+            format!("PATCH {MAP}/%73tatus/ content-type:application/json-patch+json"),
+            MAP.to_owned(),
+        ),
+        (
+            "PUT /api/v1/namespaces/n/finalize".to_owned(),
+            "/api/v1/namespaces/n".to_owned(),
+        ),
     ] {
         let permit = look(&line).expect("a permit");
         let read = permit.request();
