@@ -2,12 +2,10 @@
 //!
 //! In: which agent is meant, and its admin socket. Out: a line for each part that waits or fails, and the exit code.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use super::output;
+use super::sessions::{Agent, block_on};
 use crate::admin::Client;
 use crate::admin::api::ReadyAnswer;
 
@@ -27,13 +25,8 @@ pub(super) struct HealthArgs {
     /// Ask the agent that runs in the same container as this command. During an upgrade the node has two
     #[arg(long)]
     own: bool,
-    /// The node's configuration file, which names the agent's socket. Default: /etc/picket/agent.yaml where that file exists,
-    /// else the agent's own defaults
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The agent's socket, instead of the configured one
-    #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    agent: Agent,
 }
 
 pub(super) fn run(args: &HealthArgs) -> ExitCode {
@@ -52,20 +45,8 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 
 /// What the agent says of its parts; nothing where it was only asked whether it answers.
 fn ask(args: &HealthArgs) -> anyhow::Result<Option<ReadyAnswer>> {
-    let socket = match &args.socket {
-        Some(socket) => socket.clone(),
-        None => {
-            super::configuration(args.config.as_deref())?
-                .map(|config| config.admin)
-                .unwrap_or_default()
-                .socket
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let socket = args.agent.socket()?;
+    let answer = block_on(async {
         let client = match args.own {
             true => Client::of_own_container(&socket).await?,
             false => Client::new(socket),
@@ -74,8 +55,8 @@ fn ask(args: &HealthArgs) -> anyhow::Result<Option<ReadyAnswer>> {
             true => client.alive().await.map(|()| None),
             false => client.ready().await.map(Some),
         }
-        .map_err(anyhow::Error::from)
-    })
+    })??;
+    Ok(answer)
 }
 
 /// A line a part, or one that says that all work.

@@ -113,7 +113,12 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        let socket = match &self.socket {
+        self.socket().map(Client::new)
+    }
+
+    /// The socket of the agent that serves.
+    pub(super) fn socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(match &self.socket {
             Some(socket) => socket.clone(),
             None => {
                 super::configuration(self.config.as_deref())?
@@ -121,8 +126,7 @@ impl Agent {
                     .unwrap_or_default()
                     .socket
             }
-        };
-        Ok(Client::new(socket))
+        })
     }
 }
 

@@ -70,7 +70,8 @@ impl CautionCause {
             }
             Self::NamespaceLabels => {
                 "changes of namespaces, and rules decide by the labels of namespaces: the agent takes a namespace out of such a rule by \
-                 another label. Take update and patch of namespaces away, or set the grant's namespaces; a rule that denies them takes no warning away"
+                 another label. Take update and patch of namespaces away, or set the grant's namespaces. A rule that denies both helps \
+                 too, and does not end this warning"
             }
         }
     }
@@ -280,8 +281,8 @@ mod tests {
             let text = format!(
                 "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: \
                  {{namespace: n, serviceAccount: s}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: \
-                 g}}\nspec: {{to: {{identities: [a]}}, upstream: {{impersonate: {{user: u}}}}{namespaces}, rules: [{{{rule}}}]}}\n---\napiVersion: \
-                 picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec: {{subjects: {{identities: [a]}}, rules: \
+                 g}}\nspec: {{to: {{identities: [a]}}, upstream: {{impersonate: {{user: u}}}}{namespaces}, rules: [{{{rule}}}]}}\n---\n\
+                 apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec: {{subjects: {{identities: [a]}}, rules: \
                  [{{name: r, action: Deny, match: {{resources: [pods]{matches}}}}}]}}\n"
             );
             let documents = read_documents("f.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
