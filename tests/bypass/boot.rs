@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::agent::Agent;
 use picket_tests::output::Done;
+use picket_tests::running::Running;
 use picket_tests::tests;
 use serde_json::{Value, json};
 
@@ -32,6 +33,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_name_that_no_certificate_can_have_closes_the_node_as_the_last_good_one_said,
     a_configuration_that_is_not_valid_leaves_a_node_alone_that_had_no_agent,
     a_configuration_that_is_not_valid_disturbs_no_agent_that_serves,
+    the_guard_closes_a_node_until_the_agent_serves,
+    the_guard_leaves_static_pods_as_the_operator_wants,
 };
 
 /// The address of the Service `kubernetes`.
@@ -359,6 +362,94 @@ fn a_configuration_that_is_not_valid_disturbs_no_agent_that_serves(world: &mut W
     ensure!(before == after, "its programs were replaced:\n{before}\n{after}");
     dials(world, Verdict::Redirected)?;
     asks(world)?.good().map(drop)
+}
+
+/// Takes the agent and its programs away as a boot does, starts the guard, does something, and puts the agent back.
+fn guarded(
+    world: &mut World,
+    change: impl FnOnce(&mut Value),
+    act: impl FnOnce(&mut World, &mut Running) -> Result<()>,
+) -> Result<()> {
+    let (agent, node) = (&world.agent, world.cluster.node());
+    let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).display().to_string();
+    let line = [
+        "guard".to_owned(),
+        "run".to_owned(),
+        format!("--cgroup-root={}", node.cgroup.display()),
+        format!("--bpffs={}", agent.bpffs().display()),
+        format!("--run-directory={}", folder(&agent.admin_socket())),
+        format!("--state-directory={}", agent.state_directory().display()),
+    ];
+    // Its log, which is on standard error.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$0\" \"$@\" 2>&1"])
+        .arg(agent.binary())
+        .args(&line)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let file = agent.state_directory().join("agent.yaml");
+    until("the checkpoint is written", LIMIT, || Ok(file.exists()))?;
+    world.agent.stop()?;
+    world.agent.lose_programs()?;
+    // What an agent with this configuration would have left.
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    change(&mut config);
+    fs::write(&file, config.to_string())?;
+    let mut guard = Running::of(world.cluster.node().spawn(command)?)?;
+    let outcome = guard
+        .line_with("the guard closes the node")
+        .map(drop)
+        .and_then(|()| act(world, &mut guard));
+    if world.agent.pid().is_none() {
+        world.agent.restart()?;
+    }
+    let ended = guard.wait()?;
+    outcome?;
+    ensure!(ended == 0, "the guard ended with {ended}");
+    dials(world, Verdict::Redirected)?;
+    asks(world)?.good().map(drop)
+}
+
+/// Pods that were there, and one that comes.
+fn the_guard_closes_a_node_until_the_agent_serves(world: &mut World) -> Result<()> {
+    guarded(
+        world,
+        |_| {},
+        |world, guard| {
+            dials(world, Verdict::Forbidden)?;
+            let manifest = Manifest::of_pod(world, "direct")?;
+            let pod = running(world, "direct")?;
+            let stand = Stand::pod(&pod)?;
+            world
+                .expecting(Verdict::Forbidden, |world| world.dial(&stand, &["tcp", SERVICE]))?
+                .expect("a pod that starts after the guard", Verdict::Forbidden)?;
+            drop(manifest);
+            gone(&pod)?;
+            world.agent.restart()?;
+            guard.line_with("an agent serves").map(drop)
+        },
+    )
+}
+
+/// A control plane in static pods comes up before any agent can.
+fn the_guard_leaves_static_pods_as_the_operator_wants(world: &mut World) -> Result<()> {
+    guarded(
+        world,
+        |config| config["enforce"]["staticPods"] = json!("failOpen"),
+        |world, _| {
+            let manifest = Manifest::of_pod(world, "direct")?;
+            let pod = running(world, "direct")?;
+            let stand = Stand::pod(&pod)?;
+            world
+                .expecting(Verdict::Reached, |world| world.dial(&stand, &["tcp", SERVICE]))?
+                .expect("a static pod", Verdict::Reached)?;
+            dials(world, Verdict::Forbidden)?;
+            drop(manifest);
+            gone(&pod)
+        },
+    )
 }
 
 /// The pins of the agent's links and maps with their inodes: a link that is replaced has a new pin.

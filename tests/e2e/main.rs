@@ -33,6 +33,7 @@ mod life;
 mod life_cycle;
 mod limits;
 mod lines;
+mod mcp;
 mod namespaces;
 mod nodes;
 mod old_object;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         identity,
         exclusive,
         claims,
+        mcp,
         flows,
         streams,
         sessions,

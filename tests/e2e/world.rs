@@ -17,6 +17,8 @@ use picket_tests::pair::{Pair, PairOptions};
 use picket_tests::running::Running;
 use serde_json::Value;
 
+use crate::mcp;
+
 /// The running cluster with everything in it.
 #[derive(Debug)]
 pub(crate) struct World(Pair);
@@ -59,6 +61,10 @@ impl harness::World for World {
             ExtraFile {
                 inside: PathBuf::from("/usr/bin/informers"),
                 host: GoProgram::Informers.path()?,
+            },
+            ExtraFile {
+                inside: PathBuf::from(mcp::INSIDE),
+                host: mcp::server()?,
             },
         ];
         let options = PairOptions {

@@ -1,7 +1,7 @@
 //! Node.js for the tests' programs in JavaScript, and their packages.
 //!
-//! In: a folder with `package.json`, `package-lock.json` and sources. Out: a copy of it with its packages under target/cluster,
-//! named by a hash of its sources, and commands that run there.
+//! In: a folder with `package.json`, `package-lock.json` and, for a program, its source. Out: a copy of it with its packages under
+//! target/cluster, named by a hash of its files, and commands that run there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,8 +63,24 @@ impl NodeJs {
     /// # Errors
     /// A package cannot be installed.
     pub fn program(&self, folder: &str) -> Result<Command> {
+        let there = self.install(folder, &["package.json", "package-lock.json", "main.mjs"])?;
+        let mut command = Command::new(&self.node);
+        command.arg(there.join("main.mjs")).current_dir(&there);
+        Ok(command)
+    }
+
+    /// The folder `node_modules` with the packages that this folder beside this package names.
+    ///
+    /// # Errors
+    /// A package cannot be installed.
+    pub fn packages(&self, folder: &str) -> Result<PathBuf> {
+        let there = self.install(folder, &["package.json", "package-lock.json"])?;
+        Ok(there.join("node_modules"))
+    }
+
+    /// A copy of these files with their packages.
+    fn install(&self, folder: &str, files: &[&str]) -> Result<PathBuf> {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let files = ["package.json", "package-lock.json", "main.mjs"];
         let mut hash = Hash::new();
         for file in files {
             hash.file(&from.join(file))?;
@@ -86,9 +102,7 @@ impl NodeJs {
             run_with_progress(install, &format!("installing the packages of tests/{folder}"))?;
             fs::write(there.join("installed"), "")?;
         }
-        let mut command = Command::new(&self.node);
-        command.arg(there.join("main.mjs")).current_dir(&there);
-        Ok(command)
+        Ok(there)
     }
 }
 

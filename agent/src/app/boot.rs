@@ -130,7 +130,7 @@ pub async fn close_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow:
 
 /// The protected endpoints that are known before anybody has answered: those of the configuration and of the node, and those that
 /// were in force last.
-async fn known_at_start(
+pub(super) async fn known_at_start(
     config: &Config,
     checkpoint: &NodeCheckpoint,
     kernel: &Kernel,

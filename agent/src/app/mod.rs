@@ -8,6 +8,7 @@
 mod boot;
 mod checkpoint;
 mod files;
+mod guard;
 mod initial_sync;
 mod metrics;
 mod node_name;
@@ -43,6 +44,7 @@ use crate::workload::Netns;
 
 pub use boot::close_node;
 pub use checkpoint::{CheckpointError, NodeCheckpoint};
+pub use guard::{GuardEnd, guard_node};
 pub use metrics::metrics_reference;
 pub use unprovable::without_bundle as without_trust_bundle;
 

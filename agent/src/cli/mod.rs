@@ -12,6 +12,7 @@ mod completion;
 mod crds;
 mod doctor;
 mod grant;
+mod guard;
 mod health;
 mod identity;
 mod kubeconfig;
@@ -60,6 +61,8 @@ enum Command {
     Audit(audit::Audit),
     /// Lists and ends the watches, logs and sessions that run on this node.
     Sessions(sessions::SessionsArgs),
+    /// Closes the node's pods from its boot until the agent serves.
+    Guard(guard::GuardArgs),
     /// Says whether an agent of this node is ready, for probes.
     Health(health::HealthArgs),
     /// Writes a kubeconfig for the gateway.
@@ -114,6 +117,7 @@ impl Cli {
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
             Command::Sessions(args) => sessions::run(&args),
+            Command::Guard(args) => guard::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Kubeconfig(args) => kubeconfig::run(&args),
             Command::Ca(args) => ca::run(&args),
