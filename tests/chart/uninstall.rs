@@ -83,6 +83,8 @@ fn nothing_is_left(world: &mut World) -> Result<()> {
     let mut installer = installer(world)?;
     installer.set("uninstall.deleteRecords=true");
     let node = installer.cluster.node();
+    // The folders of a node's pods are there before too.
+    ask_in_pod(&installer, "before")?;
     installer.kubectl(&["-n", "agents", "delete", "pods", "--all", "--wait"])?;
     delete_crds(&installer)?;
     let before = Snapshot::take(installer.cluster)?;
@@ -131,7 +133,7 @@ fn nothing_is_left(world: &mut World) -> Result<()> {
 /// An uninstallation that cannot do its work fails, and a second one goes on.
 fn a_node_that_cannot_be_cleaned_is_named(world: &mut World) -> Result<()> {
     let mut installer = installer(world)?;
-    installer.set("uninstall.timeoutSeconds=30");
+    installer.set("uninstall.timeoutSeconds=45");
     installer.run(&["install"], &[])?;
     installer.wait_for_agents()?;
     let node = installer.cluster.node();

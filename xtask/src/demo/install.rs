@@ -11,7 +11,7 @@ use picket_tests::install::Installer;
 use picket_tests::snapshot::Snapshot;
 
 use super::step::{Steps, Want};
-use super::{PODS, WORLD};
+use super::PODS;
 
 /// The chart from the source folder, as a user names it.
 const CHART: &str = "deploy/charts/picket";
@@ -84,10 +84,7 @@ pub(super) fn uninstall(
         "Picket leaves the cluster, the nodes' kernels and their folders as they were. The audit records stay.",
     );
     let client = installer.cluster.kubectl_client();
-    client.run(
-        &["delete", "--wait", "--ignore-not-found", "-f", "-"],
-        Some(&format!("{PODS}---\n{WORLD}")),
-    )?;
+    client.run(&["delete", "--wait", "-f", "-"], Some(PODS))?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     let line = format!("helm uninstall picket --namespace {NAMESPACE}");
     steps.command("Agents, programs and objects go", &line, || {

@@ -90,16 +90,14 @@ impl Demo<'_> {
         let mut steps = Steps::new(self.cluster);
         self.cluster
             .apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: agents}\n")?;
-        let before = Snapshot::take(self.cluster)?;
         self.cluster.apply(WORLD)?;
+        self.wait("shop", "web")?;
+        let before = Snapshot::take(self.cluster)?;
         install::install(&mut steps, self.installer)?;
         self.cluster.apply(OBJECTS)?;
         self.cluster.apply(PODS)?;
-        for (namespace, pod) in [("agents", "triage"), ("agents", "janitor"), ("shop", "web")] {
-            self.cluster
-                .wait_ready(namespace, pod, POD_LIMIT)
-                .with_context(|| format!("pod {namespace}/{pod}"))?;
-        }
+        self.wait("agents", "triage")?;
+        self.wait("agents", "janitor")?;
         create(&mut steps, self)?;
         scope(&mut steps, self)?;
         operate(&mut steps, self.cluster)?;
@@ -109,6 +107,11 @@ impl Demo<'_> {
             install::uninstall(&mut steps, self.installer, &before)?;
         }
         Ok(steps.end())
+    }
+
+    fn wait(&self, namespace: &str, pod: &str) -> Result<()> {
+        let ready = self.cluster.wait_ready(namespace, pod, POD_LIMIT);
+        ready.with_context(|| format!("pod {namespace}/{pod}")).map(drop)
     }
 
     /// A command of `picket` by the administrator, about the objects of the cluster.
@@ -275,7 +278,7 @@ fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
             let stolen = String::from_utf8(stolen.stdout).context("the token")?;
             ensure!(stolen.split('.').count() == 3, "the pod has no token");
             // Without a kubeconfig, since kubectl prefers a client certificate it finds there to the token.
-            let mut command = std::process::Command::new(cluster.bin().join("kubectl"));
+            let mut command = Command::new(cluster.bin().join("kubectl"));
             command.args([
                 "--kubeconfig",
                 "/dev/null",
