@@ -1,18 +1,13 @@
-//! Helm, as an operator runs it.
+//! What Helm renders, and the files of deploy/ to hold it against.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use picket_tests::build::{GoProgram, release};
+use picket_tests::build::release;
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// The chart.
-pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/charts/picket");
-
-/// Where it is installed.
-pub(crate) const NAMESPACE: &str = "picket-system";
+pub(crate) use picket_tests::helm::{CHART, Helm, NAMESPACE, said};
 
 /// The values without which nothing is rendered.
 pub(crate) const REQUIRED: [&str; 4] = [
@@ -22,66 +17,34 @@ pub(crate) const REQUIRED: [&str; 4] = [
     "enrol.namespaces={agents,shop}",
 ];
 
-/// The program, and a home of its own.
-#[derive(Debug)]
-pub(crate) struct Helm {
-    program: PathBuf,
-    home: TempDir,
+/// Rendering without a cluster.
+pub(crate) trait Render {
+    /// What the chart renders with these arguments besides.
+    fn template(&self, arguments: &[&str]) -> Result<Vec<Value>>;
+
+    /// Why the chart renders nothing with these arguments besides.
+    fn refuses(&self, arguments: &[&str]) -> Result<String>;
 }
 
-impl Helm {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            program: GoProgram::Helm.path()?,
-            home: tempfile::tempdir()?,
-        })
-    }
-
-    /// A Helm that is ready to run.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env_clear().env("HOME", self.home.path());
-        command
-    }
-
-    /// A file for Helm to read.
-    pub(crate) fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let file = self.home.path().join(name);
-        std::fs::write(&file, text)?;
-        Ok(file)
-    }
-
-    /// What the chart renders with these arguments besides.
-    pub(crate) fn template(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        let text = said(self.rendering(arguments).output().context("run helm")?)?;
+impl Render for Helm {
+    fn template(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        let text = said(rendering(self, arguments).output().context("run helm")?)?;
         documents(&text)
     }
 
-    /// Why the chart renders nothing with these arguments besides.
-    pub(crate) fn refuses(&self, arguments: &[&str]) -> Result<String> {
-        let done = self.rendering(arguments).output().context("run helm")?;
+    fn refuses(&self, arguments: &[&str]) -> Result<String> {
+        let done = rendering(self, arguments).output().context("run helm")?;
         if done.status.success() {
             bail!("helm template takes {arguments:?}");
         }
         Ok(String::from_utf8_lossy(&done.stderr).into_owned())
     }
-
-    fn rendering(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
-        command.args(["--kube-version", release()]).args(arguments);
-        command
-    }
 }
 
-/// What a program printed.
-///
-/// # Errors
-/// It failed; the error holds what it said.
-pub(crate) fn said(done: Output) -> Result<String> {
-    if !done.status.success() {
-        bail!("{}", String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(String::from_utf8(done.stdout)?)
+fn rendering(helm: &Helm, arguments: &[&str]) -> Command {
+    let mut command = helm.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
+    command.args(["--kube-version", release()]).args(arguments);
+    command
 }
 
 /// The objects of a YAML text, without empty documents.

@@ -1,178 +1,64 @@
 //! The chart on a real cluster: every object is taken, the node CA is made once, agents serve, are replaced and taken out again.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
-use picket_tests::cluster::Cluster;
-use serde_json::json;
+use anyhow::{Result, ensure};
+use picket_tests::install::{Installer, wait};
 
 use crate::Test;
-use crate::helm::{CHART, Helm, NAMESPACE, said};
+use crate::helm::NAMESPACE;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_api_server_takes_every_object,
     the_node_ca_is_made_once_and_nothing_is_left,
     agents_serve_are_replaced_and_taken_out,
-    no_agent_serves_without_its_capabilities,
 };
 
-/// How long agents and pods may take. Seconds are usual; a machine that also compiles takes longer.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// Helm on the cluster, and the values that it has there.
-struct Installer<'w> {
-    helm: &'w Helm,
-    cluster: &'w Cluster,
-    values: Vec<String>,
+/// An installer for a cluster that has the namespaces, and no release that a failed test left.
+pub(crate) fn installer(world: &mut World) -> Result<Installer<'_>> {
+    let reference = world.image.reference.clone();
+    let (helm, cluster) = world.cluster()?;
+    for namespace in [NAMESPACE, "agents"] {
+        let made = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n");
+        cluster.apply(&made)?;
+    }
+    let installer = Installer::new(helm, cluster, &reference)?;
+    installer.remove(&["--ignore-not-found"])?;
+    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
+    Ok(installer)
 }
 
-impl<'w> Installer<'w> {
-    /// For a cluster that has the namespaces, a BPF filesystem of the node's own, and no release that a failed test left.
-    fn new(world: &'w mut World) -> Result<Self> {
-        let reference = world.image.reference.clone();
-        let (repository, tag) = reference.rsplit_once(':').context("an image without a tag")?;
-        let (helm, cluster) = world.cluster()?;
-        for namespace in [NAMESPACE, "agents"] {
-            let made = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n");
-            cluster.apply(&made)?;
-        }
-        let node = cluster.node();
-        let folder = |name: &str| node.dir.join("chart").join(name);
-        std::fs::create_dir_all(folder("bpf"))?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "bpf", "picket"]).arg(folder("bpf"));
-        if !is_bpf(&node.file(&folder("bpf"))) {
-            said(node.output(mount)?).context("mount a bpf file system")?;
-        }
-        let tag = ["--set-string".to_owned(), format!("image.tag={tag}")];
-        let value =
-            |name: &str, value: &dyn std::fmt::Display| ["--set".to_owned(), format!("{name}={value}")];
-        let values = [
-            value("apiServer.address", &cluster.server()),
-            value("enrol.namespaces", &"{agents}"),
-            value("image.repository", &repository),
-            tag,
-            value("host.cgroup", &node.cgroup.display()),
-            value("host.bpffs", &folder("bpf").display()),
-            value("host.run", &folder("run").display()),
-            value("host.state", &folder("state").display()),
-            value("host.log", &folder("log").display()),
-            value("shutdown.drainSeconds", &2),
-        ];
-        let installer = Self {
-            helm,
-            cluster,
-            values: values.into_iter().flatten().collect(),
-        };
-        installer.remove(&["--ignore-not-found"])?;
-        Ok(installer)
-    }
-
-    /// Runs Helm on the node, with the release's values and these arguments.
-    fn run(&self, verb: &[&str], more: &[&str]) -> Result<String> {
-        let mut command = self.helm.command(verb);
-        command
-            .args(["picket", CHART, "--namespace", NAMESPACE])
-            .args(&self.values)
-            .args(more)
-            .env("KUBECONFIG", self.cluster.kubeconfig());
-        let done = self.cluster.node().output(command)?;
-        said(done).with_context(|| format!("helm {}", verb.join(" ")))
-    }
-
-    fn remove(&self, more: &[&str]) -> Result<()> {
-        let mut command = self
-            .helm
-            .command(&["uninstall", "picket", "--namespace", NAMESPACE, "--wait"]);
-        command.args(more).env("KUBECONFIG", self.cluster.kubeconfig());
-        said(self.cluster.node().output(command)?)
-            .context("helm uninstall")
-            .map(drop)
-    }
-
-    /// The folder of the kernel programs' links and maps.
-    fn pins(&self) -> PathBuf {
-        let node = self.cluster.node();
-        node.file(&node.dir.join("chart/bpf/picket"))
-    }
-
-    /// Takes the agents out of the node's kernel, and then the release away.
-    fn take_out(&self) -> Result<()> {
-        self.run(&["upgrade"], &["--set", "uninstall=true"])?;
-        let pins = self.pins();
-        wait("the end of the kernel programs", || Ok(!pins.exists()))?;
-        self.remove(&[])
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        self.cluster.kubectl_client().run(arguments, None)
-    }
-
-    /// The agent's pods, by name.
-    fn agents(&self) -> Result<Vec<String>> {
-        let label = "app.kubernetes.io/component=agent";
-        let names = self.kubectl(&["-n", NAMESPACE, "get", "pods", "-l", label, "-o", "name"])?;
-        Ok(names.lines().map(str::to_owned).collect())
-    }
-
-    /// Waits until each node has one agent, which is Ready and of the newest configuration.
-    fn wait_for_agents(&self) -> Result<Vec<String>> {
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
-        self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/picket", &limit])?;
-        wait("one agent", || Ok(self.agents()?.len() == 1))?;
-        self.agents()
-    }
-
-    /// What a pod in `agents` prints that asks the API server for pods, once it has ended.
-    fn ask_in_pod(&self, name: &str) -> Result<String> {
-        let line = "kubectl get pods 2>&1; echo exit $?";
-        self.kubectl(&[
-            "-n",
-            "agents",
-            "run",
-            name,
-            "--image=picket.test/kubectl:1",
-            "--image-pull-policy=Never",
-            "--restart=Never",
-            "--command",
-            "--",
-            "sh",
-            "-c",
-            line,
-        ])?;
-        let mut log = String::new();
-        wait("the pod's end", || {
-            log = self.kubectl(&["-n", "agents", "logs", name]).unwrap_or_default();
-            Ok(log.contains("exit "))
-        })?;
-        Ok(log)
-    }
-}
-
-fn is_bpf(folder: &std::path::Path) -> bool {
-    let kind = nix::sys::statfs::statfs(folder).map(|found| found.filesystem_type());
-    kind == Ok(nix::sys::statfs::BPF_FS_MAGIC)
-}
-
-fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !holds()? {
-        if Instant::now() > deadline {
-            bail!("{what}: not within {} s", LIMIT.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-    Ok(())
+/// What a pod in `agents` prints that asks the API server for pods, once it has ended.
+pub(crate) fn ask_in_pod(installer: &Installer<'_>, name: &str) -> Result<String> {
+    let line = "kubectl get pods 2>&1; echo exit $?";
+    installer.kubectl(&[
+        "-n",
+        "agents",
+        "run",
+        name,
+        "--image=picket.test/kubectl:1",
+        "--image-pull-policy=Never",
+        "--restart=Never",
+        "--command",
+        "--",
+        "sh",
+        "-c",
+        line,
+    ])?;
+    let mut log = String::new();
+    wait("the pod's end", || {
+        log = installer
+            .kubectl(&["-n", "agents", "logs", name])
+            .unwrap_or_default();
+        Ok(log.contains("exit "))
+    })?;
+    Ok(log)
 }
 
 fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
-    let installer = Installer::new(world)?;
+    let installer = installer(world)?;
     let text = installer.run(
         &["template"],
-        &["--include-crds", "--kube-version", picket_tests::build::release()],
+        &["--include-crds", "--dry-run=server", "--kube-version", picket_tests::build::release()],
     )?;
     let arguments = [
         "apply",
@@ -198,11 +84,11 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// No agent: the node has no such label.
-const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
+/// No agent: no node has such a label.
+pub(crate) const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
 
 fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
-    let installer = Installer::new(world)?;
+    let installer = installer(world)?;
     let authority = || -> Result<[String; 3]> {
         let secret = |key: &str| {
             let path = format!("jsonpath={{.data.ca\\.{key}}}");
@@ -251,23 +137,11 @@ fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()>
 }
 
 fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
-    let installer = Installer::new(world)?;
+    let installer = installer(world)?;
     installer.run(&["install"], &[])?;
     let first = installer.wait_for_agents()?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true"])?;
-    wait("the enrolment", || {
-        let arguments = [
-            "-n",
-            "agents",
-            "run",
-            "probe",
-            "--image=x",
-            "--dry-run=server",
-            "-o",
-            "yaml",
-        ];
-        Ok(installer.kubectl(&arguments)?.contains("audience: picket.dev"))
-    })?;
+    installer.wait_for_enrolment("agents")?;
     refused(&installer, "first", &first[0])?;
 
     // A changed configuration: a second agent takes over from the first.
@@ -278,14 +152,12 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     ensure!(log.contains("upgrade complete"), "{log}");
     refused(&installer, "second", &second[0])?;
 
-    ensure!(
-        installer.pins().exists(),
-        "no pins at {}",
-        installer.pins().display()
-    );
-    installer.take_out()?;
+    let pins = installer.pins(installer.cluster.node());
+    ensure!(pins.exists(), "no pins at {}", pins.display());
+    installer.remove(&[])?;
+    ensure!(!pins.exists(), "helm uninstall leaves {}", pins.display());
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
-    let log = installer.ask_in_pod("after")?;
+    let log = ask_in_pod(&installer, "after")?;
     ensure!(
         log.contains("cannot list resource \"pods\""),
         "the pod does not reach the API server itself: {log}"
@@ -295,7 +167,7 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
 
 /// The pod's call is refused by Picket, and the agent has a record of it.
 fn refused(installer: &Installer<'_>, pod: &str, agent: &str) -> Result<()> {
-    let log = installer.ask_in_pod(pod)?;
+    let log = ask_in_pod(installer, pod)?;
     ensure!(
         log.contains("is no known agent") && log.contains("exit 1"),
         "{pod}: {log}"
@@ -311,61 +183,4 @@ fn refused(installer: &Installer<'_>, pod: &str, agent: &str) -> Result<()> {
     let health = installer.kubectl(&["-n", NAMESPACE, "exec", agent, "--", "/picket", "health", "--own"])?;
     ensure!(health.trim() == "ready", "{health}");
     Ok(())
-}
-
-/// Those whose absence can be seen: SYS_ADMIN holds what BPF, PERFMON and most of NET_ADMIN give.
-fn no_agent_serves_without_its_capabilities(world: &mut World) -> Result<()> {
-    let installer = Installer::new(world)?;
-    let start_without = |place: usize, name: &str| -> Result<()> {
-        installer.run(&["install"], &NOWHERE)?;
-        let rights = "/spec/template/spec/containers/0/securityContext/capabilities/add";
-        let patch = json!([
-            {"op": "test", "path": format!("{rights}/{place}"), "value": name},
-            {"op": "remove", "path": format!("{rights}/{place}")},
-            {"op": "remove", "path": "/spec/template/spec/nodeSelector"},
-        ]);
-        let arguments = [
-            "-n",
-            NAMESPACE,
-            "patch",
-            "daemonset",
-            "picket",
-            "--type=json",
-            "-p",
-            &patch.to_string(),
-        ];
-        installer.kubectl(&arguments).map(drop)
-    };
-
-    // The agent cannot enter a pod's network namespace, and ends.
-    start_without(3, "SYS_ADMIN")?;
-    let path = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
-    let restarts = [
-        "-n",
-        NAMESPACE,
-        "get",
-        "pods",
-        "-l",
-        "app.kubernetes.io/component=agent",
-        "-o",
-        path,
-    ];
-    wait("the end of an agent without SYS_ADMIN", || {
-        Ok(installer
-            .kubectl(&restarts)?
-            .trim()
-            .parse::<u32>()
-            .is_ok_and(|count| count > 0))
-    })?;
-    installer.take_out()?;
-
-    // The agent cannot find a pod's network namespace, and the pod stays closed.
-    start_without(4, "SYS_PTRACE")?;
-    installer.wait_for_agents()?;
-    let log = installer.ask_in_pod("unseen")?;
-    ensure!(
-        log.contains("operation not permitted"),
-        "a pod is served without SYS_PTRACE: {log}"
-    );
-    installer.take_out()
 }

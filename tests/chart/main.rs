@@ -6,9 +6,12 @@
 // A test that no list names is never called.
 #![deny(dead_code)]
 
+mod address;
 mod helm;
 mod installed;
 mod rendered;
+mod rights;
+mod uninstall;
 mod values;
 mod world;
 
@@ -22,5 +25,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, installed })
+    harness::run::<World>(picket_tests::modules! { values, rendered, address, installed, rights, uninstall })
 }

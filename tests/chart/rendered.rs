@@ -9,7 +9,7 @@ use picket_tests::agent::picket_binary;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, object};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, Render as _, deployed, object};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_agent_takes_its_configuration,
     the_pod_has_few_rights,
     the_pod_sees_few_folders_of_the_node,
+    what_cleans_a_node_sees_the_records_only_where_they_go,
     a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
     each_namespace_gets_the_certificate_of_the_node_ca,
@@ -140,8 +141,11 @@ fn the_rights_are_those_of_deploy(world: &mut World) -> Result<()> {
         );
         ensure!(binding["roleRef"]["name"] == name, "{binding:#}");
     }
+    // Those of the uninstallation exist for its moment.
+    let lasts = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"].is_null();
     let roles = |all: &[Value]| {
         all.iter()
+            .filter(lasts)
             .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
             .count()
     };
@@ -202,7 +206,7 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
     let all = kinds("")?;
     let without =
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 5] = [
         (
             "enrol: {admission: false}",
             &[
@@ -235,8 +239,6 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
             "nodeCA: {existingSecret: mine, bundle: pem}",
             &["Secret picket-node-ca"],
         ),
-        // The agents make room for what takes their programs out of the nodes.
-        ("uninstall: true", &["DaemonSet picket"]),
     ];
     for (values, gone) in cases {
         ensure!(
@@ -245,10 +247,6 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
             without(values)?
         );
     }
-    ensure!(
-        kinds("uninstall: true")?.contains("DaemonSet picket-uninstall"),
-        "nothing takes Picket out of the nodes"
-    );
     Ok(())
 }
 
@@ -282,20 +280,26 @@ fn the_agent_takes_its_configuration(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// The DaemonSet that the uninstallation makes.
+fn cleaner(chart: &[Value]) -> Result<Value> {
+    let text = object(chart, "ConfigMap", "picket-uninstall")?["data"]["daemonset.json"].as_str();
+    Ok(serde_json::from_str(text.context("daemonset.json")?)?)
+}
+
 fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
-    for (values, name) in [("", "picket"), ("uninstall: true", "picket-uninstall")] {
-        let chart = with(world, values)?;
-        let set = object(&chart, "DaemonSet", name)?;
+    let chart = with(world, "")?;
+    let agents = object(&chart, "DaemonSet", "picket")?.clone();
+    for (set, kind) in [(agents, "containers"), (cleaner(&chart)?, "initContainers")] {
         let pod = &set["spec"]["template"]["spec"];
         ensure!(
             pod["hostNetwork"] == true && pod["hostPID"] == true && pod["hostIPC"].is_null(),
             "{pod:#}"
         );
         ensure!(
-            pod["containers"].as_array().is_some_and(|all| all.len() == 1) && pod["initContainers"].is_null(),
+            pod[kind].as_array().is_some_and(|all| all.len() == 1),
             "{pod:#}"
         );
-        let container = &pod["containers"][0];
+        let container = &pod[kind][0];
         let rights = &container["securityContext"];
         ensure!(
             rights["privileged"] == false && rights["allowPrivilegeEscalation"] == false,
@@ -303,8 +307,7 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
         );
         ensure!(rights["readOnlyRootFilesystem"] == true, "{rights:#}");
         ensure!(rights["seccompProfile"]["type"] == "RuntimeDefault", "{rights:#}");
-        let wanted =
-            json!({"drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]});
+        let wanted = json!({"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]});
         ensure!(rights["capabilities"] == wanted, "{rights:#}");
         // A port would be open on the node's network, and hold up the second pod of an upgrade.
         ensure!(container["ports"].is_null(), "{container:#}");
@@ -342,29 +345,60 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
 }
 
 fn the_pod_sees_few_folders_of_the_node(world: &mut World) -> Result<()> {
-    for (values, name) in [("", "picket"), ("uninstall: true", "picket-uninstall")] {
+    let chart = with(world, "")?;
+    let pod = &object(&chart, "DaemonSet", "picket")?["spec"]["template"]["spec"];
+    let (written, looked_at) = (
+        BTreeSet::from(["/run/picket", "/sys/fs/bpf", "/var/lib/picket", "/var/log/picket"]),
+        BTreeSet::from(["/sys/fs/cgroup"]),
+    );
+    let all = &written | &looked_at;
+    ensure!(of_node(pod)? == all, "{:?}", of_node(pod)?);
+    let mounts = pod["containers"][0]["volumeMounts"]
+        .as_array()
+        .context("mounts")?;
+    let writable: BTreeSet<&str> = mounts
+        .iter()
+        .filter(|mount| mount["readOnly"] != true)
+        .filter_map(|mount| mount["mountPath"].as_str())
+        .collect();
+    ensure!(writable == written, "{writable:?}");
+    Ok(())
+}
+
+/// The node's folders that a pod sees.
+fn of_node(pod: &Value) -> Result<BTreeSet<&str>> {
+    let volumes = pod["volumes"].as_array().context("volumes")?;
+    let paths = volumes
+        .iter()
+        .filter_map(|volume| volume["hostPath"]["path"].as_str());
+    Ok(paths.collect())
+}
+
+fn what_cleans_a_node_sees_the_records_only_where_they_go(world: &mut World) -> Result<()> {
+    let usual = BTreeSet::from([
+        "/run",
+        "/run/picket",
+        "/sys/fs/bpf",
+        "/var/lib",
+        "/var/lib/picket",
+    ]);
+    let with_records = &usual | &BTreeSet::from(["/var/log"]);
+    for (values, folders) in [("", &usual), ("uninstall: {deleteRecords: true}", &with_records)] {
         let chart = with(world, values)?;
-        let pod = &object(&chart, "DaemonSet", name)?["spec"]["template"]["spec"];
-        let volumes = pod["volumes"].as_array().context("volumes")?;
-        let of_node: BTreeSet<&str> = volumes
-            .iter()
-            .filter_map(|volume| volume["hostPath"]["path"].as_str())
-            .collect();
-        let (written, looked_at) = (
-            BTreeSet::from(["/run/picket", "/sys/fs/bpf", "/var/lib/picket", "/var/log/picket"]),
-            BTreeSet::from(["/sys/fs/cgroup"]),
+        let set = cleaner(&chart)?;
+        let pod = &set["spec"]["template"]["spec"];
+        ensure!(of_node(pod)? == *folders, "{values}: {:?}", of_node(pod)?);
+        let arguments = pod["initContainers"][0]["args"].as_array().context("args")?;
+        let removes = arguments.contains(&json!("--remove-folder=/host/log/picket"));
+        ensure!(removes == folders.contains("/var/log"), "{arguments:?}");
+        // What stays until all nodes are clean has no right at all.
+        let stays = &pod["containers"][0];
+        ensure!(stays["volumeMounts"].is_null(), "{stays:#}");
+        ensure!(
+            stays["securityContext"]["capabilities"] == json!({"drop": ["ALL"]})
+                && stays["securityContext"]["runAsNonRoot"] == true,
+            "{stays:#}"
         );
-        let all = &written | &looked_at;
-        ensure!(of_node == all, "{name}: {of_node:?}");
-        let mounts = pod["containers"][0]["volumeMounts"]
-            .as_array()
-            .context("mounts")?;
-        let writable: BTreeSet<&str> = mounts
-            .iter()
-            .filter(|mount| mount["readOnly"] != true)
-            .filter_map(|mount| mount["mountPath"].as_str())
-            .collect();
-        ensure!(writable == written, "{name}: {writable:?}");
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask setup                 install missing packages (Debian 12, root)
-  cargo xtask demo                  a cluster with two agents: permitted and denied requests
+  cargo xtask demo                  Picket on a cluster with two agents: permitted and denied requests
   cargo xtask demo --keep           the same, and the cluster stays up for your own tries
   cargo xtask test                  everything: check, clippy, unit tests, fuzz targets, the suites
   cargo xtask check                 the rules of the source tree alone

@@ -1,16 +1,22 @@
-//! `cargo xtask demo`: a cluster, two agents, and an agent's life in five steps, with what Picket lets through and what not.
+//! `cargo xtask demo`: a cluster, Picket by its chart, two agents, and an agent's life in five steps, with what Picket lets through and what
+//! not.
 //!
-//! In: `--keep`. Out: each step with what it shows; the exit code is non-zero when any step is not as it should be. The cluster
-//! and everything in it is gone at the end, unless it was to be kept.
+//! In: `--keep`. Out: each step with what it shows; the exit code is non-zero when any step is not as it should be. Picket is installed as a
+//! user would install it, and uninstalled with the check that nothing of it is left. The cluster and everything in it is gone at the end,
+//! unless it was to be kept.
 
+mod install;
 mod step;
 
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use picket_tests::agent::{self, Agent, AgentOptions};
 use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::helm::{Helm, NAMESPACE};
 use picket_tests::images;
+use picket_tests::install::Installer;
+use picket_tests::snapshot::Snapshot;
 
 use crate::agent::{Profile, build};
 use crate::sh;
@@ -32,88 +38,118 @@ const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep")]
 pub(crate) struct DemoArgs {
-    /// Leave the cluster and the agent up at the end, and print how to use them
+    /// Leave the cluster with Picket up at the end, and print how to use them
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// Picket on the demo's cluster.
+struct Demo<'a> {
+    installer: &'a Installer<'a>,
+    cluster: &'a Cluster,
+    /// The program, which the administrator has too.
+    picket: std::path::PathBuf,
 }
 
 /// Runs it.
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let start = Instant::now();
     let binary = sh::timed("build picket", || build(Profile::Dev))?;
-    let kubectl = sh::timed("images", images::kubectl)?;
+    let (helm, image, kubectl) = sh::timed("Helm and images", || {
+        Ok((Helm::new()?, images::picket(&binary)?, images::kubectl()?))
+    })?;
     let options = ClusterOptions {
-        nodes: 1,
+        nodes: 2,
         name: CLUSTER.to_owned(),
-        images: vec![kubectl],
+        images: vec![kubectl, image.clone()],
         ..ClusterOptions::default()
     };
     let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
-    let agent = sh::timed("picket agent and the two pods", || set_up(&cluster, binary))?;
-    let failed = show(&cluster, &agent)?;
+    let failed = {
+        let installer = Installer::new(&helm, &cluster, &image.reference)?;
+        let demo = Demo {
+            installer: &installer,
+            cluster: &cluster,
+            picket: binary,
+        };
+        demo.show(args.keep)?
+    };
     if args.keep {
-        keep(&mut cluster, agent)?;
+        keep(&mut cluster)?;
     } else {
-        sh::timed("remove everything", || take_down(cluster, agent))?;
+        sh::timed("remove the cluster", || cluster.down())?;
     }
     ensure!(failed.is_empty(), "unexpected results: {}", failed.join(", "));
     eprintln!("[xtask] the demo took {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
-fn set_up(cluster: &Cluster, binary: std::path::PathBuf) -> Result<Agent> {
-    agent::enrol(cluster, &["agents"])?;
-    let options = AgentOptions {
-        objects: vec![("demo.yaml".to_owned(), OBJECTS.to_owned())],
-        namespaces: vec!["agents".to_owned()],
-        users: vec!["agent:triage".to_owned(), "agent:janitor".to_owned()],
-        groups: vec!["agents:shop".to_owned()],
-        log: String::new(),
-        binary: Some(binary),
-        ..AgentOptions::default()
-    };
-    let agent = Agent::start(cluster, cluster.node(), &options)?;
-    cluster.apply(WORLD)?;
-    cluster.apply(PODS)?;
-    for (namespace, pod) in [("agents", "triage"), ("agents", "janitor"), ("shop", "web")] {
-        cluster
-            .wait_ready(namespace, pod, POD_LIMIT)
-            .with_context(|| format!("pod {namespace}/{pod}"))?;
+impl Demo<'_> {
+    /// Installation, the steps of an agent's life, and the end of it all; gives the titles of those that were not as they should be.
+    fn show(&self, keep: bool) -> Result<Vec<String>> {
+        let mut steps = Steps::new(self.cluster);
+        self.cluster
+            .apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: agents}\n")?;
+        self.cluster.apply(WORLD)?;
+        self.wait("shop", "web")?;
+        let before = Snapshot::take(self.cluster)?;
+        install::install(&mut steps, self.installer)?;
+        self.cluster.apply(OBJECTS)?;
+        self.cluster.apply(PODS)?;
+        self.wait("agents", "triage")?;
+        self.wait("agents", "janitor")?;
+        create(&mut steps, self)?;
+        scope(&mut steps, self)?;
+        operate(&mut steps, self.cluster)?;
+        review(&mut steps, self)?;
+        revoke(&mut steps, self)?;
+        if !keep {
+            install::uninstall(&mut steps, self.installer, &before)?;
+        }
+        Ok(steps.end())
     }
-    Ok(agent)
+
+    fn wait(&self, namespace: &str, pod: &str) -> Result<()> {
+        let ready = self.cluster.wait_ready(namespace, pod, POD_LIMIT);
+        ready.with_context(|| format!("pod {namespace}/{pod}")).map(drop)
+    }
+
+    /// A command of `picket` by the administrator, about the objects of the cluster.
+    fn picket(&self, steps: &mut Steps<'_>, title: &str, line: &str, want: &Want) -> Result<()> {
+        let mut command = Command::new(&self.picket);
+        command.args(line.split(' ')).arg("--cluster");
+        command.env("KUBECONFIG", self.cluster.kubeconfig());
+        let output = self.cluster.node().output(command)?;
+        steps.output(title, &format!("kubectl picket {line}"), &output, want);
+        Ok(())
+    }
+
+    /// A command in the pod of the agent whose node this pod is on, where the pod's records are.
+    fn on_node_of(&self, pod: &str, line: &str) -> Result<Output> {
+        let path = "jsonpath={.spec.nodeName}";
+        let node = self
+            .installer
+            .kubectl(&["-n", "agents", "get", "pod", pod, "-o", path])?;
+        let field = format!("spec.nodeName={node}");
+        let mut arguments = vec!["-n", NAMESPACE, "get", "pods", "-o", "name"];
+        arguments.extend(["-l", picket_tests::install::AGENTS, "--field-selector", &field]);
+        let agent = self.installer.kubectl(&arguments)?;
+        let mut arguments = vec!["-n", NAMESPACE, "exec", agent.trim(), "--", "/picket"];
+        arguments.extend(line.split(' '));
+        self.cluster.kubectl(&arguments)
+    }
 }
 
-/// The steps of an agent's life; gives the titles of those that were not as they should be.
-fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
-    let mut steps = Steps::new(cluster);
-    create(&mut steps, agent)?;
-    scope(&mut steps, agent)?;
-    operate(&mut steps, cluster)?;
-    review(&mut steps, agent)?;
-    revoke(&mut steps, agent)?;
-    Ok(steps.end())
-}
-
-/// A command of `picket` on the agent's node.
-fn picket(steps: &mut Steps<'_>, agent: &Agent, title: &str, line: &str, want: &Want) -> Result<()> {
-    let config = agent.config_file().display().to_string();
-    let words: Vec<&str> = line.split(' ').chain(["--config", &config]).collect();
-    let output = agent.picket(&words)?;
-    steps.output(title, &format!("picket {line}"), &output, want);
-    Ok(())
-}
-
-fn create(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+fn create(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
     steps.chapter(
         "Create",
         "An agent gets a name and an owner. It may do nothing yet, and it never gets a credential.",
     );
-    picket(
+    demo.picket(
         steps,
-        agent,
         "The pods of a service account become the agent triage",
         "identity create triage --owner sre@example.test --namespace agents --service-account triage --review-by 90d",
-        &Want::works("In force on this node"),
+        &Want::works("In force in the cluster"),
     )?;
     steps.in_pod(
         "A read before anything is granted",
@@ -123,7 +159,7 @@ fn create(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
     )
 }
 
-fn scope(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+fn scope(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
     steps.chapter(
         "Scope",
         "Grants say what the agent may do, in RBAC's words. Whatever they do not say is denied.",
@@ -139,7 +175,7 @@ fn scope(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
             "grant create triage-exec --to triage --user agent:triage --as-group agents:shop --verb create --resource pods/exec",
         ),
     ] {
-        picket(steps, agent, title, line, &Want::works("In force on this node"))?;
+        demo.picket(steps, title, line, &Want::works("In force in the cluster"))?;
     }
     Ok(())
 }
@@ -192,39 +228,38 @@ fn operate(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
     token(steps, cluster)
 }
 
-fn review(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+fn review(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
     steps.chapter(
         "Review",
         "The audit log says what the agent did, and which of its rights it did not use.",
     );
-    let spool = agent.audit_directory().display().to_string();
-    let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &spool])?;
+    let tail = "audit tail --outcome deny -n 6";
     steps.output(
         "What was denied. kubectl asked for the exec twice: by WebSocket (get), and again by SPDY (create)",
-        "picket audit tail --outcome deny -n 6",
-        &tail,
-        &Want::works("guardrails/keep-namespaces"),
+        &format!("kubectl -n {NAMESPACE} exec AGENT -- /picket {tail}"),
+        &demo.on_node_of("triage", tail)?,
+        &Want::works("guardrails/no-package-managers"),
     );
-    picket(
-        steps,
-        agent,
+    let line = "identity review triage -o wide";
+    steps.output(
         "Narrower grants, from what was used",
-        "identity review triage -o wide",
+        &format!("kubectl -n {NAMESPACE} exec AGENT -- /picket {line}"),
+        &demo.on_node_of("triage", line)?,
         &Want::works("narrow"),
-    )
+    );
+    Ok(())
 }
 
-fn revoke(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+fn revoke(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
     steps.chapter(
         "Revoke",
         "One command ends the agent. There is no secret to find and change.",
     );
-    picket(
+    demo.picket(
         steps,
-        agent,
         "The agent's end",
         "identity revoke triage --reason retired --yes",
-        &Want::works("In force on this node"),
+        &Want::works("In force in the cluster"),
     )?;
     steps.in_pod(
         "The same read as before, as the agent sees it now",
@@ -243,7 +278,7 @@ fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
             let stolen = String::from_utf8(stolen.stdout).context("the token")?;
             ensure!(stolen.split('.').count() == 3, "the pod has no token");
             // Without a kubeconfig, since kubectl prefers a client certificate it finds there to the token.
-            let mut command = std::process::Command::new(cluster.bin().join("kubectl"));
+            let mut command = Command::new(cluster.bin().join("kubectl"));
             command.args([
                 "--kubeconfig",
                 "/dev/null",
@@ -261,28 +296,15 @@ fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
     )
 }
 
-fn take_down(cluster: Cluster, mut agent: Agent) -> Result<()> {
-    agent.stop()?;
-    agent.uninstall()?;
-    drop(agent);
-    cluster.down()
-}
-
-fn keep(cluster: &mut Cluster, agent: Agent) -> Result<()> {
-    let (audit, objects) = (agent.audit_directory(), agent.objects_dir());
-    let picket = agent.binary().to_owned();
-    agent.keep();
+fn keep(cluster: &mut Cluster) -> Result<()> {
     cluster.keep()?;
     println!(
         "\nThe cluster is still up:\n  \
          cargo xtask cluster shell --name {CLUSTER}            a shell with kubectl as the cluster's administrator\n  \
          kubectl -n agents exec -it triage -- sh          in that shell: act as the agent\n  \
-         {} audit tail -f {}\n  \
-         {}             the identities and rules; edits apply at once\n  \
+         kubectl get picket                               in that shell: identities, grants and policies; kubectl edit changes them\n  \
+         kubectl -n {NAMESPACE} exec daemonset/picket -- /picket audit tail -f\n  \
          cargo xtask cluster down --name {CLUSTER}             end it",
-        picket.display(),
-        audit.display(),
-        objects.display(),
     );
     Ok(())
 }

@@ -96,6 +96,19 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
+    /// Runs what `command` stands for, which gives whether all is well and what came of it.
+    pub(super) fn command(
+        &mut self,
+        title: &str,
+        command: &str,
+        run: impl FnOnce() -> Result<(bool, String)>,
+    ) -> Result<()> {
+        let (well, saw) = run()?;
+        let lines: Vec<&str> = saw.lines().collect();
+        self.print(title, Some(command), &lines, well);
+        Ok(())
+    }
+
     /// The titles of the steps that were not as they should be.
     pub(super) fn end(self) -> Vec<String> {
         self.failed

@@ -62,7 +62,7 @@ deploy/docs/reference/configuration.md has each key.
 cluster:
   kubeconfig: /etc/picket/kubeconfig
 upstream:
-  server: {{ .Values.apiServer.address | quote }}
+  server: {{ include "picket.apiServer" . | quote }}
   caFile: {{ $credential }}/ca.crt
   tokenFile: {{ $credential }}/token
 tls:
@@ -95,7 +95,7 @@ kind: Config
 clusters:
   - name: cluster
     cluster:
-      server: {{ .Values.apiServer.address | quote }}
+      server: {{ include "picket.apiServer" . | quote }}
       certificate-authority: {{ $credential }}/ca.crt
 users:
   - name: picket
@@ -120,14 +120,10 @@ readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
   add:
-    # Load the kernel programs, and make, read and pin their maps and links.
-    - BPF
-    # The programs' tracing helpers and pointers, which the kernel's verifier allows with it only.
-    - PERFMON
-    # Attach programs to cgroups and to the pods' network interfaces, and destroy sockets that a pod opened before it was enforced.
+    # Destroy sockets that a pod opened before it was enforced (SOCK_DESTROY).
     - NET_ADMIN
-    # Enter a pod's network namespace (setns), where the agent listens for that pod. The kernel lets who has SYS_ADMIN do what BPF and
-    # PERFMON are for, and attach programs; they are named all the same, as what the agent uses.
+    # Enter a pod's network namespace (setns), where the agent listens for that pod. Load the kernel programs, and make, read, pin and
+    # attach their maps and links: the kernel lets who has SYS_ADMIN do what BPF and PERFMON are for, so that these give no more.
     - SYS_ADMIN
     # Look into /proc of the pods' processes: network namespace and executable.
     - SYS_PTRACE
@@ -174,7 +170,7 @@ seLinuxOptions: {{ toJson . }}
 - {name: log, hostPath: {path: {{ .Values.host.log }}, type: DirectoryOrCreate}}
 {{- end }}
 
-{{/* What both DaemonSets have of a pod: the agent's, and the one that takes Picket out of the nodes. */}}
+{{/* What both DaemonSets have of a pod: the agent's, and the one that takes Picket out of the nodes (_uninstall.tpl). */}}
 {{- define "picket.podSpec" -}}
 serviceAccountName: picket
 # The agent listens in the node's network for pods that share it, and must reach the API server before the pods' network works.

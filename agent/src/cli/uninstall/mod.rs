@@ -1,12 +1,17 @@
 //! `picket uninstall`: takes this node's pinned links and maps out of the kernel, and removes sockets that a killed agent left.
 //!
-//! In: the configuration's BPF folder and sockets. Out: a node without them, or an error while an agent still runs.
+//! In: the configuration's BPF folder and sockets. Out: a node without them, or an error while an agent still runs. With `--cluster`
+//! the same on every node, and the objects that Picket made in the cluster ([`cluster`]).
 
+mod cluster;
+mod leftovers;
+
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::output;
 use crate::admin;
@@ -14,13 +19,15 @@ use crate::app::NodeCheckpoint;
 use crate::config;
 use crate::kernel::Kernel;
 use crate::kernel::doctor::Surroundings;
+use crate::runtime::signals;
 use crate::runtime::state::{DEFAULT_STATE_DIRECTORY, StateDirectory};
 
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Stop the agent first. Afterwards Picket enforces no pod of this node.\n\nExample:\n  \
-    picket uninstall --config /etc/picket/agent.yaml\n\n\
+    after_help = "Stop the agent first. Afterwards Picket enforces no pod of this node.\n\nExamples:\n  \
+    picket uninstall --config /etc/picket/agent.yaml\n  \
+    picket uninstall --cluster --daemonset daemonset.json\n\n\
     Exit codes: 0 nothing of Picket is left in the folder, 1 something is or may be left, 2 wrong usage."
 )]
 pub(super) struct Args {
@@ -34,13 +41,38 @@ pub(super) struct Args {
     /// The agent's state folder. What the agent left there for its next start is removed
     #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIRECTORY)]
     state_directory: PathBuf,
+    /// A folder to remove too, with all that is in it. May be given more than once
+    #[arg(long, value_name = "FOLDER")]
+    remove_folder: Vec<PathBuf>,
+    /// Remove nothing, and stay until SIGTERM: for the pod of a DaemonSet that is to be Ready once its first container has cleaned
+    /// the node
+    #[arg(long, exclusive = true)]
+    stay: bool,
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    match remove(args) {
+    let done = if args.stay {
+        stay()
+    } else if args.cluster.is_asked() {
+        cluster::remove(&args.cluster)
+    } else {
+        remove(args)
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(&error),
     }
+}
+
+fn stay() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    runtime
+        .block_on(signals::stop())
+        .context("cannot wait for SIGTERM")
+        .map(drop)
 }
 
 fn remove(args: &Args) -> anyhow::Result<()> {
@@ -85,16 +117,24 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         admin::remove_left(socket)?;
     }
     NodeCheckpoint::new(StateDirectory::new(&args.state_directory)).remove()?;
-    if !bpffs.exists() {
+    if bpffs.exists() {
+        Kernel::unload(&bpffs)?;
+        output::say(format_args!(
+            "removed Picket's links and maps from {}",
+            bpffs.display()
+        ));
+    } else {
         output::say(format_args!("nothing of Picket is in {}", bpffs.display()));
-        return Ok(());
     }
-    Kernel::unload(&bpffs)?;
-    output::say(format_args!(
-        "removed Picket's links and maps from {}",
-        bpffs.display()
-    ));
-    Ok(())
+    // Last: whatever is still needed when this is tried again is in them.
+    args.remove_folder.iter().try_for_each(|folder| remove_folder(folder))
+}
+
+fn remove_folder(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("cannot remove {}", folder.display())),
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +151,9 @@ mod tests {
                 config: Some(file.clone()),
                 bpffs: bpffs.map(PathBuf::from),
                 state_directory: folder.path().join("state"),
+                remove_folder: Vec::new(),
+                stay: false,
+                cluster: cluster::ClusterArgs::default(),
             };
             remove(&args).unwrap_err().to_string()
         };
@@ -123,5 +166,22 @@ mod tests {
             elsewhere.starts_with("/proc/picket is not on a BPF filesystem"),
             "{elsewhere}"
         );
+    }
+
+    #[test]
+    fn a_folder_is_removed_with_all_that_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("picket");
+        std::fs::create_dir_all(below.join("audit")).unwrap();
+        std::fs::write(below.join("audit/one.jsonl"), "{}").unwrap();
+        remove_folder(&below).unwrap();
+        assert!(!below.exists());
+        remove_folder(&below).unwrap();
+        // A file has been named by mistake.
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let said = remove_folder(&file).unwrap_err().to_string();
+        assert!(said.starts_with("cannot remove "), "{said}");
+        assert!(file.exists());
     }
 }

@@ -1,0 +1,101 @@
+//! What Picket's controller and agents made in the cluster, outside the release that installed them.
+//!
+//! In: an uninstallation whose agents have ended. Out: none of these objects, and no label of Picket's on a node. What is not there, or of a
+//! kind that the cluster does not have, counts as removed.
+
+use anyhow::bail;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::cluster::Uninstall;
+use crate::cli::output;
+
+/// The root CA's key and certificate.
+const ROOT: &str = "picket-root-ca";
+
+/// The controller's Lease.
+const LEASE: &str = "picket-controller";
+
+/// What enrolled pods trust, in each enrolled namespace.
+const BUNDLE: &str = "picket-ca.crt";
+
+/// What marks a ConfigMap as Picket's own: one of that name that an operator made stays.
+const OWN: (&str, &str) = ("app.kubernetes.io/name", "picket");
+
+/// The label of a node with an agent that serves.
+const NODE_LABEL: &str = "picket.dev/agent";
+
+/// The signer of the nodes' CAs.
+const SIGNER: &str = "picket.dev/node-ca";
+
+/// Removes all of it.
+///
+/// # Errors
+/// The API server refuses a part; the others are removed all the same.
+pub(super) async fn remove(of: &Uninstall) -> anyhow::Result<()> {
+    let (secrets, leases) = (of.objects::<Secret>(), of.objects::<Lease>());
+    let done = [
+        of.delete(&secrets, ROOT).await,
+        of.delete(&leases, LEASE).await,
+    ];
+    let mut faults: Vec<anyhow::Error> = done.into_iter().filter_map(Result::err).collect();
+    faults.extend(bundles(of).await.err());
+    faults.extend(node_labels(of).await.err());
+    faults.extend(requests(of).await.err());
+    faults.extend(node_objects(of).await.err());
+    if faults.is_empty() {
+        output::say(format_args!("removed what Picket made in the cluster"));
+        return Ok(());
+    }
+    let faults: Vec<_> = faults.iter().map(|fault| format!("{fault:#}")).collect();
+    bail!("objects of Picket's are left: {}", faults.join("; "))
+}
+
+async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(of.client.clone());
+    for namespace in of.list(&namespaces, &ListParams::default()).await? {
+        let maps: Api<ConfigMap> = Api::namespaced(of.client.clone(), &namespace.name_any());
+        let map = of.ask(|| maps.get(BUNDLE)).await?;
+        if map.is_some_and(|map| map.labels().get(OWN.0).is_some_and(|value| value == OWN.1)) {
+            of.delete(&maps, BUNDLE).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn node_labels(of: &Uninstall) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(of.client.clone());
+    let parameters = PatchParams::default();
+    let without = Patch::Merge(json!({"metadata": {"labels": {NODE_LABEL: null}}}));
+    for node in of.list(&nodes, &ListParams::default().labels(NODE_LABEL)).await? {
+        let name = node.name_any();
+        of.ask(|| nodes.patch(&name, &parameters, &without)).await?;
+    }
+    Ok(())
+}
+
+async fn requests(of: &Uninstall) -> anyhow::Result<()> {
+    let requests: Api<CertificateSigningRequest> = Api::all(of.client.clone());
+    let which = ListParams::default().fields(&format!("spec.signerName={SIGNER}"));
+    for request in of.list(&requests, &which).await? {
+        let name = request.name_any();
+        of.delete(&requests, &name).await?;
+    }
+    Ok(())
+}
+
+async fn node_objects(of: &Uninstall) -> anyhow::Result<()> {
+    let kind = GroupVersionKind::gvk("picket.dev", "v1alpha1", "PicketNode");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "picketnodes");
+    let objects: Api<DynamicObject> = Api::all_with(of.client.clone(), &kind);
+    for object in of.list(&objects, &ListParams::default()).await? {
+        let name = object.name_any();
+        of.delete(&objects, &name).await?;
+    }
+    Ok(())
+}

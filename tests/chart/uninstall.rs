@@ -1,0 +1,164 @@
+//! `helm uninstall` alone leaves nothing: neither in the cluster, nor in the kernel and the folders of a node.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use picket_tests::install::{Installer, wait};
+use picket_tests::snapshot::Snapshot;
+
+use crate::Test;
+use crate::helm::{CHART, NAMESPACE};
+use crate::installed::{ask_in_pod, installer};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = picket_tests::tests! {
+    nothing_is_left,
+    a_node_that_cannot_be_cleaned_is_named,
+};
+
+/// What the controller and the agents make outside the release, in a form that is valid without either.
+const MADE: &str = "\
+apiVersion: v1
+kind: Secret
+metadata: {name: picket-root-ca, namespace: picket-system}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: picket-controller, namespace: picket-system}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: picket-ca.crt, namespace: default, labels: {app.kubernetes.io/name: picket}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: picket-controller, namespace: picket-system, labels: {app.kubernetes.io/name: picket}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app.kubernetes.io/component: controller}}
+  template:
+    metadata: {labels: {app.kubernetes.io/component: controller}}
+    spec: {containers: [{name: controller, image: none}]}
+---
+apiVersion: certificates.k8s.io/v1
+kind: CertificateSigningRequest
+metadata: {name: picket-node1}
+spec:
+  signerName: picket.dev/node-ca
+  usages: [cert sign]
+  request: REQUEST
+";
+
+/// Puts the CRDs away too, which Helm keeps.
+fn delete_crds(installer: &Installer<'_>) -> Result<()> {
+    let crds = format!("{CHART}/crds");
+    installer
+        .kubectl(&["delete", "--ignore-not-found", "--wait", "-f", &crds])
+        .map(drop)
+}
+
+/// A certificate request, as the API server wants it: base64 of PEM.
+fn request() -> Result<String> {
+    use base64::Engine as _;
+    let key = tempfile::NamedTempFile::new()?;
+    let mut command = std::process::Command::new("openssl");
+    command.args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    command.args(["-nodes", "-subj", "/CN=node1", "-keyout"]).arg(key.path());
+    let text = picket_tests::helm::said(command.output()?)?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(text))
+}
+
+/// Makes them, and the label of a node.
+pub(crate) fn make(installer: &Installer<'_>) -> Result<()> {
+    installer
+        .cluster
+        .apply(&MADE.replace("REQUEST", &request()?))?;
+    let node = &installer.cluster.node().name;
+    installer
+        .kubectl(&["label", "node", node, "picket.dev/agent=ready"])
+        .map(drop)
+}
+
+fn nothing_is_left(world: &mut World) -> Result<()> {
+    let mut installer = installer(world)?;
+    installer.set("uninstall.deleteRecords=true");
+    let node = installer.cluster.node();
+    // The folders of a node's pods are there before too.
+    ask_in_pod(&installer, "before")?;
+    installer.kubectl(&["-n", "agents", "delete", "pods", "--all", "--wait"])?;
+    delete_crds(&installer)?;
+    let before = Snapshot::take(installer.cluster)?;
+    ensure!(before.len() > 100, "{} things were seen", before.len());
+
+    installer.run(&["install"], &[])?;
+    installer.wait_for_agents()?;
+    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true"])?;
+    installer.wait_for_enrolment("agents")?;
+    let log = ask_in_pod(&installer, "asks")?;
+    ensure!(log.contains("is no known agent"), "{log}");
+    make(&installer)?;
+    let during = before.differences(installer.cluster)?;
+    let seen = |what: &str| during.iter().any(|line| line.contains(what));
+    for what in [
+        "DaemonSet picket-system picket",
+        "Secret picket-system picket-root-ca",
+        "lease.coordination.k8s.io/picket-controller",
+        "CertificateSigningRequest null picket-node1",
+        "label picket.dev/agent",
+        "label picket.dev/enrolled",
+        " pin picket/",
+        "cgroup /: 1 programs of attach type 10",
+        "/run/picket",
+        "/var/lib/picket",
+        "/var/log/picket",
+    ] {
+        ensure!(seen(what), "the snapshot does not see {what}: {during:#?}");
+    }
+
+    installer.remove(&[])?;
+    // At this moment, not a little later: no program of Picket's is in the way of any connection.
+    ensure!(!installer.pins(node).exists(), "pins are left");
+    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
+    installer.kubectl(&["-n", "agents", "delete", "pods", "--all", "--wait"])?;
+    delete_crds(&installer)?;
+    let mut left = Vec::new();
+    let gone = wait("the end of all that Picket made", || {
+        left = before.differences(installer.cluster)?;
+        Ok(left.is_empty())
+    });
+    ensure!(gone.is_ok(), "helm uninstall leaves: {left:#?}");
+    Ok(())
+}
+
+/// An uninstallation that cannot do its work fails, and a second one goes on.
+fn a_node_that_cannot_be_cleaned_is_named(world: &mut World) -> Result<()> {
+    let mut installer = installer(world)?;
+    installer.set("uninstall.timeoutSeconds=45");
+    installer.run(&["install"], &[])?;
+    installer.wait_for_agents()?;
+    let node = installer.cluster.node();
+    // A folder that cannot be removed, as it is a mount of somebody's.
+    let kept = Path::new("/var/lib/picket/kept");
+    let mount = |arguments: &[&str]| -> Result<()> {
+        let mut command = std::process::Command::new(arguments[0]);
+        command.args(&arguments[1..]).arg(kept);
+        picket_tests::helm::said(node.output(command)?).map(drop)
+    };
+    mount(&["mkdir"])?;
+    mount(&["mount", "-n", "-t", "tmpfs", "tmpfs"])?;
+
+    let Err(error) = installer.remove(&[]) else {
+        anyhow::bail!("helm uninstall succeeds where a node is not clean");
+    };
+    let log = installer.kubectl(&["-n", NAMESPACE, "logs", "job/picket-uninstall"])?;
+    let wanted = format!("{}: picket: cannot remove /host/state/picket", node.name);
+    ensure!(log.contains(&wanted), "{error:#}\n{log}");
+    ensure!(log.contains("helm uninstall --no-hooks"), "{log}");
+    // What cleans the node goes on meanwhile, and the second try finds it.
+    installer.kubectl(&["-n", NAMESPACE, "get", "daemonset", "picket-uninstall"])?;
+    mount(&["umount", "-n"])?;
+    installer.remove(&[])?;
+    let left = installer.kubectl(&["-n", NAMESPACE, "get", "all,secrets,configmaps", "-o", "name"])?;
+    ensure!(!left.contains("picket"), "{left}");
+    Ok(())
+}
