@@ -1,4 +1,4 @@
-//! The chart on a real cluster: every object is taken, the node CA is made once, agents serve, are replaced and taken out again.
+//! The chart on a real cluster: every object is taken, agents serve, are replaced and taken out again.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,24 +14,23 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_api_server_takes_every_object,
-    the_node_ca_is_made_once_and_nothing_is_left,
     agents_serve_are_replaced_and_taken_out,
     no_agent_serves_without_its_capabilities,
 };
 
 /// How long agents and pods may take. Seconds are usual; a machine that also compiles takes longer.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Helm on the cluster, and the values that it has there.
-struct Installer<'w> {
+pub(crate) struct Installer<'w> {
     helm: &'w Helm,
-    cluster: &'w Cluster,
+    pub(crate) cluster: &'w Cluster,
     values: Vec<String>,
 }
 
 impl<'w> Installer<'w> {
     /// For a cluster that has the namespaces, a BPF filesystem of the node's own, and no release that a failed test left.
-    fn new(world: &'w mut World) -> Result<Self> {
+    pub(crate) fn new(world: &'w mut World) -> Result<Self> {
         let reference = world.image.reference.clone();
         let (repository, tag) = reference.rsplit_once(':').context("an image without a tag")?;
         let (helm, cluster) = world.cluster()?;
@@ -72,7 +71,7 @@ impl<'w> Installer<'w> {
     }
 
     /// Runs Helm on the node, with the release's values and these arguments.
-    fn run(&self, verb: &[&str], more: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, verb: &[&str], more: &[&str]) -> Result<String> {
         let mut command = self.helm.command(verb);
         command
             .args(["picket", CHART, "--namespace", NAMESPACE])
@@ -83,7 +82,7 @@ impl<'w> Installer<'w> {
         said(done).with_context(|| format!("helm {}", verb.join(" ")))
     }
 
-    fn remove(&self, more: &[&str]) -> Result<()> {
+    pub(crate) fn remove(&self, more: &[&str]) -> Result<()> {
         let mut command = self
             .helm
             .command(&["uninstall", "picket", "--namespace", NAMESPACE, "--wait"]);
@@ -107,7 +106,7 @@ impl<'w> Installer<'w> {
         self.remove(&[])
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl_client().run(arguments, None)
     }
 
@@ -157,7 +156,7 @@ fn is_bpf(folder: &std::path::Path) -> bool {
     kind == Ok(nix::sys::statfs::BPF_FS_MAGIC)
 }
 
-fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while !holds()? {
         if Instant::now() > deadline {
@@ -199,56 +198,7 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
 }
 
 /// No agent: the node has no such label.
-const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
-
-fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
-    let installer = Installer::new(world)?;
-    let authority = || -> Result<[String; 3]> {
-        let secret = |key: &str| {
-            let path = format!("jsonpath={{.data.ca\\.{key}}}");
-            installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-node-ca", "-o", &path])
-        };
-        let bundle = [
-            "-n",
-            "agents",
-            "get",
-            "configmap",
-            "picket-ca.crt",
-            "-o",
-            "jsonpath={.data.ca\\.crt}",
-        ];
-        Ok([secret("crt")?, secret("key")?, installer.kubectl(&bundle)?])
-    };
-    let notes = installer.run(&["install"], &NOWHERE)?;
-    ensure!(
-        notes.contains("kubectl label namespace agents picket.dev/enrolled=true"),
-        "{notes}"
-    );
-    let first = authority()?;
-    ensure!(first.iter().all(|text| text.len() > 200), "{first:?}");
-    installer.run(
-        &["upgrade"],
-        &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat(),
-    )?;
-    ensure!(
-        authority()? == first,
-        "the upgrade made another CA: pods that trust the first reach no API server"
-    );
-    installer.remove(&[])?;
-    let kinds = "all,configmap,secret,serviceaccount,clusterrole,clusterrolebinding,flowschema,prioritylevelconfiguration,\
-                 mutatingadmissionpolicy,mutatingadmissionpolicybinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
-    let left = installer.kubectl(&[
-        "get",
-        kinds,
-        "-A",
-        "-l",
-        "app.kubernetes.io/name=picket",
-        "-o",
-        "name",
-    ])?;
-    ensure!(left.trim().is_empty(), "helm uninstall leaves {left}");
-    Ok(())
-}
+pub(crate) const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
 
 fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     let installer = Installer::new(world)?;

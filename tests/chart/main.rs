@@ -6,6 +6,7 @@
 // A test that no list names is never called.
 #![deny(dead_code)]
 
+mod controller;
 mod helm;
 mod installed;
 mod rendered;
@@ -22,5 +23,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, installed })
+    harness::run::<World>(picket_tests::modules! { values, rendered, controller, installed })
 }

@@ -9,7 +9,7 @@ use picket_tests::agent::picket_binary;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, object};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, documents, object};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
@@ -23,7 +23,6 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_pod_sees_few_folders_of_the_node,
     a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
-    each_namespace_gets_the_certificate_of_the_node_ca,
 };
 
 /// Values that set everything which ends in the agent's configuration.
@@ -49,7 +48,7 @@ tokenSecrets: {accounts: ["system:serviceaccount:ci:deployer"]}
 "#;
 
 /// The objects of the chart with these values besides.
-fn with(world: &World, values: &str) -> Result<Vec<Value>> {
+pub(crate) fn with(world: &World, values: &str) -> Result<Vec<Value>> {
     let file = world.helm.file("values.yaml", values)?;
     let file = file.to_string_lossy();
     let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--values", &file]).collect();
@@ -140,11 +139,13 @@ fn the_rights_are_those_of_deploy(world: &mut World) -> Result<()> {
         );
         ensure!(binding["roleRef"]["name"] == name, "{binding:#}");
     }
-    let roles = |all: &[Value]| {
-        all.iter()
-            .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
-            .count()
+    let is_role = |object: &&Value| {
+        let is = |key: &str, test: &dyn Fn(&str) -> bool| object["metadata"][key].as_str().is_some_and(test);
+        // The controller's are in no file of deploy/.
+        object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))
+            && !is("name", &|name| name.starts_with("picket-controller"))
     };
+    let roles = |all: &[Value]| all.iter().filter(is_role).count();
     ensure!(roles(&chart) == roles(&deploy), "the chart has other roles too");
     Ok(())
 }
@@ -202,7 +203,7 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
     let all = kinds("")?;
     let without =
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 5] = [
         (
             "enrol: {admission: false}",
             &[
@@ -230,10 +231,6 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
                 "ClusterRole picket-node-impersonate",
                 "ClusterRoleBinding picket-node-impersonate",
             ],
-        ),
-        (
-            "nodeCA: {existingSecret: mine, bundle: pem}",
-            &["Secret picket-node-ca"],
         ),
         // The agents make room for what takes their programs out of the nodes.
         ("uninstall: true", &["DaemonSet picket"]),
@@ -374,12 +371,11 @@ fn a_name_that_looks_like_no_text_stays_a_name(world: &mut World) -> Result<()> 
     let namespaces = r#"enrol.namespaces=["null","no","1e3"]"#;
     let [set, address, ..] = REQUIRED;
     let chart = world.helm.template(&[set, address, "--set-json", namespaces])?;
-    let bundles: Vec<&Value> = chart
-        .iter()
-        .filter(|object| object["metadata"]["name"] == "picket-ca.crt")
-        .map(|object| &object["metadata"]["namespace"])
-        .collect();
-    ensure!(bundles == ["null", "no", "1e3"], "{bundles:?}");
+    let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"]
+        .as_str()
+        .context("agent.yaml")?;
+    let enforced = &documents(text)?[0]["enforce"]["namespaces"];
+    ensure!(*enforced == json!(["null", "no", "1e3"]), "{enforced}");
     Ok(())
 }
 
@@ -392,41 +388,6 @@ fn a_changed_configuration_replaces_the_agents(world: &mut World) -> Result<()> 
     ensure!(
         template("")? != template("log: {filter: debug}")?,
         "the configuration changed, and no pod does"
-    );
-    Ok(())
-}
-
-fn each_namespace_gets_the_certificate_of_the_node_ca(world: &mut World) -> Result<()> {
-    use base64::Engine as _;
-    let chart = world.helm.template(&REQUIRED)?;
-    let secret = object(&chart, "Secret", "picket-node-ca")?;
-    let encoded = secret["data"]["ca.crt"].as_str().context("ca.crt")?;
-    let certificate = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded)?)?;
-    ensure!(
-        certificate.starts_with("-----BEGIN CERTIFICATE-----"),
-        "{certificate}"
-    );
-    let bundles = |chart: &[Value]| -> Vec<(Value, Value)> {
-        let of_pods = chart
-            .iter()
-            .filter(|object| object["metadata"]["name"] == "picket-ca.crt");
-        of_pods
-            .map(|object| {
-                (
-                    object["metadata"]["namespace"].clone(),
-                    object["data"]["ca.crt"].clone(),
-                )
-            })
-            .collect()
-    };
-    let wanted = ["agents", "shop"].map(|namespace| (json!(namespace), json!(certificate)));
-    ensure!(bundles(&chart) == wanted, "{:#?}", bundles(&chart));
-    // While the CA is renewed, the pods trust both.
-    let chart = with(world, "nodeCA: {bundle: \"old\\nnew\\n\"}")?;
-    ensure!(
-        bundles(&chart).iter().all(|(_, bundle)| bundle == "old\nnew\n"),
-        "{:#?}",
-        bundles(&chart)
     );
     Ok(())
 }
