@@ -61,14 +61,19 @@ fn the_controller_has_few_rights(world: &mut World) -> Result<()> {
     ];
     let roles = chart.iter().filter(|object| {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        name.starts_with("picket-controller") && object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))
+        name.starts_with("picket-controller")
+            && object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))
     });
-    let rules: Vec<&Value> = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
+    let rules: Vec<&Value> = roles
+        .flat_map(|role| role["rules"].as_array().into_iter().flatten())
+        .collect();
     ensure!(rules.len() >= 10, "{rules:#?}");
     for rule in rules {
         ensure!(!rule.to_string().contains('*'), "{rule:#}");
         for (resource, name) in named {
-            let is_of = rule["resources"].as_array().is_some_and(|all| all.contains(&json!(resource)));
+            let is_of = rule["resources"]
+                .as_array()
+                .is_some_and(|all| all.contains(&json!(resource)));
             let only_makes = rule["verbs"] == json!(["create"]);
             ensure!(
                 !is_of || only_makes || rule["resourceNames"] == json!([name]),
@@ -88,7 +93,11 @@ fn the_values_of_trust_reach_the_controller(world: &mut World) -> Result<()> {
         let all = container(&chart)?["args"].as_array().context("args")?.clone();
         Ok(all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     };
-    ensure!(arguments("")? == ["controller", "--log-format=text"], "{:?}", arguments("")?);
+    ensure!(
+        arguments("")? == ["controller", "--log-format=text"],
+        "{:?}",
+        arguments("")?
+    );
     let given = arguments("trust: {existingSecret: mine}")?;
     ensure!(given.contains(&"--root-secret=mine".to_owned()), "{given:?}");
     // A name of the leaf certificates outside the bound would break every one of them.
@@ -97,15 +106,28 @@ fn the_values_of_trust_reach_the_controller(world: &mut World) -> Result<()> {
     for name in ["example.org", "10.0.0.0/8", "api.example.com"] {
         ensure!(given.contains(&format!("--permitted-name={name}")), "{given:?}");
     }
-    ensure!(arguments("tls: {extraNames: [api.example.com]}")?.len() == 2, "a bound that nobody asked for");
+    ensure!(
+        arguments("tls: {extraNames: [api.example.com]}")?.len() == 2,
+        "a bound that nobody asked for"
+    );
     ensure!(arguments("uninstall: true")?.contains(&"--remove".to_owned()));
 
     let chart = with(world, "trust: {volume: {csi: {driver: kms.example.com}}}")?;
     let given = container(&chart)?;
-    ensure!(given["args"].as_array().is_some_and(|all| all.contains(&json!("--root-folder=/etc/picket/root"))));
-    ensure!(given["volumeMounts"][0]["mountPath"] == "/etc/picket/root", "{given:#}");
+    ensure!(
+        given["args"]
+            .as_array()
+            .is_some_and(|all| all.contains(&json!("--root-folder=/etc/picket/root")))
+    );
+    ensure!(
+        given["volumeMounts"][0]["mountPath"] == "/etc/picket/root",
+        "{given:#}"
+    );
     let volumes = &object(&chart, "Deployment", "picket-controller")?["spec"]["template"]["spec"]["volumes"];
-    ensure!(*volumes == json!([{"name": "root", "csi": {"driver": "kms.example.com"}}]), "{volumes:#}");
+    ensure!(
+        *volumes == json!([{"name": "root", "csi": {"driver": "kms.example.com"}}]),
+        "{volumes:#}"
+    );
 
     let role = |values: &str| -> Result<String> {
         let chart = with(world, values)?;
@@ -127,7 +149,14 @@ fn install(world: &mut World) -> Result<Installer<'_>> {
 impl Installer<'_> {
     fn wait_for_controller(&self) -> Result<()> {
         let limit = format!("--timeout={}s", LIMIT.as_secs());
-        let arguments = ["-n", NAMESPACE, "rollout", "status", "deployment/picket-controller", &limit];
+        let arguments = [
+            "-n",
+            NAMESPACE,
+            "rollout",
+            "status",
+            "deployment/picket-controller",
+            &limit,
+        ];
         self.kubectl(&arguments)?;
         wait("a leader", || Ok(!self.leader()?.is_empty()))
     }
@@ -144,7 +173,9 @@ impl Installer<'_> {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
             "spec": {
                 "serviceAccountName": account, "terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "idle", "image": "picket.test/busybox:1", "imagePullPolicy": "Never", "command": ["sleep", "3600"]}],
+                "containers": [{
+                    "name": "idle", "image": "picket.test/busybox:1", "imagePullPolicy": "Never", "command": ["sleep", "3600"],
+                }],
             },
         });
         self.cluster.apply(&pod.to_string())?;
@@ -152,8 +183,17 @@ impl Installer<'_> {
     }
 
     fn delete_pod(&self, namespace: &str, name: &str) -> Result<()> {
-        self.kubectl(&["-n", namespace, "delete", "pod", name, "--ignore-not-found", "--force", "--grace-period=0"])
-            .map(drop)
+        self.kubectl(&[
+            "-n",
+            namespace,
+            "delete",
+            "pod",
+            name,
+            "--ignore-not-found",
+            "--force",
+            "--grace-period=0",
+        ])
+        .map(drop)
     }
 
     /// A kubeconfig with a token of this account, bound to a pod if one is named.
@@ -170,7 +210,10 @@ impl Installer<'_> {
             "users": [{"name": "u", "user": {"token": token.trim()}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         });
-        let file = self.cluster.dir().join(format!("{namespace}-{account}-{}.json", pod.unwrap_or("none")));
+        let file = self
+            .cluster
+            .dir()
+            .join(format!("{namespace}-{account}-{}.json", pod.unwrap_or("none")));
         std::fs::write(&file, text.to_string())?;
         Ok(file)
     }
@@ -192,8 +235,17 @@ impl Installer<'_> {
             },
         });
         let login = format!("--kubeconfig={}", login.display());
-        let arguments = [login.as_str(), "create", "-f", "-", "-o", "jsonpath={.metadata.name}"];
-        self.cluster.kubectl_client().run(&arguments, Some(&object.to_string()))
+        let arguments = [
+            login.as_str(),
+            "create",
+            "-f",
+            "-",
+            "-o",
+            "jsonpath={.metadata.name}",
+        ];
+        self.cluster
+            .kubectl_client()
+            .run(&arguments, Some(&object.to_string()))
     }
 
     /// The status of a request once it has a certificate, or a reason for none.
@@ -210,7 +262,16 @@ impl Installer<'_> {
 
     /// The bundle of a namespace; empty where there is none.
     fn bundle(&self, namespace: &str) -> Result<String> {
-        let arguments = ["-n", namespace, "get", "configmap", "picket-ca.crt", "--ignore-not-found", "-o", "jsonpath={.data.ca\\.crt}"];
+        let arguments = [
+            "-n",
+            namespace,
+            "get",
+            "configmap",
+            "picket-ca.crt",
+            "--ignore-not-found",
+            "-o",
+            "jsonpath={.data.ca\\.crt}",
+        ];
         self.kubectl(&arguments)
     }
 
@@ -246,16 +307,30 @@ fn one_replica_leads_and_another_takes_over(world: &mut World) -> Result<()> {
         let leader = installer.leader()?;
         Ok(!leader.is_empty() && leader != first)
     })?;
-    ensure!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
+    ensure!(
+        begin.elapsed() < Duration::from_secs(30),
+        "it took {:?}",
+        begin.elapsed()
+    );
     installer.remove(&[])
 }
 
 fn a_node_gets_a_ca_for_itself_alone(world: &mut World) -> Result<()> {
     let installer = install(world)?;
-    let rule = ["create", "clusterrole", "picket-test-csr", "--verb=create", "--resource=certificatesigningrequests"];
+    let rule = [
+        "create",
+        "clusterrole",
+        "picket-test-csr",
+        "--verb=create",
+        "--resource=certificatesigningrequests",
+    ];
     let bind = [
-        "create", "clusterrolebinding", "picket-test-csr", "--clusterrole=picket-test-csr",
-        "--serviceaccount=picket-system:picket", "--serviceaccount=agents:default",
+        "create",
+        "clusterrolebinding",
+        "picket-test-csr",
+        "--clusterrole=picket-test-csr",
+        "--serviceaccount=picket-system:picket",
+        "--serviceaccount=agents:default",
     ];
     for kind in ["clusterrole", "clusterrolebinding"] {
         installer.kubectl(&["delete", kind, "picket-test-csr", "--ignore-not-found"])?;
@@ -273,7 +348,10 @@ fn a_node_gets_a_ca_for_itself_alone(world: &mut World) -> Result<()> {
     ensure!(status["conditions"][0]["type"] == "Approved", "{status:#}");
     let certificate = STANDARD.decode(status["certificate"].as_str().context("a certificate")?)?;
     let certificate = String::from_utf8(certificate)?;
-    ensure!(certificate.matches("BEGIN CERTIFICATE").count() == 1, "{certificate}");
+    ensure!(
+        certificate.matches("BEGIN CERTIFICATE").count() == 1,
+        "{certificate}"
+    );
     verify_strictly(&installer, &certificate, &key)?;
 
     let stranger = installer.login("agents", "default", Some("idle"))?;
@@ -302,7 +380,13 @@ fn a_node_gets_a_ca_for_itself_alone(world: &mut World) -> Result<()> {
 
 /// OpenSSL verifies a leaf of this node CA as strictly as it can, with the bundle as the only root.
 fn verify_strictly(installer: &Installer<'_>, node_ca: &str, key: &KeyPair) -> Result<()> {
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true", "--overwrite"])?;
+    installer.kubectl(&[
+        "label",
+        "namespace",
+        "agents",
+        "picket.dev/enrolled=true",
+        "--overwrite",
+    ])?;
     installer.wait_for_bundle("agents", "a bundle", |text| !text.is_empty())?;
     let bundle = installer.bundle("agents")?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
@@ -319,9 +403,21 @@ fn verify_strictly(installer: &Installer<'_>, node_ca: &str, key: &KeyPair) -> R
         Ok(path)
     };
     let mut command = std::process::Command::new("openssl");
-    command.args(["verify", "-x509_strict", "-verify_hostname", "kubernetes.default.svc", "-CAfile"]);
-    command.arg(file("root.pem", &bundle)?).arg("-untrusted").arg(file("ca.pem", node_ca)?);
-    let done = command.arg(file("leaf.pem", &leaf)?).output().context("run openssl")?;
+    command.args([
+        "verify",
+        "-x509_strict",
+        "-verify_hostname",
+        "kubernetes.default.svc",
+        "-CAfile",
+    ]);
+    command
+        .arg(file("root.pem", &bundle)?)
+        .arg("-untrusted")
+        .arg(file("ca.pem", node_ca)?);
+    let done = command
+        .arg(file("leaf.pem", &leaf)?)
+        .output()
+        .context("run openssl")?;
     let text = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
     ensure!(done.status.success(), "{text}");
     Ok(())
@@ -331,7 +427,13 @@ fn bundles_are_where_pods_need_them(world: &mut World) -> Result<()> {
     let installer = install(world)?;
     installer.wait_for_root()?;
     ensure!(installer.bundle("agents")?.is_empty(), "nothing asked for it");
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true", "--overwrite"])?;
+    installer.kubectl(&[
+        "label",
+        "namespace",
+        "agents",
+        "picket.dev/enrolled=true",
+        "--overwrite",
+    ])?;
     let took = installer.wait_for_bundle("agents", "a bundle after the label", |text| !text.is_empty())?;
     ensure!(took < SOON, "the bundle took {took:?}");
     let bundle = installer.bundle("agents")?;
@@ -339,20 +441,44 @@ fn bundles_are_where_pods_need_them(world: &mut World) -> Result<()> {
     installer.kubectl(&["-n", "agents", "delete", "configmap", "picket-ca.crt"])?;
     installer.wait_for_bundle("agents", "the bundle that was deleted", |text| text == bundle)?;
     let patch = r#"{"data":{"ca.crt":"mine"}}"#;
-    installer.kubectl(&["-n", "agents", "patch", "configmap", "picket-ca.crt", "--type=merge", "-p", patch])?;
+    installer.kubectl(&[
+        "-n",
+        "agents",
+        "patch",
+        "configmap",
+        "picket-ca.crt",
+        "--type=merge",
+        "-p",
+        patch,
+    ])?;
     installer.wait_for_bundle("agents", "the bundle that was changed", |text| text == bundle)?;
 
     // Another root: both are in the bundle before the other one signs.
-    installer.kubectl(&["-n", NAMESPACE, "annotate", "secret", "picket-root-ca", "picket.dev/rotate=now"])?;
+    installer.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "annotate",
+        "secret",
+        "picket-root-ca",
+        "picket.dev/rotate=now",
+    ])?;
     let both = |text: &str| text.matches("BEGIN CERTIFICATE").count() == 2 && text.starts_with(&bundle);
     installer.wait_for_bundle("agents", "both roots", both)?;
     let path = "jsonpath={.metadata.annotations}";
     let left = installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-root-ca", "-o", path])?;
-    ensure!(!left.contains("rotate"), "it would be replaced again and again: {left}");
+    ensure!(
+        !left.contains("rotate"),
+        "it would be replaced again and again: {left}"
+    );
 
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     installer.wait_for_bundle("agents", "the end of the bundle", str::is_empty)?;
-    installer.idle_pod("agents", "enrolled", "default", &json!({"picket.dev/enrolled": "true"}))?;
+    installer.idle_pod(
+        "agents",
+        "enrolled",
+        "default",
+        &json!({"picket.dev/enrolled": "true"}),
+    )?;
     installer.wait_for_bundle("agents", "a bundle for a pod", |text| !text.is_empty())?;
     installer.delete_pod("agents", "enrolled")?;
     installer.wait_for_bundle("agents", "the end of the pod's bundle", str::is_empty)?;
@@ -362,7 +488,18 @@ fn bundles_are_where_pods_need_them(world: &mut World) -> Result<()> {
 impl Installer<'_> {
     fn wait_for_root(&self) -> Result<()> {
         wait("the root", || {
-            Ok(!self.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-root-ca", "--ignore-not-found", "-o", "name"])?.is_empty())
+            Ok(!self
+                .kubectl(&[
+                    "-n",
+                    NAMESPACE,
+                    "get",
+                    "secret",
+                    "picket-root-ca",
+                    "--ignore-not-found",
+                    "-o",
+                    "name",
+                ])?
+                .is_empty())
         })
     }
 
@@ -382,53 +519,134 @@ fn a_node_with_a_ready_agent_is_labelled(world: &mut World) -> Result<()> {
     wait("the node's label", || Ok(installer.node_label()? == "ready"))?;
     let path = "jsonpath={.items[*].reason}";
     wait("an Event", || {
-        let reasons = installer.kubectl(&["-n", "default", "get", "events", "--field-selector", "involvedObject.kind=Node", "-o", path])?;
+        let reasons = installer.kubectl(&[
+            "-n",
+            "default",
+            "get",
+            "events",
+            "--field-selector",
+            "involvedObject.kind=Node",
+            "-o",
+            path,
+        ])?;
         Ok(reasons.contains("AgentReady"))
     })?;
 
     // The controller's account may change nothing else of a node.
     let account = "--as=system:serviceaccount:picket-system:picket-controller";
     for (arguments, reason) in [
-        (vec!["label", "node", &node, "other=label"], "the label picket.dev/agent of a node alone"),
-        (vec!["label", "node", &node, "kubernetes.io/os-"], "the label picket.dev/agent of a node alone"),
-        (vec!["label", "node", &node, "--overwrite", "picket.dev/agent=maybe"], "has the value ready"),
-        (vec!["annotate", "node", &node, "a=b"], "may change labels of a node alone"),
-        (vec!["patch", "node", &node, "-p", r#"{"spec":{"unschedulable":true}}"#], "may change labels of a node alone"),
+        (
+            vec!["label", "node", &node, "other=label"],
+            "the label picket.dev/agent of a node alone",
+        ),
+        (
+            vec!["label", "node", &node, "kubernetes.io/os-"],
+            "the label picket.dev/agent of a node alone",
+        ),
+        (
+            vec!["label", "node", &node, "--overwrite", "picket.dev/agent=maybe"],
+            "has the value ready",
+        ),
+        (
+            vec!["annotate", "node", &node, "a=b"],
+            "may change labels of a node alone",
+        ),
+        (
+            vec!["patch", "node", &node, "-p", r#"{"spec":{"unschedulable":true}}"#],
+            "may change labels of a node alone",
+        ),
         (vec!["-n", NAMESPACE, "get", "secrets"], "cannot list resource"),
-        (vec!["-n", "agents", "create", "configmap", "other"], "cannot create resource"),
+        (
+            vec!["-n", "agents", "create", "configmap", "other"],
+            "cannot create resource",
+        ),
     ] {
-        let done = installer.cluster.kubectl(&[&[account], arguments.as_slice()].concat())?;
+        let done = installer
+            .cluster
+            .kubectl(&[&[account], arguments.as_slice()].concat())?;
         let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(!done.status.success() && said.contains(reason), "{arguments:?}: {said}");
+        ensure!(
+            !done.status.success() && said.contains(reason),
+            "{arguments:?}: {said}"
+        );
     }
     installer.delete_pod(NAMESPACE, "stand-in")?;
-    wait("the end of the node's label", || Ok(installer.node_label()?.is_empty()))?;
+    wait("the end of the node's label", || {
+        Ok(installer.node_label()?.is_empty())
+    })?;
     installer.remove(&[])
 }
 
 fn the_root_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
     let installer = install(world)?;
     installer.wait_for_root()?;
-    let root = || installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-root-ca", "-o", "jsonpath={.data}"]);
+    let root = || {
+        installer.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "get",
+            "secret",
+            "picket-root-ca",
+            "-o",
+            "jsonpath={.data}",
+        ])
+    };
     let first = root()?;
-    ensure!(first.contains("ca.crt") && first.contains("ca.key") && !first.contains("next"), "unlike a root");
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true", "--overwrite"])?;
+    ensure!(
+        first.contains("ca.crt") && first.contains("ca.key") && !first.contains("next"),
+        "unlike a root"
+    );
+    installer.kubectl(&[
+        "label",
+        "namespace",
+        "agents",
+        "picket.dev/enrolled=true",
+        "--overwrite",
+    ])?;
     installer.wait_for_bundle("agents", "a bundle", |text| !text.is_empty())?;
-    installer.run(&["upgrade"], &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat())?;
+    installer.run(
+        &["upgrade"],
+        &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat(),
+    )?;
     installer.wait_for_controller()?;
-    ensure!(root()? == first, "the upgrade made another root: pods that trust the first reach no API server");
+    ensure!(
+        root()? == first,
+        "the upgrade made another root: pods that trust the first reach no API server"
+    );
 
-    installer.run(&["upgrade"], &[NOWHERE.as_slice(), &["--set", "uninstall=true"]].concat())?;
+    installer.run(
+        &["upgrade"],
+        &[NOWHERE.as_slice(), &["--set", "uninstall=true"]].concat(),
+    )?;
     installer.wait_for_bundle("agents", "the end of the bundle", str::is_empty)?;
     wait("the end of the root", || {
-        Ok(installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-root-ca", "--ignore-not-found", "-o", "name"])?.is_empty())
+        Ok(installer
+            .kubectl(&[
+                "-n",
+                NAMESPACE,
+                "get",
+                "secret",
+                "picket-root-ca",
+                "--ignore-not-found",
+                "-o",
+                "name",
+            ])?
+            .is_empty())
     })?;
     installer.remove(&[])?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     let kinds = "all,configmap,secret,serviceaccount,lease,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,flowschema,\
                  prioritylevelconfiguration,mutatingadmissionpolicy,mutatingadmissionpolicybinding,validatingadmissionpolicy,\
                  validatingadmissionpolicybinding";
-    let left = installer.kubectl(&["get", kinds, "-A", "-l", "app.kubernetes.io/name=picket", "-o", "name"])?;
+    let left = installer.kubectl(&[
+        "get",
+        kinds,
+        "-A",
+        "-l",
+        "app.kubernetes.io/name=picket",
+        "-o",
+        "name",
+    ])?;
     ensure!(left.trim().is_empty(), "helm uninstall leaves {left}");
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(crate) fn node_ca_subject(node: &str) -> String {
 
 /// What is wrong with a certificate or a key. No text quotes a key.
 #[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
+pub(crate) enum AuthorityError {
     /// There is no certificate where one has to be.
     #[error("{0} holds no PEM certificate")]
     NoCertificate(&'static str),
@@ -168,10 +168,8 @@ pub(crate) fn make_root(now: SystemTime) -> Result<CaPem, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     // The day tells two roots apart in a bundle, for people; verifiers go by the key identifier.
-    let day = jiff::Timestamp::try_from(now).map_or_else(
-        |_| String::new(),
-        |at| format!(" {}", at.strftime("%Y-%m-%d")),
-    );
+    let day = jiff::Timestamp::try_from(now)
+        .map_or_else(|_| String::new(), |at| format!(" {}", at.strftime("%Y-%m-%d")));
     params
         .distinguished_name
         .push(DnType::CommonName, format!("picket root CA{day}"));
@@ -226,8 +224,7 @@ impl Authority {
         let (_, ca) =
             x509_parser::parse_x509_certificate(first).map_err(|_| AuthorityError::Unreadable(WHERE))?;
         check_authority(&ca)?;
-        let key =
-            PrivateKeyDer::from_pem_slice(pem.key.0.as_bytes()).map_err(|_| AuthorityError::Key)?;
+        let key = PrivateKeyDer::from_pem_slice(pem.key.0.as_bytes()).map_err(|_| AuthorityError::Key)?;
         let key = ec_key::key_pair(&key).map_err(|_| AuthorityError::Key)?;
         if key.subject_public_key_info() != ca.public_key().raw {
             return Err(AuthorityError::OtherKey);
@@ -239,7 +236,11 @@ impl Authority {
             const ROOTS: &str = "the file with the root";
             let roots = pem.roots.as_deref().ok_or(AuthorityError::NoRoot(ROOTS))?;
             let roots = self::certificates(roots, ROOTS)?;
-            let anchors: String = roots.iter().filter(|der| is_self_issued(der)).map(encode).collect();
+            let anchors: String = roots
+                .iter()
+                .filter(|der| is_self_issued(der))
+                .map(encode)
+                .collect();
             if anchors.is_empty() {
                 return Err(AuthorityError::NoRoot(ROOTS));
             }

@@ -69,7 +69,9 @@ fn verify(
         .unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap());
-    verifier.verify_server_cert(leaf, chain, &name, &[], now).map(drop)
+    verifier
+        .verify_server_cert(leaf, chain, &name, &[], now)
+        .map(drop)
 }
 
 #[test]
@@ -78,7 +80,11 @@ fn a_client_that_trusts_the_root_accepts_a_leaf_of_a_node() {
     let authority = Authority::read(&make_root(now).unwrap()).unwrap();
     let ca = node_ca(&authority, &PermittedNames::default(), now);
     assert_eq!(ca.chain.len(), 1, "the root is not sent");
-    let leaf = leaf(&ca, &["kubernetes.default.svc", "10.96.0.1", "api.example.com"], now);
+    let leaf = leaf(
+        &ca,
+        &["kubernetes.default.svc", "10.96.0.1", "api.example.com"],
+        now,
+    );
     let verify = |chain: &[_], name, now| verify(&authority.anchors, &leaf, chain, name, now);
     for name in ["kubernetes.default.svc", "10.96.0.1", "api.example.com"] {
         verify(&ca.chain, name, now).unwrap();
@@ -117,7 +123,9 @@ fn certificates_carry_what_strict_verifiers_ask_for() {
     let now = start();
     let root = make_root(now).unwrap();
     let authority = Authority::read(&root).unwrap();
-    let node = node_ca(&authority, &PermittedNames::default(), now).chain.remove(0);
+    let node = node_ca(&authority, &PermittedNames::default(), now)
+        .chain
+        .remove(0);
     let root = certificates(&root.certificates, "test").unwrap().remove(0);
     let mut serials = Vec::new();
     for (der, path_length, lifetime) in [(&root, 1, ROOT_LIFETIME), (&node, 0, NODE_CA_LIFETIME)] {
@@ -182,8 +190,14 @@ fn permitted_names_bound_what_a_node_can_be_taken_for() {
     assert!(!refuses(&["example.com"], &service));
     assert!(!refuses(&["example.com"], &["api.example.com"]));
     assert!(refuses(&["example.com"], &["api.example.org"]));
-    assert!(refuses(&["example.com"], &["kubernetes", "api.example.org"]), "one name outside spoils all");
-    assert!(!refuses(&["example.com"], &["192.0.2.1"]), "without a range, addresses are free");
+    assert!(
+        refuses(&["example.com"], &["kubernetes", "api.example.org"]),
+        "one name outside spoils all"
+    );
+    assert!(
+        !refuses(&["example.com"], &["192.0.2.1"]),
+        "without a range, addresses are free"
+    );
     assert!(!refuses(&["10.0.0.0/8"], &["10.96.0.1", "kubernetes"]));
     assert!(refuses(&["10.0.0.0/8"], &["192.0.2.1"]));
     for wrong in ["10.0.0.0/33", "a b", "", "10.0.0.0/"] {
@@ -198,7 +212,8 @@ fn below(root: &CaPem, now: SystemTime, path_length: Option<u8>) -> CaPem {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "below");
     (params.not_before, params.not_after) = ((now - BACKDATE).into(), (now + 24 * HOUR).into());
-    params.is_ca = IsCa::Ca(path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
+    params.is_ca =
+        IsCa::Ca(path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().unwrap();
@@ -213,7 +228,9 @@ fn below(root: &CaPem, now: SystemTime, path_length: Option<u8>) -> CaPem {
 fn a_ca_below_a_root_of_others_is_sent_along() {
     let now = start();
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "corporate root");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "corporate root");
     (params.not_before, params.not_after) = ((now - BACKDATE).into(), (now + 48 * HOUR).into());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -230,13 +247,19 @@ fn a_ca_below_a_root_of_others_is_sent_along() {
     let leaf = leaf(&ca, &["kubernetes"], now);
     verify(&authority.anchors, &leaf, &ca.chain, "kubernetes", now).unwrap();
 
-    let alone = CaPem { roots: None, ..given.clone() };
+    let alone = CaPem {
+        roots: None,
+        ..given.clone()
+    };
     assert!(matches!(Authority::read(&alone), Err(AuthorityError::NoRoot(_))));
     let no_root = CaPem {
         roots: Some(given.certificates.clone()),
         ..given
     };
-    assert!(matches!(Authority::read(&no_root), Err(AuthorityError::NoRoot(_))));
+    assert!(matches!(
+        Authority::read(&no_root),
+        Err(AuthorityError::NoRoot(_))
+    ));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::kubernetes::{ENROLLED, FIELD_MANAGER, is_gone, labels, printable, watch};
+use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
 use crate::root::Trust;
 
 /// The ConfigMap, and its key.
@@ -81,11 +81,11 @@ impl Bundles {
         // The role names the ConfigMap, and the API server compares the name with this selector.
         let of_name = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
         let mut seen = select_all([
-            watch(namespaces, watcher::Config::default(), "namespaces")
+            follow(namespaces, watcher::Config::default(), "namespaces")
                 .map(Seen::Namespace)
                 .boxed(),
-            watch(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
-            watch(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
+            follow(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
+            follow(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
         ]);
         let mut trust_is_open = true;
         self.take_trust();
@@ -132,17 +132,18 @@ impl Bundles {
                 // The namespace or the ConfigMap ended meanwhile; the watch tells of both.
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
-                    tracing::warn!(namespace, error = printable(&error), "the CA bundle cannot be written; the controller tries again");
+                    tracing::warn!(
+                        namespace,
+                        error = printable(&error),
+                        "the CA bundle cannot be written; the controller tries again"
+                    );
                     failed.insert(namespace);
                 }
             }
         }
         let is_settled = failed.is_empty();
         self.enrolment.dirty.extend(failed);
-        if is_settled
-            && self.enrolment.is_complete()
-            && *self.published.borrow() != self.enrolment.bundle
-        {
+        if is_settled && self.enrolment.is_complete() && *self.published.borrow() != self.enrolment.bundle {
             self.published.send_replace(self.enrolment.bundle.clone());
         }
         is_settled
@@ -157,7 +158,9 @@ async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
         "data": {KEY: bundle},
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    maps.patch(BUNDLE, &parameters, &Patch::Apply(&map)).await.map(drop)
+    maps.patch(BUNDLE, &parameters, &Patch::Apply(&map))
+        .await
+        .map(drop)
 }
 
 async fn remove(maps: &Api<ConfigMap>, preconditions: &Preconditions) -> Result<(), kube::Error> {
@@ -246,8 +249,13 @@ impl MapFacts {
     fn of(map: &ConfigMap) -> Self {
         Self {
             content: map.data.as_ref().and_then(|data| data.get(KEY).cloned()),
-            is_ours: labels().iter().all(|(key, value)| map.labels().get(key) == Some(value)),
-            is_described: map.annotations().get(DESCRIPTION).is_some_and(|text| text == DESCRIBED),
+            is_ours: labels()
+                .iter()
+                .all(|(key, value)| map.labels().get(key) == Some(value)),
+            is_described: map
+                .annotations()
+                .get(DESCRIPTION)
+                .is_some_and(|text| text == DESCRIBED),
             uid: map.uid(),
             resource_version: map.resource_version(),
         }
@@ -260,7 +268,11 @@ impl Enrolment {
             self.bundle = Some(Arc::from(bundle));
             let maps = self.maps.by_namespace.keys();
             let pods = self.pods.by_namespace.keys();
-            self.dirty.extend(maps.chain(pods).chain(self.namespaces.by_namespace.keys()).cloned());
+            self.dirty.extend(
+                maps.chain(pods)
+                    .chain(self.namespaces.by_namespace.keys())
+                    .cloned(),
+            );
         }
     }
 
@@ -273,8 +285,18 @@ impl Enrolment {
         match seen {
             Seen::Namespace(event) => {
                 let fact = |namespace: &PartialObjectMeta<Namespace>| {
-                    let is_labelled = namespace.labels().get(ENROLLED).is_some_and(|value| value == "true");
-                    (namespace.name_any(), namespace.metadata.deletion_timestamp.is_none().then_some(is_labelled))
+                    let is_labelled = namespace
+                        .labels()
+                        .get(ENROLLED)
+                        .is_some_and(|value| value == "true");
+                    (
+                        namespace.name_any(),
+                        namespace
+                            .metadata
+                            .deletion_timestamp
+                            .is_none()
+                            .then_some(is_labelled),
+                    )
                 };
                 note(&mut self.namespaces, &mut self.dirty, event, fact);
             }
@@ -334,7 +356,11 @@ impl Enrolment {
         let is_needed = !self.nowhere && (is_labelled || self.pods.by_namespace.contains_key(namespace));
         let found = self.maps.by_namespace.get(namespace);
         match (is_needed, found) {
-            (true, Some(map)) if map.is_ours && map.is_described && map.content.as_deref() == Some(bundle) => None,
+            (true, Some(map))
+                if map.is_ours && map.is_described && map.content.as_deref() == Some(&**bundle) =>
+            {
+                None
+            }
             (true, _) => Some(BundleChange::Apply(Arc::clone(bundle))),
             (false, Some(map)) if map.is_ours => Some(BundleChange::Remove(Preconditions {
                 uid: map.uid.clone(),

@@ -3,7 +3,11 @@
 use super::*;
 
 fn namespace(name: &str, enrolled: bool) -> PartialObjectMeta<Namespace> {
-    let labels = if enrolled { json!({ENROLLED: "true"}) } else { json!({ENROLLED: "false"}) };
+    let labels = if enrolled {
+        json!({ENROLLED: "true"})
+    } else {
+        json!({ENROLLED: "false"})
+    };
     serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
 }
 
@@ -13,7 +17,11 @@ fn pod(namespace: &str, name: &str) -> PartialObjectMeta<Pod> {
 
 fn map(namespace: &str, content: &str, ours: bool) -> ConfigMap {
     let labels = if ours { json!(labels()) } else { json!({}) };
-    let annotations = if ours { json!({DESCRIPTION: DESCRIBED}) } else { json!({}) };
+    let annotations = if ours {
+        json!({DESCRIPTION: DESCRIBED})
+    } else {
+        json!({})
+    };
     let metadata = json!({
         "name": BUNDLE, "namespace": namespace, "uid": "u", "resourceVersion": "7", "labels": labels, "annotations": annotations,
     });
@@ -22,14 +30,29 @@ fn map(namespace: &str, content: &str, ours: bool) -> ConfigMap {
 
 fn list<K>(items: Vec<K>) -> Vec<Event<K>> {
     let items = items.into_iter().map(Event::InitApply);
-    [Event::Init].into_iter().chain(items).chain([Event::InitDone]).collect()
+    [Event::Init]
+        .into_iter()
+        .chain(items)
+        .chain([Event::InitDone])
+        .collect()
 }
 
 impl Enrolment {
-    fn see_all(&mut self, namespaces: Vec<PartialObjectMeta<Namespace>>, pods: Vec<PartialObjectMeta<Pod>>, maps: Vec<ConfigMap>) {
-        list(namespaces).into_iter().for_each(|event| self.see(Seen::Namespace(event)));
-        list(pods).into_iter().for_each(|event| self.see(Seen::Pod(event)));
-        list(maps).into_iter().for_each(|event| self.see(Seen::ConfigMap(event)));
+    fn see_all(
+        &mut self,
+        namespaces: Vec<PartialObjectMeta<Namespace>>,
+        pods: Vec<PartialObjectMeta<Pod>>,
+        maps: Vec<ConfigMap>,
+    ) {
+        list(namespaces)
+            .into_iter()
+            .for_each(|event| self.see(Seen::Namespace(event)));
+        list(pods)
+            .into_iter()
+            .for_each(|event| self.see(Seen::Pod(event)));
+        list(maps)
+            .into_iter()
+            .for_each(|event| self.see(Seen::ConfigMap(event)));
     }
 
     /// The changes, `+` for a ConfigMap that is applied and `-` for one that is removed.
@@ -39,7 +62,10 @@ impl Enrolment {
             BundleChange::Remove(_) => '-',
         };
         let changes = self.take_changes();
-        changes.iter().map(|(name, change)| format!("{}{name}", sign(change))).collect()
+        changes
+            .iter()
+            .map(|(name, change)| format!("{}{name}", sign(change)))
+            .collect()
     }
 }
 
@@ -53,9 +79,18 @@ fn enrolment() -> Enrolment {
 fn a_bundle_is_where_a_label_or_a_pod_asks_for_it() {
     let mut enrolment = enrolment();
     enrolment.see_all(
-        vec![namespace("a", true), namespace("b", false), namespace("c", false), namespace("d", false)],
+        vec![
+            namespace("a", true),
+            namespace("b", false),
+            namespace("c", false),
+            namespace("d", false),
+        ],
         vec![pod("b", "one"), pod("b", "two")],
-        vec![map("a", "root", true), map("c", "root", true), map("d", "root", false)],
+        vec![
+            map("a", "root", true),
+            map("c", "root", true),
+            map("d", "root", false),
+        ],
     );
     assert_eq!(enrolment.told(), ["+b", "-c"], "d's is somebody else's");
     assert_eq!(enrolment.told(), [""; 0]);
@@ -88,7 +123,11 @@ fn a_bundle_that_somebody_changed_or_deleted_is_put_back() {
 fn a_new_bundle_goes_everywhere_and_nowhere_else() {
     let mut enrolment = enrolment();
     let namespaces = vec![namespace("a", true), namespace("b", false), namespace("c", false)];
-    enrolment.see_all(namespaces, vec![pod("b", "one")], vec![map("a", "root", true), map("b", "root", true)]);
+    enrolment.see_all(
+        namespaces,
+        vec![pod("b", "one")],
+        vec![map("a", "root", true), map("b", "root", true)],
+    );
     assert_eq!(enrolment.told(), [""; 0]);
     enrolment.set_bundle("root and next");
     assert_eq!(enrolment.told(), ["+a", "+b"]);
@@ -98,22 +137,37 @@ fn a_new_bundle_goes_everywhere_and_nowhere_else() {
 fn nothing_is_decided_before_all_is_known() {
     let mut enrolment = Enrolment::default();
     let namespaces = || list(vec![namespace("a", false), namespace("b", true)]);
-    namespaces().into_iter().for_each(|event| enrolment.see(Seen::Namespace(event)));
+    namespaces()
+        .into_iter()
+        .for_each(|event| enrolment.see(Seen::Namespace(event)));
     let maps = list(vec![map("a", "root", true)]);
-    maps.into_iter().for_each(|event| enrolment.see(Seen::ConfigMap(event)));
+    maps.into_iter()
+        .for_each(|event| enrolment.see(Seen::ConfigMap(event)));
     enrolment.set_bundle("root");
-    assert_eq!(enrolment.told(), [""; 0], "the pods are not known: one of `a` may need it");
-    list(vec![pod("a", "one")]).into_iter().for_each(|event| enrolment.see(Seen::Pod(event)));
+    assert_eq!(
+        enrolment.told(),
+        [""; 0],
+        "the pods are not known: one of `a` may need it"
+    );
+    list(vec![pod("a", "one")])
+        .into_iter()
+        .for_each(|event| enrolment.see(Seen::Pod(event)));
     assert_eq!(enrolment.told(), ["+b"]);
     // A list that begins anew names what is there now.
-    list(Vec::new()).into_iter().for_each(|event| enrolment.see(Seen::Pod(event)));
+    list(Vec::new())
+        .into_iter()
+        .for_each(|event| enrolment.see(Seen::Pod(event)));
     assert_eq!(enrolment.told(), ["-a"]);
 }
 
 #[test]
 fn without_a_root_no_bundle_is_touched() {
     let mut enrolment = Enrolment::default();
-    enrolment.see_all(vec![namespace("a", true), namespace("b", false)], vec![], vec![map("b", "root", true)]);
+    enrolment.see_all(
+        vec![namespace("a", true), namespace("b", false)],
+        vec![],
+        vec![map("b", "root", true)],
+    );
     assert_eq!(enrolment.told(), [""; 0]);
     enrolment.set_bundle("root");
     assert_eq!(enrolment.told(), ["+a", "-b"]);
@@ -124,8 +178,9 @@ fn a_namespace_that_ends_is_left_alone() {
     let mut enrolment = enrolment();
     enrolment.see_all(vec![namespace("a", true)], vec![pod("a", "one")], vec![]);
     let mut ending = namespace("a", true);
-    ending.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+    ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        jiff::Timestamp::now(),
+    ));
     enrolment.see(Seen::Namespace(Event::Apply(ending)));
     assert_eq!(enrolment.told(), [""; 0]);
 }

@@ -120,12 +120,18 @@ mod tests {
         assert_eq!(health.answer("/healthz").0, StatusCode::OK);
         assert_eq!(health.answer("/").0, StatusCode::NOT_FOUND);
         health.heard();
-        assert_eq!(health.answer("/readyz"), (StatusCode::OK, "ready: another replica leads\n".to_owned()));
+        assert_eq!(
+            health.answer("/readyz"),
+            (StatusCode::OK, "ready: another replica leads\n".to_owned())
+        );
         fault.send_replace(Some("no Secret".to_owned()));
         assert_eq!(health.answer("/readyz").0, StatusCode::OK, "that is the leader's");
         health.set_leading(true);
         let (status, text) = health.answer("/readyz");
-        assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "not ready: no Secret\n"));
+        assert_eq!(
+            (status, text.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: no Secret\n")
+        );
         fault.send_replace(None);
         assert_eq!(health.answer("/readyz").0, StatusCode::OK);
         tokio::time::advance(SILENCE).await;

@@ -36,7 +36,7 @@ pub(crate) fn labels() -> BTreeMap<String, String> {
 }
 
 /// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log.
-pub(crate) fn watch<K>(
+pub(crate) fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     what: &'static str,
@@ -45,7 +45,11 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
 {
-    logged(watcher(api, config.timeout(WATCH_SECONDS)).default_backoff(), what).boxed()
+    logged(
+        watcher(api, config.timeout(WATCH_SECONDS)).default_backoff(),
+        what,
+    )
+    .boxed()
 }
 
 fn logged<K>(
@@ -58,7 +62,11 @@ where
     events.filter_map(move |event| {
         let event = event
             .inspect_err(|error| {
-                tracing::warn!(what, error = printable(error), "the controller cannot watch objects; it tries again");
+                tracing::warn!(
+                    what,
+                    error = printable(error),
+                    "the controller cannot watch objects; it tries again"
+                );
             })
             .ok();
         std::future::ready(event)

@@ -81,7 +81,11 @@ impl<S: LeaseStore> Candidate<S> {
 
     /// Runs `work` whenever this replica leads, and drops it when it cannot renew; until `stop` ends, after which the Lease is given
     /// back. Work that ends by itself ends the candidacy too.
-    pub(crate) async fn run<W: Future<Output = ()>>(mut self, stop: impl Future<Output = ()>, work: impl Fn() -> W) {
+    pub(crate) async fn run<W: Future<Output = ()>>(
+        mut self,
+        stop: impl Future<Output = ()>,
+        work: impl Fn() -> W,
+    ) {
         let led = async {
             loop {
                 let renewed_at = self.acquire().await;
@@ -130,7 +134,10 @@ impl<S: LeaseStore> Candidate<S> {
                 renewed_at = asked_at;
                 continue;
             }
-            let held = self.seen.as_ref().is_some_and(|seen| holder(&seen.lease) == self.identity);
+            let held = self
+                .seen
+                .as_ref()
+                .is_some_and(|seen| holder(&seen.lease) == self.identity);
             if !held || renewed_at.elapsed() >= RENEW_DEADLINE {
                 return;
             }
@@ -142,7 +149,10 @@ impl<S: LeaseStore> Candidate<S> {
         match timeout(limit, self.try_hold()).await {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
-                tracing::warn!(error = printable(&error), "the Lease cannot be read or written; the controller tries again");
+                tracing::warn!(
+                    error = printable(&error),
+                    "the Lease cannot be read or written; the controller tries again"
+                );
                 false
             }
             Err(_) => {
@@ -157,7 +167,10 @@ impl<S: LeaseStore> Candidate<S> {
         self.health.heard();
         let Some(found) = found else {
             // Whoever led has to stop: the Lease that proved it is gone.
-            let led = self.seen.take().is_some_and(|seen| holder(&seen.lease) == self.identity);
+            let led = self
+                .seen
+                .take()
+                .is_some_and(|seen| holder(&seen.lease) == self.identity);
             if led {
                 return Ok(false);
             }
@@ -177,7 +190,8 @@ impl<S: LeaseStore> Candidate<S> {
 
     /// Remembers the Lease, and when it changed.
     fn note(&mut self, lease: Lease) {
-        let is_same = |seen: &SeenLease| seen.lease.metadata.resource_version == lease.metadata.resource_version;
+        let is_same =
+            |seen: &SeenLease| seen.lease.metadata.resource_version == lease.metadata.resource_version;
         if !self.seen.as_ref().is_some_and(is_same) {
             self.seen = Some(SeenLease {
                 lease,
@@ -200,7 +214,11 @@ impl<S: LeaseStore> Candidate<S> {
                 .filter(|_| is_renewal)
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(if is_renewal { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(if is_renewal {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
             ..LeaseSpec::default()
         };
         let metadata = found.map_or_else(
@@ -219,7 +237,11 @@ impl<S: LeaseStore> Candidate<S> {
 
     /// Gives the Lease back, so that another replica need not wait for it to run out.
     async fn release(&mut self) {
-        let Some(seen) = self.seen.as_ref().filter(|seen| holder(&seen.lease) == self.identity) else {
+        let Some(seen) = self
+            .seen
+            .as_ref()
+            .filter(|seen| holder(&seen.lease) == self.identity)
+        else {
             return;
         };
         let mut lease = seen.lease.clone();
@@ -229,7 +251,10 @@ impl<S: LeaseStore> Candidate<S> {
         spec.renew_time = Some(MicroTime(Timestamp::now()));
         match timeout(RETRY, self.store.replace(&lease)).await {
             Ok(Ok(_)) => tracing::info!("the Lease is given back"),
-            Ok(Err(error)) => tracing::warn!(error = printable(&error), "the Lease is not given back; it runs out"),
+            Ok(Err(error)) => tracing::warn!(
+                error = printable(&error),
+                "the Lease is not given back; it runs out"
+            ),
             Err(_) => tracing::warn!("the Lease is not given back; it runs out"),
         }
     }
@@ -242,7 +267,8 @@ fn seconds(duration: Duration) -> i32 {
 /// Who holds a Lease; empty where nobody does.
 fn holder(lease: &Lease) -> &str {
     let spec = lease.spec.as_ref();
-    spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+    spec.and_then(|spec| spec.holder_identity.as_deref())
+        .unwrap_or_default()
 }
 
 /// Whether a replica may take a Lease that it saw change at `seen_at` last.

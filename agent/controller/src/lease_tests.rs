@@ -40,7 +40,9 @@ impl Way {
     fn write(&self, lease: &Lease, before: Option<&str>) -> Result<Lease, kube::Error> {
         self.check()?;
         let mut kept = self.shared.lease.lock();
-        let version = kept.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+        let version = kept
+            .as_ref()
+            .and_then(|lease| lease.metadata.resource_version.clone());
         if version.as_deref() != before {
             return Err(failure(409));
         }
@@ -86,7 +88,11 @@ impl Drop for AtWork {
 
 impl Working {
     fn begin(&self) -> AtWork {
-        assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "two replicas work at once");
+        assert_eq!(
+            self.0.fetch_add(1, Ordering::SeqCst),
+            0,
+            "two replicas work at once"
+        );
         AtWork(self.clone())
     }
 
@@ -118,7 +124,12 @@ fn replica(shared: &Shared, identity: &str, working: &Working) -> Replica {
 }
 
 fn leader(shared: &Shared) -> String {
-    shared.lease.lock().as_ref().map(|lease| holder(lease).to_owned()).unwrap_or_default()
+    shared
+        .lease
+        .lock()
+        .as_ref()
+        .map(|lease| holder(lease).to_owned())
+        .unwrap_or_default()
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,10 +142,22 @@ async fn one_of_two_works_and_the_other_takes_over_when_it_dies() {
     assert_eq!((leader(&shared).as_str(), working.count()), ("one", 1));
     first.task.abort();
     sleep(DURATION - 2 * RETRY).await;
-    assert_eq!((leader(&shared).as_str(), working.count()), ("one", 0), "the Lease still counts");
+    assert_eq!(
+        (leader(&shared).as_str(), working.count()),
+        ("one", 0),
+        "the Lease still counts"
+    );
     sleep(4 * RETRY).await;
     assert_eq!((leader(&shared).as_str(), working.count()), ("two", 1));
-    let transitions = shared.lease.lock().as_ref().unwrap().spec.as_ref().unwrap().lease_transitions;
+    let transitions = shared
+        .lease
+        .lock()
+        .as_ref()
+        .unwrap()
+        .spec
+        .as_ref()
+        .unwrap()
+        .lease_transitions;
     assert_eq!(transitions, Some(2));
 }
 
@@ -153,7 +176,11 @@ async fn a_replica_that_cannot_renew_stops_before_another_may_lead() {
     assert_eq!((leader(&shared).as_str(), working.count()), ("two", 1));
     shared.away.lock().clear();
     sleep(4 * DURATION).await;
-    assert_eq!((leader(&shared).as_str(), working.count()), ("two", 1), "it stays where it is");
+    assert_eq!(
+        (leader(&shared).as_str(), working.count()),
+        ("two", 1),
+        "it stays where it is"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,10 +220,18 @@ async fn a_lease_that_somebody_took_or_deleted_ends_the_work() {
     sleep(2 * RETRY).await;
     assert_eq!(working.count(), 0);
     sleep(DURATION + RETRY).await;
-    assert_eq!((leader(&shared).as_str(), working.count()), ("one", 1), "the person renews nothing");
+    assert_eq!(
+        (leader(&shared).as_str(), working.count()),
+        ("one", 1),
+        "the person renews nothing"
+    );
     *shared.lease.lock() = None;
     sleep(RETRY + RETRY / 2).await;
-    assert_eq!((leader(&shared).as_str(), working.count()), ("one", 1), "it is made again, by a new election");
+    assert_eq!(
+        (leader(&shared).as_str(), working.count()),
+        ("one", 1),
+        "it is made again, by a new election"
+    );
 }
 
 #[test]
@@ -219,5 +254,8 @@ fn a_lease_counts_from_when_it_was_seen_to_change() {
     assert!(!free(&lease("other", None), 14 * second));
     assert!(free(&lease("", Some(15)), Duration::ZERO));
     assert!(free(&lease("me", Some(15)), Duration::ZERO));
-    assert!(free(&Lease::default(), Duration::ZERO), "a Lease that the chart made");
+    assert!(
+        free(&Lease::default(), Duration::ZERO),
+        "a Lease that the chart made"
+    );
 }

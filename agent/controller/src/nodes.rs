@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::kubernetes::{FIELD_MANAGER, is_gone, printable, watch};
+use crate::kubernetes::{FIELD_MANAGER, follow, is_gone, printable};
 
 /// The label, and its value.
 const LABEL: &str = "picket.dev/agent";
@@ -73,8 +73,8 @@ impl NodeLabels {
         let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
         let agents = watcher::Config::default().labels(AGENTS);
         let mut seen = select(
-            watch(pods, agents, "agents").map(Seen::Pod),
-            watch(nodes, watcher::Config::default(), "nodes").map(Seen::Node),
+            follow(pods, agents, "agents").map(Seen::Pod),
+            follow(nodes, watcher::Config::default(), "nodes").map(Seen::Node),
         );
         loop {
             let is_settled = self.write().await;
@@ -97,7 +97,7 @@ impl NodeLabels {
 
     /// Writes what differs; whether nothing is left to be tried again.
     async fn write(&mut self) -> bool {
-        let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
+        let nodes = Api::<Node>::all(self.client.clone());
         let mut is_settled = true;
         for (node, change) in self.readiness.changes(Instant::now()) {
             let value = (change == LabelChange::Set).then_some(READY);
@@ -108,14 +108,23 @@ impl NodeLabels {
             };
             match nodes.patch_metadata(&node, &parameters, &patch).await {
                 Ok(_) => {
-                    tracing::info!(node, label = LABEL, ready = change == LabelChange::Set, "the node's label is written");
+                    tracing::info!(
+                        node,
+                        label = LABEL,
+                        ready = change == LabelChange::Set,
+                        "the node's label is written"
+                    );
                     self.readiness.written(&node, change);
                     self.post(&node, change).await;
                 }
                 // The watch tells that the node is gone.
                 Err(error) if is_gone(&error) => {}
                 Err(error) => {
-                    tracing::warn!(node, error = printable(&error), "the node's label cannot be written; the controller tries again");
+                    tracing::warn!(
+                        node,
+                        error = printable(&error),
+                        "the node's label cannot be written; the controller tries again"
+                    );
                     is_settled = false;
                 }
             }
@@ -126,7 +135,11 @@ impl NodeLabels {
     /// An Event is for people; that it cannot be written stops nothing.
     async fn post(&self, node: &str, change: LabelChange) {
         let (type_, reason, note) = match change {
-            LabelChange::Set => (EventType::Normal, "AgentReady", "Picket's agent is ready: enrolled pods may be scheduled here."),
+            LabelChange::Set => (
+                EventType::Normal,
+                "AgentReady",
+                "Picket's agent is ready: enrolled pods may be scheduled here.",
+            ),
             LabelChange::Remove => (
                 EventType::Warning,
                 "AgentNotReady",
@@ -149,7 +162,12 @@ impl NodeLabels {
             ..ObjectReference::default()
         };
         if let Err(error) = self.recorder.publish(&event, &regarding).await {
-            tracing::warn!(node, reason, error = printable(&error), "the API server did not accept a Kubernetes Event");
+            tracing::warn!(
+                node,
+                reason,
+                error = printable(&error),
+                "the API server did not accept a Kubernetes Event"
+            );
         }
     }
 }
@@ -204,8 +222,12 @@ impl Readiness {
                 self.nodes = std::mem::take(&mut self.listed_nodes);
                 self.nodes_are_known = true;
             }
-            Seen::Node(Event::Apply(node)) => drop(self.nodes.insert(node.name_any(), is_labelled(&node))),
-            Seen::Node(Event::Delete(node)) => drop(self.nodes.remove(&node.name_any())),
+            Seen::Node(Event::Apply(node)) => {
+                self.nodes.insert(node.name_any(), is_labelled(&node));
+            }
+            Seen::Node(Event::Delete(node)) => {
+                self.nodes.remove(&node.name_any());
+            }
         }
         self.count(now);
     }
@@ -213,7 +235,10 @@ impl Readiness {
     /// Begins the pause of each labelled node that has no ready agent, and ends that of the others.
     fn count(&mut self, now: Instant) {
         let ready = self.nodes_with_agent();
-        let lacking = self.nodes.iter().filter(|(node, labelled)| **labelled && !ready.contains(*node));
+        let lacking = self
+            .nodes
+            .iter()
+            .filter(|(node, labelled)| **labelled && !ready.contains(*node));
         let lacking = lacking.map(|(node, _)| (node.clone(), *self.without.get(node).unwrap_or(&now)));
         self.without = lacking.collect();
     }
@@ -239,8 +264,13 @@ impl Readiness {
             return Vec::new();
         }
         let ready = self.nodes_with_agent();
-        let unlabelled = ready.into_iter().filter(|node| self.nodes.get(node) == Some(&false));
-        let over = self.without.iter().filter(|(_, since)| now >= **since + self.pause());
+        let unlabelled = ready
+            .into_iter()
+            .filter(|node| self.nodes.get(node) == Some(&false));
+        let over = self
+            .without
+            .iter()
+            .filter(|(_, since)| now >= **since + self.pause());
         let set = unlabelled.map(|node| (node, LabelChange::Set));
         set.chain(over.map(|(node, _)| (node.clone(), LabelChange::Remove)))
             .collect()
@@ -289,7 +319,11 @@ mod tests {
     }
 
     fn node(name: &str, labelled: bool) -> PartialObjectMeta<Node> {
-        let labels = if labelled { json!({LABEL: READY}) } else { json!({}) };
+        let labels = if labelled {
+            json!({LABEL: READY})
+        } else {
+            json!({})
+        };
         serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
     }
 
@@ -316,7 +350,10 @@ mod tests {
         assert_eq!(readiness.changes(now), [("m".to_owned(), LabelChange::Set)]);
         assert_eq!(readiness.next_due(), Some(now + PAUSE));
         let after = readiness.changes(now + PAUSE);
-        assert!(after.contains(&("n".to_owned(), LabelChange::Remove)), "{after:?}");
+        assert!(
+            after.contains(&("n".to_owned(), LabelChange::Remove)),
+            "{after:?}"
+        );
     }
 
     #[test]
@@ -330,10 +367,16 @@ mod tests {
         assert_eq!(readiness.changes(now + 10 * PAUSE), []);
         // Back before the pause is over: it begins anew the next time.
         readiness.see(Seen::Pod(Event::Apply(pod("new", "n", false))), now);
-        readiness.see(Seen::Pod(Event::Apply(pod("new", "n", true))), now + PAUSE - SECOND);
+        readiness.see(
+            Seen::Pod(Event::Apply(pod("new", "n", true))),
+            now + PAUSE - SECOND,
+        );
         readiness.see(Seen::Pod(Event::Apply(pod("new", "n", false))), now + PAUSE);
         assert_eq!(readiness.changes(now + PAUSE + SECOND), []);
-        assert_eq!(readiness.changes(now + 2 * PAUSE), [("n".to_owned(), LabelChange::Remove)]);
+        assert_eq!(
+            readiness.changes(now + 2 * PAUSE),
+            [("n".to_owned(), LabelChange::Remove)]
+        );
     }
 
     #[test]
@@ -357,7 +400,10 @@ mod tests {
         readiness.written("n", LabelChange::Set);
         assert_eq!(readiness.changes(now), []);
         readiness.see(Seen::Node(Event::Apply(node("m", true))), now);
-        assert_eq!(readiness.changes(now + PAUSE), [("m".to_owned(), LabelChange::Remove)]);
+        assert_eq!(
+            readiness.changes(now + PAUSE),
+            [("m".to_owned(), LabelChange::Remove)]
+        );
     }
 
     #[test]

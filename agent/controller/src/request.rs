@@ -39,7 +39,9 @@ pub(crate) struct NodeCaRequest {
 /// Why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the request is {found}'s: only {expected}, the service account of Picket's agents, gets a node CA")]
+    #[error(
+        "the request is {found}'s: only {expected}, the service account of Picket's agents, gets a node CA"
+    )]
     OtherAccount { found: String, expected: String },
     #[error(
         "the token names no node: use the token that the kubelet projects into the agent's pod, which is bound to the pod and its node"
@@ -60,7 +62,9 @@ pub(crate) enum Refusal {
     Signature,
     #[error("the key of spec.request is not ECDSA P-256")]
     Key,
-    #[error("the subject of spec.request is {found:?}: the token is of node {node}, so that it must be {expected:?}")]
+    #[error(
+        "the subject of spec.request is {found:?}: the token is of node {node}, so that it must be {expected:?}"
+    )]
     OtherNode {
         found: String,
         node: String,
@@ -161,7 +165,7 @@ fn is_common_name(subject: &X509Name<'_>, expected: &str) -> bool {
     let (Some(_), None, Some(name)) = (attributes.next(), attributes.next(), names.next()) else {
         return false;
     };
-    name.as_str() == Ok(expected)
+    name.as_str().is_ok_and(|found| found == expected)
 }
 
 #[cfg(test)]

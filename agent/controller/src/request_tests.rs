@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
+    PKCS_ED25519,
 };
 
 use super::*;
@@ -28,7 +29,10 @@ fn fit() -> CertificateSigningRequest {
     let key = KeyPair::generate().unwrap();
     let extra = [
         (NODE_NAME.to_owned(), vec![NODE.to_owned()]),
-        ("authentication.kubernetes.io/pod-name".to_owned(), vec!["picket-x".to_owned()]),
+        (
+            "authentication.kubernetes.io/pod-name".to_owned(),
+            vec!["picket-x".to_owned()],
+        ),
     ];
     CertificateSigningRequest {
         spec: CertificateSigningRequestSpec {
@@ -58,7 +62,10 @@ fn with_request(text: String) -> Refusal {
 #[test]
 fn an_agents_request_for_its_own_node_is_fit() {
     let request = judge(&fit(), ACCOUNT).unwrap();
-    assert_eq!((request.node.as_str(), request.lifetime), (NODE, Duration::from_secs(3600)));
+    assert_eq!(
+        (request.node.as_str(), request.lifetime),
+        (NODE, Duration::from_secs(3600))
+    );
     let mut csr = fit();
     csr.spec.expiration_seconds = None;
     assert_eq!(judge(&csr, ACCOUNT).unwrap().lifetime, NODE_CA_LIFETIME);
@@ -86,7 +93,10 @@ fn a_token_that_does_not_prove_one_node_is_denied() {
             let extra = spec.extra.as_mut().unwrap();
             extra.remove(NODE_NAME);
             if let Some(names) = names {
-                extra.insert(NODE_NAME.to_owned(), names.into_iter().map(str::to_owned).collect());
+                extra.insert(
+                    NODE_NAME.to_owned(),
+                    names.into_iter().map(str::to_owned).collect(),
+                );
             }
         })
     };
@@ -110,11 +120,15 @@ fn another_nodes_name_is_denied() {
     ] {
         let refusal = with_request(pem(&params(name), &key));
         assert_eq!(refusal.reason(), "SubjectNotTheNode", "{name:?}");
-        assert!(refusal.to_string().contains("CN=picket node CA node-1"), "{refusal}");
+        assert!(
+            refusal.to_string().contains("CN=picket node CA node-1"),
+            "{refusal}"
+        );
     }
     // The right name beside another attribute.
     let mut more = params("picket node CA node-1");
-    more.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    more.distinguished_name
+        .push(DnType::OrganizationName, "system:masters");
     assert_eq!(with_request(pem(&more, &key)).reason(), "SubjectNotTheNode");
 }
 
@@ -168,7 +182,7 @@ fn another_kind_of_key_is_denied() {
 fn what_is_not_one_request_is_denied() {
     let key = KeyPair::generate().unwrap();
     let one = pem(&params("picket node CA node-1"), &key);
-    let truncated = one.replacen("MII", "MIA", 1);
+    let truncated = one.replacen("MI", "MA", 1);
     for text in [String::new(), "x".to_owned(), one.clone() + &one, truncated] {
         assert_eq!(with_request(text), Refusal::Unreadable);
     }
@@ -188,7 +202,13 @@ fn no_extension_that_is_asked_for_comes_into_the_certificate() {
     let now = std::time::SystemTime::now();
     let signed = Authority::read(&make_root(now).unwrap())
         .unwrap()
-        .sign_node_ca(&request.node, &request.key, request.lifetime, &PermittedNames::default(), now)
+        .sign_node_ca(
+            &request.node,
+            &request.key,
+            request.lifetime,
+            &PermittedNames::default(),
+            now,
+        )
         .unwrap();
     let der = certificates(&signed, "test").unwrap().remove(0);
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
@@ -196,5 +216,8 @@ fn no_extension_that_is_asked_for_comes_into_the_certificate() {
     let constraints = certificate.basic_constraints().unwrap().unwrap().value;
     assert_eq!(constraints.path_len_constraint, Some(0));
     assert!(!certificate.key_usage().unwrap().unwrap().value.crl_sign());
-    assert_eq!(certificate.public_key().subject_public_key.data.as_ref(), key.der_bytes());
+    assert_eq!(
+        certificate.public_key().subject_public_key.data.as_ref(),
+        key.der_bytes()
+    );
 }

@@ -56,15 +56,14 @@ pub(crate) enum RootError {
     Roots(RootsError),
     #[error("{0}: {1}")]
     Given(String, RootsError),
-    #[error("there is no Secret {0} in the controller's namespace: make it, or give another one with --root-secret")]
+    #[error(
+        "there is no Secret {0} in the controller's namespace: make it, or give another one with --root-secret"
+    )]
     NoSecret(String),
     #[error("{0} has neither tls.crt and tls.key nor ca.crt and ca.key")]
     NoKeys(String),
     #[error("{}: {source}", path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
 }
 
 /// Keeps the root for as long as it is polled.
@@ -105,14 +104,20 @@ impl RootKeeper {
                     };
                     // A given CA may be renewed below the same root, so that the signer always gets the newest.
                     if is_new(&trust.borrow()) {
-                        tracing::info!(valid_until = crate::authority::shown(found.signing.not_after), "the root CA is in use");
+                        tracing::info!(
+                            valid_until = crate::authority::shown(found.signing.not_after),
+                            "the root CA is in use"
+                        );
                     }
                     trust.send_replace(Some(Arc::new(found)));
                 }
                 Err(error) => {
                     let text = error.to_string();
                     if fault.borrow().as_ref() != Some(&text) {
-                        tracing::error!(error = text, "there is no root CA to sign with; the controller tries again");
+                        tracing::error!(
+                            error = text,
+                            "there is no root CA to sign with; the controller tries again"
+                        );
                     }
                     fault.send_replace(Some(text));
                 }
@@ -132,7 +137,9 @@ impl RootKeeper {
         let no_data = BTreeMap::new();
         let data = found.as_ref().and_then(|secret| secret.data.as_ref());
         let stored = StoredRoots::read(data.unwrap_or(&no_data)).map_err(RootError::Roots)?;
-        let annotations = found.as_ref().and_then(|secret| secret.metadata.annotations.as_ref());
+        let annotations = found
+            .as_ref()
+            .and_then(|secret| secret.metadata.annotations.as_ref());
         let facts = RootFacts {
             given: given.as_ref(),
             trusted_before: self.trusted.as_deref(),
@@ -207,7 +214,9 @@ impl RootKeeper {
                 };
                 given_from(&self.source.name(), text).map(Some)
             }
-            RootSource::Folder(folder) => given_from(&self.source.name(), |key| read(&folder.join(key))).map(Some),
+            RootSource::Folder(folder) => {
+                given_from(&self.source.name(), |key| read(&folder.join(key))).map(Some)
+            }
         }
     }
 

@@ -23,7 +23,7 @@ const RECORD: &str = "rotation.json";
 
 /// Why the stored roots cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RootsError {
+pub(crate) enum RootsError {
     /// A part of the Secret is unfit.
     #[error("key {0} of the Secret: {1}")]
     Stored(&'static str, AuthorityError),
@@ -173,7 +173,9 @@ impl StoredRoots {
                     changes.push("the next root signs; the earlier one stays in the bundles for now");
                 }
                 RotationStep::DropRetired => {
-                    self.record.retired.retain(|root| SystemTime::from(root.until) > now);
+                    self.record
+                        .retired
+                        .retain(|root| SystemTime::from(root.until) > now);
                     changes.push("an earlier root is taken out of the bundles");
                 }
             }
@@ -253,8 +255,7 @@ impl StoredRoots {
     fn bundle(&self, signing: &Authority) -> Result<String, RootsError> {
         let mut all = vec![signing.anchors.clone()];
         if let Some(next) = &self.next {
-            let next =
-                Authority::read(next).map_err(|error| RootsError::Stored(NEXT_CERTIFICATE, error))?;
+            let next = Authority::read(next).map_err(|error| RootsError::Stored(NEXT_CERTIFICATE, error))?;
             all.push(next.anchors);
         }
         for root in &self.record.retired {

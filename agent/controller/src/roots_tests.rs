@@ -32,11 +32,15 @@ fn count(bundle: &str) -> usize {
 
 #[test]
 fn a_root_is_made_once() {
-    let first = StoredRoots::default().advance(&RootFacts::default(), start()).unwrap();
+    let first = StoredRoots::default()
+        .advance(&RootFacts::default(), start())
+        .unwrap();
     assert_eq!(first.changes, ["a root is made"]);
     let keys: Vec<String> = first.stored.data().into_keys().collect();
     assert_eq!(keys, ["ca.crt", "ca.key"]);
-    let again = stored(&first).advance(&facts(&first.bundle), start() + HOUR).unwrap();
+    let again = stored(&first)
+        .advance(&facts(&first.bundle), start() + HOUR)
+        .unwrap();
     assert_eq!(again.changes, [""; 0]);
     assert_eq!((&again.stored, &again.bundle), (&first.stored, &first.bundle));
     assert!(!format!("{again:?}").contains("PRIVATE"));
@@ -45,14 +49,19 @@ fn a_root_is_made_once() {
 #[test]
 fn a_root_is_replaced_with_an_overlap() {
     let begin = start();
-    let first = StoredRoots::default().advance(&RootFacts::default(), begin).unwrap();
+    let first = StoredRoots::default()
+        .advance(&RootFacts::default(), begin)
+        .unwrap();
     let asked = RootFacts {
         requested: true,
         ..facts(&first.bundle)
     };
     let made = stored(&first).advance(&asked, begin).unwrap();
     assert_eq!(count(&made.bundle), 2, "both are in the bundle");
-    assert_eq!(made.signing.anchors, first.signing.anchors, "and the first one signs");
+    assert_eq!(
+        made.signing.anchors, first.signing.anchors,
+        "and the first one signs"
+    );
 
     // Not before the bundles hold it, however long that takes.
     let late = begin + 10 * OVERLAP;
@@ -60,7 +69,9 @@ fn a_root_is_replaced_with_an_overlap() {
     assert_eq!(waiting.stored, made.stored);
     let noted = stored(&made).advance(&facts(&made.bundle), late).unwrap();
     assert_eq!(noted.signing.anchors, first.signing.anchors);
-    let before = stored(&noted).advance(&facts(&noted.bundle), late + OVERLAP - HOUR).unwrap();
+    let before = stored(&noted)
+        .advance(&facts(&noted.bundle), late + OVERLAP - HOUR)
+        .unwrap();
     assert_eq!(before.signing.anchors, first.signing.anchors);
 
     let at = late + OVERLAP;
@@ -79,12 +90,16 @@ fn a_root_is_replaced_with_an_overlap() {
 
 #[test]
 fn an_old_root_is_replaced_without_being_asked() {
-    let first = StoredRoots::default().advance(&RootFacts::default(), start()).unwrap();
+    let first = StoredRoots::default()
+        .advance(&RootFacts::default(), start())
+        .unwrap();
     let at = start() + ROOT_LIFETIME * 2 / 3;
     let made = stored(&first).advance(&facts(&first.bundle), at).unwrap();
     assert_eq!(count(&made.bundle), 2);
     // A controller that was away until the end of the root's life.
-    let end = stored(&first).advance(&facts(&first.bundle), start() + ROOT_LIFETIME).unwrap();
+    let end = stored(&first)
+        .advance(&facts(&first.bundle), start() + ROOT_LIFETIME)
+        .unwrap();
     assert_ne!(end.signing.anchors, first.signing.anchors);
 }
 
@@ -115,7 +130,9 @@ fn a_root_that_somebody_else_keeps_is_never_replaced() {
 
 #[test]
 fn clients_go_on_trusting_a_root_whose_secret_was_deleted() {
-    let first = StoredRoots::default().advance(&RootFacts::default(), start()).unwrap();
+    let first = StoredRoots::default()
+        .advance(&RootFacts::default(), start())
+        .unwrap();
     let lost = RootFacts {
         trusted_before: Some(&first.signing.anchors),
         ..RootFacts::default()
@@ -127,15 +144,25 @@ fn clients_go_on_trusting_a_root_whose_secret_was_deleted() {
 
 #[test]
 fn an_unfit_secret_is_left_alone() {
-    let first = StoredRoots::default().advance(&RootFacts::default(), start()).unwrap();
+    let first = StoredRoots::default()
+        .advance(&RootFacts::default(), start())
+        .unwrap();
     let mut data = first.stored.data();
     data.insert("ca.crt".to_owned(), ByteString(b"nothing".to_vec()));
-    let error = StoredRoots::read(&data).unwrap().advance(&RootFacts::default(), start());
+    let error = StoredRoots::read(&data)
+        .unwrap()
+        .advance(&RootFacts::default(), start());
     let text = error.unwrap_err().to_string();
     assert!(text.starts_with("key ca.crt of the Secret: "), "{text}");
     data = first.stored.data();
-    for record in ["{", r#"{"retired": [{"certificate": "x", "until": "2027-01-01T00:00:00Z"}]}"#] {
+    for record in [
+        "{",
+        r#"{"retired": [{"certificate": "x", "until": "2027-01-01T00:00:00Z"}]}"#,
+    ] {
         data.insert(RECORD.to_owned(), ByteString(record.as_bytes().to_vec()));
-        assert!(matches!(StoredRoots::read(&data), Err(RootsError::Record)), "{record}");
+        assert!(
+            matches!(StoredRoots::read(&data), Err(RootsError::Record)),
+            "{record}"
+        );
     }
 }

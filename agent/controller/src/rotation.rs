@@ -167,7 +167,11 @@ mod tests {
             retired: vec![retire_until(moved)],
             ..view()
         };
-        assert_eq!(due(&after, moved + NODE_CA_LIFETIME), None, "a clock may be behind");
+        assert_eq!(
+            due(&after, moved + NODE_CA_LIFETIME),
+            None,
+            "a clock may be behind"
+        );
         assert_eq!(
             due(&after, moved + NODE_CA_LIFETIME + SKEW),
             Some(RotationStep::DropRetired)

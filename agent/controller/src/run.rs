@@ -65,7 +65,10 @@ pub enum ControllerError {
 ///
 /// # Errors
 /// [`ControllerError`] where it cannot start. What fails later is tried again.
-pub async fn run(settings: ControllerSettings, stop: impl Future<Output = ()>) -> Result<(), ControllerError> {
+pub async fn run(
+    settings: ControllerSettings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ControllerError> {
     let client = client(&settings).await?;
     let (fault, faults) = watch::channel(None);
     let health = Health::new(faults);
@@ -95,7 +98,12 @@ async fn work(settings: &ControllerSettings, client: Client, fault: watch::Sende
     }
     let (trust, trusted) = watch::channel(None);
     let (published, everywhere) = watch::channel(None);
-    let signer = Signer::new(client.clone(), namespace, settings.permitted.clone(), trusted.clone());
+    let signer = Signer::new(
+        client.clone(),
+        namespace,
+        settings.permitted.clone(),
+        trusted.clone(),
+    );
     let bundles = Bundles::new(client.clone(), trusted, published);
     let labels = NodeLabels::new(client, namespace, identity);
     join!(
@@ -112,7 +120,10 @@ async fn remove_root(keeper: RootKeeper, mut everywhere: watch::Receiver<Option<
         return;
     }
     while let Err(error) = keeper.remove().await {
-        tracing::warn!(error = printable(&error), "the root CA cannot be removed; the controller tries again");
+        tracing::warn!(
+            error = printable(&error),
+            "the root CA cannot be removed; the controller tries again"
+        );
         tokio::time::sleep(RETRY).await;
     }
     tracing::info!("bundles, labels of nodes and the root CA are removed");

@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestCondition,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::runtime::controller::{Action, Controller};
@@ -66,7 +64,8 @@ impl Signer {
     pub(crate) async fn run(self) {
         let selected = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
         let requests = Controller::new(self.requests.clone(), selected);
-        let answer = async |csr: Arc<CertificateSigningRequest>, signer: Arc<Self>| signer.answer(&csr).await;
+        let answer =
+            |csr: Arc<CertificateSigningRequest>, signer: Arc<Self>| async move { signer.answer(&csr).await };
         requests
             .run(answer, retry, Arc::new(self))
             .for_each(|_| std::future::ready(()))
@@ -87,9 +86,7 @@ impl Signer {
                 let approved = self.write("approval", &name, with(csr, condition)).await?;
                 self.issue(&approved, &request).await?;
             }
-            (RequestState::Pending, Err(refusal)) => {
-                self.refuse("approval", "Denied", csr, &refusal).await?
-            }
+            (RequestState::Pending, Err(refusal)) => self.refuse("approval", "Denied", csr, &refusal).await?,
             // Approved before: by a controller that ended in between, or by a person. The signer judges all the same.
             (_, Ok(request)) => self.issue(csr, &request).await?,
             (_, Err(refusal)) => self.refuse("status", "Failed", csr, &refusal).await?,
@@ -122,7 +119,11 @@ impl Signer {
         let message = refusal.to_string();
         let condition = condition(kind, refusal.reason(), &message);
         self.write(subresource, &name, with(csr, condition)).await?;
-        tracing::warn!(request = name, reason = message, "a request for a node CA is denied");
+        tracing::warn!(
+            request = name,
+            reason = message,
+            "a request for a node CA is denied"
+        );
         Ok(())
     }
 
@@ -134,7 +135,9 @@ impl Signer {
         csr: CertificateSigningRequest,
     ) -> Result<CertificateSigningRequest, SignError> {
         let parameters = PostParams::default();
-        let written = self.requests.replace_subresource(subresource, name, &parameters, &csr);
+        let written = self
+            .requests
+            .replace_subresource(subresource, name, &parameters, &csr);
         Ok(written.await?)
     }
 }

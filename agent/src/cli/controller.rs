@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use picket_controller::{ControllerSettings, PermittedNames, RootSource};
 
-use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 use crate::runtime::signals;
+use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
 /// Where a pod's manifest puts its name and its namespace, by the downward API.
 const POD_NAME: &str = "POD_NAME";
@@ -155,9 +155,15 @@ mod tests {
 
     #[test]
     fn names_come_from_arguments_or_the_pod() {
-        let pod = [(POD_NAME, "picket-controller-1"), (POD_NAMESPACE, "picket-system")];
+        let pod = [
+            (POD_NAME, "picket-controller-1"),
+            (POD_NAMESPACE, "picket-system"),
+        ];
         let found = read("", &pod).unwrap();
-        assert_eq!((found.namespace.as_str(), found.identity.as_str()), ("picket-system", "picket-controller-1"));
+        assert_eq!(
+            (found.namespace.as_str(), found.identity.as_str()),
+            ("picket-system", "picket-controller-1")
+        );
         assert_eq!(found.root, RootSource::Own);
         let found = read("--namespace a --identity b --root-secret mine", &pod).unwrap();
         assert_eq!((found.namespace.as_str(), found.identity.as_str()), ("a", "b"));
@@ -171,7 +177,10 @@ mod tests {
         let pod = [(POD_NAME, "a"), (POD_NAMESPACE, "b")];
         assert!(read("--root-secret a --root-folder b", &pod).is_err());
         let error = format!("{:#}", read("--permitted-name a_b/c", &pod).unwrap_err());
-        assert!(error.contains("`a_b/c` is neither a DNS name nor a range"), "{error}");
+        assert!(
+            error.contains("`a_b/c` is neither a DNS name nor a range"),
+            "{error}"
+        );
         assert!(read("--permitted-name example.com --permitted-name 10.0.0.0/8", &pod).is_ok());
     }
 }
