@@ -34,8 +34,15 @@ const PAUSE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 
 enum Seen {
-    Pod(Event<Pod>),
+    Pod(Event<AgentPod>),
     Node(Event<PartialObjectMeta<Node>>),
+}
+
+/// What counts of an agent's pod.
+struct AgentPod {
+    name: String,
+    /// Its node, if it is Ready.
+    ready_on: Option<String>,
 }
 
 /// Labels nodes for as long as it is polled.
@@ -73,7 +80,7 @@ impl NodeLabels {
         let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
         let agents = watcher::Config::default().labels(AGENTS);
         let mut seen = select(
-            follow(pods, agents, "agents").map(Seen::Pod),
+            follow(pods, agents, "agents").map(|event| Seen::Pod(condensed(event))),
             follow(nodes, watcher::Config::default(), "nodes").map(Seen::Node),
         );
         loop {
@@ -201,19 +208,19 @@ impl Readiness {
         match seen {
             Seen::Pod(Event::Init) => self.listed.clear(),
             Seen::Pod(Event::InitApply(pod)) => {
-                if let Some(node) = ready_on(&pod) {
-                    self.listed.insert(pod.name_any(), node);
+                if let Some(node) = pod.ready_on {
+                    self.listed.insert(pod.name, node);
                 }
             }
             Seen::Pod(Event::InitDone) => {
                 self.ready = std::mem::take(&mut self.listed);
                 self.pods_are_known = true;
             }
-            Seen::Pod(Event::Apply(pod)) => match ready_on(&pod) {
-                Some(node) => drop(self.ready.insert(pod.name_any(), node)),
-                None => drop(self.ready.remove(&pod.name_any())),
+            Seen::Pod(Event::Apply(pod)) => match pod.ready_on {
+                Some(node) => drop(self.ready.insert(pod.name, node)),
+                None => drop(self.ready.remove(&pod.name)),
             },
-            Seen::Pod(Event::Delete(pod)) => drop(self.ready.remove(&pod.name_any())),
+            Seen::Pod(Event::Delete(pod)) => drop(self.ready.remove(&pod.name)),
             Seen::Node(Event::Init) => self.listed_nodes.clear(),
             Seen::Node(Event::InitApply(node)) => {
                 self.listed_nodes.insert(node.name_any(), is_labelled(&node));
@@ -291,6 +298,21 @@ impl Readiness {
     }
 }
 
+/// The same event without what counts nothing.
+fn condensed(event: Event<Pod>) -> Event<AgentPod> {
+    let of = |pod: Pod| AgentPod {
+        name: pod.name_any(),
+        ready_on: ready_on(&pod),
+    };
+    match event {
+        Event::Apply(pod) => Event::Apply(of(pod)),
+        Event::Delete(pod) => Event::Delete(of(pod)),
+        Event::InitApply(pod) => Event::InitApply(of(pod)),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    }
+}
+
 /// The node of a pod that is Ready.
 fn ready_on(pod: &Pod) -> Option<String> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
@@ -334,7 +356,7 @@ mod tests {
             .into_iter()
             .chain(pods.iter().cloned().map(Event::InitApply))
             .chain([Event::InitDone]);
-        events.for_each(|event| readiness.see(Seen::Pod(event), now));
+        events.for_each(|event| readiness.see(Seen::Pod(condensed(event)), now));
         let nodes = [node("n", true), node("m", false)].map(Event::InitApply);
         let events = [Event::Init].into_iter().chain(nodes).chain([Event::InitDone]);
         events.for_each(|event| readiness.see(Seen::Node(event), now));
@@ -360,18 +382,21 @@ mod tests {
     fn an_upgrade_by_surge_does_not_flap() {
         let now = Instant::now();
         let mut readiness = known(&[pod("old", "n", true)], now);
-        readiness.see(Seen::Pod(Event::Apply(pod("new", "n", false))), now);
-        readiness.see(Seen::Pod(Event::Apply(pod("new", "n", true))), now);
-        readiness.see(Seen::Pod(Event::Delete(pod("old", "n", true))), now);
+        readiness.see(Seen::Pod(condensed(Event::Apply(pod("new", "n", false)))), now);
+        readiness.see(Seen::Pod(condensed(Event::Apply(pod("new", "n", true)))), now);
+        readiness.see(Seen::Pod(condensed(Event::Delete(pod("old", "n", true)))), now);
         assert!(readiness.without.is_empty());
         assert_eq!(readiness.changes(now + 10 * PAUSE), []);
         // Back before the pause is over: it begins anew the next time.
-        readiness.see(Seen::Pod(Event::Apply(pod("new", "n", false))), now);
+        readiness.see(Seen::Pod(condensed(Event::Apply(pod("new", "n", false)))), now);
         readiness.see(
-            Seen::Pod(Event::Apply(pod("new", "n", true))),
+            Seen::Pod(condensed(Event::Apply(pod("new", "n", true)))),
             now + PAUSE - SECOND,
         );
-        readiness.see(Seen::Pod(Event::Apply(pod("new", "n", false))), now + PAUSE);
+        readiness.see(
+            Seen::Pod(condensed(Event::Apply(pod("new", "n", false)))),
+            now + PAUSE,
+        );
         assert_eq!(readiness.changes(now + PAUSE + SECOND), []);
         assert_eq!(
             readiness.changes(now + 2 * PAUSE),
