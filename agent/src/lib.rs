@@ -49,7 +49,8 @@
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
-//! Four more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
+//! Five more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
+//! `picket-controller` (agent/controller) is the cluster side, `picket controller`, with a code map of its own;
 //! `picket-masking` (agent/masking) takes hidden items out of lists and watches; `picket-common` (agent-common)
 //! holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
 //! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas and deploy/crds from them.

@@ -1,4 +1,4 @@
-//! The chart on a real cluster: every object is taken, the node CA is made once, agents serve, are replaced and taken out again.
+//! The chart on a real cluster: every object is taken, agents serve, are replaced and taken out again.
 
 use anyhow::{Result, ensure};
 use picket_tests::install::{Installer, wait};
@@ -9,7 +9,6 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_api_server_takes_every_object,
-    the_node_ca_is_made_once_and_nothing_is_left,
     agents_serve_are_replaced_and_taken_out,
 };
 

@@ -7,6 +7,7 @@
 #![deny(dead_code)]
 
 mod address;
+mod controller;
 mod helm;
 mod installed;
 mod rendered;
@@ -25,5 +26,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, address, installed, rights, uninstall })
+    harness::run::<World>(picket_tests::modules! { values, rendered, address, controller, installed, rights, uninstall })
 }

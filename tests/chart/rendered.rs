@@ -9,7 +9,7 @@ use picket_tests::agent::picket_binary;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, NAMESPACE, REQUIRED, Render as _, deployed, object};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, Render as _, deployed, documents, object};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
@@ -24,7 +24,6 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     what_cleans_a_node_sees_the_records_only_where_they_go,
     a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
-    each_namespace_gets_the_certificate_of_the_node_ca,
 };
 
 /// Values that set everything which ends in the agent's configuration.
@@ -50,7 +49,7 @@ tokenSecrets: {accounts: ["system:serviceaccount:ci:deployer"]}
 "#;
 
 /// The objects of the chart with these values besides.
-fn with(world: &World, values: &str) -> Result<Vec<Value>> {
+pub(crate) fn with(world: &World, values: &str) -> Result<Vec<Value>> {
     let file = world.helm.file("values.yaml", values)?;
     let file = file.to_string_lossy();
     let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--values", &file]).collect();
@@ -141,14 +140,15 @@ fn the_rights_are_those_of_deploy(world: &mut World) -> Result<()> {
         );
         ensure!(binding["roleRef"]["name"] == name, "{binding:#}");
     }
-    // Those of the uninstallation exist for its moment.
-    let lasts = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"].is_null();
-    let roles = |all: &[Value]| {
-        all.iter()
-            .filter(lasts)
-            .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")))
-            .count()
+    let is_role = |object: &&Value| {
+        let metadata = &object["metadata"];
+        let is = |key: &str, test: &dyn Fn(&str) -> bool| metadata[key].as_str().is_some_and(test);
+        object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))
+            // The controller's are in no file of deploy/, and those of the uninstallation exist for its moment.
+            && !is("name", &|name| name.starts_with("picket-controller"))
+            && metadata["annotations"]["helm.sh/hook"].is_null()
     };
+    let roles = |all: &[Value]| all.iter().filter(is_role).count();
     ensure!(roles(&chart) == roles(&deploy), "the chart has other roles too");
     Ok(())
 }
@@ -234,10 +234,6 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
                 "ClusterRole picket-node-impersonate",
                 "ClusterRoleBinding picket-node-impersonate",
             ],
-        ),
-        (
-            "nodeCA: {existingSecret: mine, bundle: pem}",
-            &["Secret picket-node-ca"],
         ),
     ];
     for (values, gone) in cases {
@@ -408,12 +404,11 @@ fn a_name_that_looks_like_no_text_stays_a_name(world: &mut World) -> Result<()> 
     let namespaces = r#"enrol.namespaces=["null","no","1e3"]"#;
     let [set, address, ..] = REQUIRED;
     let chart = world.helm.template(&[set, address, "--set-json", namespaces])?;
-    let bundles: Vec<&Value> = chart
-        .iter()
-        .filter(|object| object["metadata"]["name"] == "picket-ca.crt")
-        .map(|object| &object["metadata"]["namespace"])
-        .collect();
-    ensure!(bundles == ["null", "no", "1e3"], "{bundles:?}");
+    let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"]
+        .as_str()
+        .context("agent.yaml")?;
+    let enforced = &documents(text)?[0]["enforce"]["namespaces"];
+    ensure!(*enforced == json!(["null", "no", "1e3"]), "{enforced}");
     Ok(())
 }
 
@@ -426,41 +421,6 @@ fn a_changed_configuration_replaces_the_agents(world: &mut World) -> Result<()> 
     ensure!(
         template("")? != template("log: {filter: debug}")?,
         "the configuration changed, and no pod does"
-    );
-    Ok(())
-}
-
-fn each_namespace_gets_the_certificate_of_the_node_ca(world: &mut World) -> Result<()> {
-    use base64::Engine as _;
-    let chart = world.helm.template(&REQUIRED)?;
-    let secret = object(&chart, "Secret", "picket-node-ca")?;
-    let encoded = secret["data"]["ca.crt"].as_str().context("ca.crt")?;
-    let certificate = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded)?)?;
-    ensure!(
-        certificate.starts_with("-----BEGIN CERTIFICATE-----"),
-        "{certificate}"
-    );
-    let bundles = |chart: &[Value]| -> Vec<(Value, Value)> {
-        let of_pods = chart
-            .iter()
-            .filter(|object| object["metadata"]["name"] == "picket-ca.crt");
-        of_pods
-            .map(|object| {
-                (
-                    object["metadata"]["namespace"].clone(),
-                    object["data"]["ca.crt"].clone(),
-                )
-            })
-            .collect()
-    };
-    let wanted = ["agents", "shop"].map(|namespace| (json!(namespace), json!(certificate)));
-    ensure!(bundles(&chart) == wanted, "{:#?}", bundles(&chart));
-    // While the CA is renewed, the pods trust both.
-    let chart = with(world, "nodeCA: {bundle: \"old\\nnew\\n\"}")?;
-    ensure!(
-        bundles(&chart).iter().all(|(_, bundle)| bundle == "old\nnew\n"),
-        "{:#?}",
-        bundles(&chart)
     );
     Ok(())
 }

@@ -64,13 +64,15 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
             "is the namespace of this release",
         ),
         (
-            "nodeCA.existingSecret=picket-node-ca",
-            "is the Secret that Helm makes",
+            "trust.existingSecret=picket-root-ca",
+            "is the Secret that the controller keeps",
         ),
         (
-            "nodeCA.existingSecret=mine",
-            "there is no Secret mine in namespace picket-system; make it",
+            "trust.existingSecret=mine,trust.volume.csi.driver=kms",
+            "give one of them",
         ),
+        ("trust.permittedNames={a b}", "'/trust/permittedNames/0'"),
+        ("controller.replicas=0", "'/controller/replicas'"),
     ];
     for (value, reason) in cases {
         let arguments: Vec<&str> = REQUIRED.into_iter().chain(["--set", value]).collect();

@@ -9,6 +9,7 @@ mod agent;
 mod audit;
 mod ca;
 mod completion;
+mod controller;
 mod crds;
 mod doctor;
 mod grant;
@@ -49,6 +50,8 @@ pub struct Cli {
 enum Command {
     /// Runs the node's agent in the foreground until SIGTERM.
     Agent(agent::Args),
+    /// Runs the cluster's controller in the foreground until SIGTERM.
+    Controller(controller::ControllerArgs),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
     /// Names agents, shows them, and switches them off.
@@ -111,6 +114,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Agent(args) => agent::run(&args),
+            Command::Controller(args) => controller::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Identity(args) => identity::run(&args),
             Command::Grant(args) => grant::run(&args),

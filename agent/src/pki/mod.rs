@@ -5,11 +5,12 @@
 
 mod authorities;
 pub mod ca;
-mod ec_key;
 mod leaf;
 pub(crate) mod pem;
 mod server_certificate;
 mod trust_bundles;
+
+use picket_controller::ec_key;
 
 pub use authorities::Authorities;
 pub use ca::CaFiles;

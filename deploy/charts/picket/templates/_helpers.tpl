@@ -26,10 +26,6 @@ app.kubernetes.io/component: agent
 {{- $why := "the built-in denies keep AI agents from the Secrets and pods of picket-system alone: give --namespace picket-system" }}
 {{- fail (printf "the release's namespace is %s: %s" .Release.Namespace $why) }}
 {{- end }}
-{{- if eq .Values.nodeCA.existingSecret "picket-node-ca" }}
-{{- $why := "is the Secret that Helm makes, which Helm would delete now: copy it to another name" }}
-{{- fail (printf "nodeCA.existingSecret: picket-node-ca %s" $why) }}
-{{- end }}
 {{- range .Values.enrol.namespaces }}
 {{- if eq . $.Release.Namespace }}
 {{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
@@ -48,7 +44,7 @@ app.kubernetes.io/component: agent
 
 {{/* The Secret with the node CA. */}}
 {{- define "picket.nodeCA" -}}
-{{ .Values.nodeCA.existingSecret | default "picket-node-ca" }}
+picket-node-ca
 {{- end }}
 
 {{/*
@@ -197,5 +193,22 @@ imagePullSecrets:
   {{- range . }}
   - name: {{ . | quote }}
   {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The controller's pods. */}}
+{{- define "picket.controllerSelector" -}}
+app.kubernetes.io/name: picket
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{/* What the schema cannot say of the values of `trust` together. */}}
+{{- define "picket.checkTrust" -}}
+{{- if and .Values.trust.existingSecret .Values.trust.volume }}
+{{- fail "trust.existingSecret and trust.volume: give one of them, the root has one place" }}
+{{- end }}
+{{- if eq .Values.trust.existingSecret "picket-root-ca" }}
+{{- fail "trust.existingSecret: picket-root-ca is the Secret that the controller keeps: leave the value empty, or give the root another name" }}
 {{- end }}
 {{- end }}

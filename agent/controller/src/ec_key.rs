@@ -18,7 +18,7 @@ const OCTET_STRING: u8 = 0x04;
 ///
 /// # Errors
 /// The key has another form, or its curve or size is not supported.
-pub(super) fn key_pair(key: &PrivateKeyDer<'_>) -> Result<KeyPair, rcgen::Error> {
+pub fn key_pair(key: &PrivateKeyDer<'_>) -> Result<KeyPair, rcgen::Error> {
     let PrivateKeyDer::Sec1(sec1) = key else {
         return KeyPair::try_from(key);
     };

@@ -1,0 +1,395 @@
+//! Keeps the ConfigMap `picket-ca.crt` where pods go through Picket, and nowhere else.
+//!
+//! In: the labels of namespaces and pods, the ConfigMaps of that name, and the bundle. Out: ConfigMaps applied and deleted, and which
+//! bundle all of them hold, on which a rotation waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::select_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
+use crate::root::Trust;
+
+/// The ConfigMap, and its key.
+const BUNDLE: &str = "picket-ca.crt";
+const KEY: &str = "ca.crt";
+
+/// Says on each of them who keeps it.
+const DESCRIPTION: &str = "picket.dev/description";
+const DESCRIBED: &str = "The CA that pods trust whose API requests go through Picket. The Picket controller keeps it, and undoes changes.";
+
+/// How soon a write is tried again that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is seen of the cluster.
+enum Seen {
+    Namespace(Event<PartialObjectMeta<Namespace>>),
+    Pod(Event<PartialObjectMeta<Pod>>),
+    ConfigMap(Event<ConfigMap>),
+}
+
+/// Keeps the ConfigMaps for as long as it is polled. Without a `trust` that changes to something they are all removed.
+pub(crate) struct Bundles {
+    client: Client,
+    trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// What every ConfigMap holds, once all do.
+    published: watch::Sender<Option<Arc<str>>>,
+    enrolment: Enrolment,
+}
+
+impl Bundles {
+    pub(crate) fn new(
+        client: Client,
+        trust: watch::Receiver<Option<Arc<Trust>>>,
+        published: watch::Sender<Option<Arc<str>>>,
+    ) -> Self {
+        Self {
+            client,
+            trust,
+            published,
+            enrolment: Enrolment::default(),
+        }
+    }
+
+    /// Follows the cluster until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let client = self.client.clone();
+        let enrolled = watcher::Config::default().labels(&format!("{ENROLLED}=true"));
+        let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+        let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
+        let maps = Api::<ConfigMap>::all(client);
+        // The role names the ConfigMap, and the API server compares the name with this selector.
+        let of_name = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
+        let mut seen = select_all([
+            follow(namespaces, watcher::Config::default(), "namespaces")
+                .map(Seen::Namespace)
+                .boxed(),
+            follow(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
+            follow(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
+        ]);
+        let mut trust_is_open = true;
+        self.take_trust();
+        loop {
+            let is_settled = self.write().await;
+            let retry = async {
+                match is_settled {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(RETRY).await,
+                }
+            };
+            tokio::select! {
+                Some(event) = seen.next() => self.enrolment.see(event),
+                changed = self.trust.changed(), if trust_is_open => {
+                    trust_is_open = changed.is_ok();
+                    self.take_trust();
+                }
+                () = retry => {}
+            }
+        }
+    }
+
+    fn take_trust(&mut self) {
+        let trust = self.trust.borrow_and_update().clone();
+        if let Some(trust) = trust {
+            self.enrolment.set_bundle(&trust.bundle);
+        }
+    }
+
+    /// Writes what differs; whether nothing is left to be tried again.
+    async fn write(&mut self) -> bool {
+        let mut failed = BTreeSet::new();
+        for (namespace, change) in self.enrolment.take_changes() {
+            let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
+            let written = match &change {
+                BundleChange::Apply(bundle) => apply(&maps, bundle).await,
+                BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
+            };
+            match written {
+                Ok(()) => {
+                    let what = change.name();
+                    tracing::info!(namespace, "the CA bundle is {what}");
+                }
+                // The namespace or the ConfigMap ended meanwhile; the watch tells of both.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        namespace,
+                        error = printable(&error),
+                        "the CA bundle cannot be written; the controller tries again"
+                    );
+                    failed.insert(namespace);
+                }
+            }
+        }
+        let is_settled = failed.is_empty();
+        self.enrolment.dirty.extend(failed);
+        if is_settled && self.enrolment.is_complete() && *self.published.borrow() != self.enrolment.bundle {
+            self.published.send_replace(self.enrolment.bundle.clone());
+        }
+        is_settled
+    }
+}
+
+async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": BUNDLE, "labels": labels(), "annotations": {DESCRIPTION: DESCRIBED}},
+        "data": {KEY: bundle},
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    maps.patch(BUNDLE, &parameters, &Patch::Apply(&map))
+        .await
+        .map(drop)
+}
+
+async fn remove(maps: &Api<ConfigMap>, preconditions: &Preconditions) -> Result<(), kube::Error> {
+    let parameters = DeleteParams {
+        preconditions: Some(preconditions.clone()),
+        ..DeleteParams::default()
+    };
+    maps.delete(BUNDLE, &parameters).await.map(drop)
+}
+
+/// What a namespace's ConfigMap needs.
+#[derive(Debug, Clone, PartialEq)]
+enum BundleChange {
+    Apply(Arc<str>),
+    Remove(Preconditions),
+}
+
+impl BundleChange {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "written",
+            Self::Remove(_) => "removed",
+        }
+    }
+}
+
+/// Objects of one kind by namespace, through lists that begin anew.
+#[derive(Debug)]
+struct Known<V> {
+    by_namespace: BTreeMap<String, V>,
+    /// What a list that is under way has named so far.
+    listed: Option<BTreeMap<String, V>>,
+    is_complete: bool,
+}
+
+impl<V> Default for Known<V> {
+    fn default() -> Self {
+        Self {
+            by_namespace: BTreeMap::new(),
+            listed: None,
+            is_complete: false,
+        }
+    }
+}
+
+impl<V: PartialEq> Known<V> {
+    /// Ends a list: what it did not name is gone. Gives the namespaces that differ from before.
+    fn end_list(&mut self) -> Vec<String> {
+        self.is_complete = true;
+        let listed = self.listed.take().unwrap_or_default();
+        let before = std::mem::replace(&mut self.by_namespace, listed);
+        let after = &self.by_namespace;
+        let changed = before.keys().chain(after.keys());
+        let changed = changed.filter(|name| before.get(*name) != after.get(*name));
+        changed.cloned().collect()
+    }
+}
+
+/// Where a bundle is needed, and where one is. Decides and does no I/O.
+#[derive(Debug, Default)]
+struct Enrolment {
+    /// Namespaces, and whether each has the label. One that ends is not among them.
+    namespaces: Known<bool>,
+    /// The enrolled pods of each namespace.
+    pods: Known<BTreeSet<String>>,
+    maps: Known<MapFacts>,
+    bundle: Option<Arc<str>>,
+    /// Namespaces to look at.
+    dirty: BTreeSet<String>,
+}
+
+/// What is known of a ConfigMap.
+#[derive(Debug, Clone, PartialEq)]
+struct MapFacts {
+    content: Option<String>,
+    /// The controller made it.
+    is_ours: bool,
+    is_described: bool,
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
+impl MapFacts {
+    fn of(map: &ConfigMap) -> Self {
+        Self {
+            content: map.data.as_ref().and_then(|data| data.get(KEY).cloned()),
+            is_ours: labels()
+                .iter()
+                .all(|(key, value)| map.labels().get(key) == Some(value)),
+            is_described: map
+                .annotations()
+                .get(DESCRIPTION)
+                .is_some_and(|text| text == DESCRIBED),
+            uid: map.uid(),
+            resource_version: map.resource_version(),
+        }
+    }
+}
+
+impl Enrolment {
+    fn set_bundle(&mut self, bundle: &str) {
+        if self.bundle.as_deref() != Some(bundle) {
+            self.bundle = Some(Arc::from(bundle));
+            let maps = self.maps.by_namespace.keys();
+            let pods = self.pods.by_namespace.keys();
+            self.dirty.extend(
+                maps.chain(pods)
+                    .chain(self.namespaces.by_namespace.keys())
+                    .cloned(),
+            );
+        }
+    }
+
+    /// Whether each kind of object was listed once: before that nothing is known to be absent.
+    fn is_complete(&self) -> bool {
+        self.namespaces.is_complete && self.pods.is_complete && self.maps.is_complete
+    }
+
+    fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Namespace(event) => {
+                let fact = |namespace: &PartialObjectMeta<Namespace>| {
+                    let is_labelled = namespace
+                        .labels()
+                        .get(ENROLLED)
+                        .is_some_and(|value| value == "true");
+                    (
+                        namespace.name_any(),
+                        namespace
+                            .metadata
+                            .deletion_timestamp
+                            .is_none()
+                            .then_some(is_labelled),
+                    )
+                };
+                note(&mut self.namespaces, &mut self.dirty, event, fact);
+            }
+            Seen::ConfigMap(event) => {
+                let fact = |map: &ConfigMap| (map.namespace().unwrap_or_default(), Some(MapFacts::of(map)));
+                note(&mut self.maps, &mut self.dirty, event, fact);
+            }
+            Seen::Pod(event) => self.see_pod(event),
+        }
+    }
+
+    fn see_pod(&mut self, event: Event<PartialObjectMeta<Pod>>) {
+        let place = |pod: &PartialObjectMeta<Pod>| (pod.namespace().unwrap_or_default(), pod.name_any());
+        match event {
+            Event::Init => self.pods.listed = Some(BTreeMap::new()),
+            Event::InitApply(pod) => {
+                let (namespace, name) = place(&pod);
+                let listed = self.pods.listed.get_or_insert_default();
+                listed.entry(namespace).or_default().insert(name);
+            }
+            Event::InitDone => self.dirty.extend(self.pods.end_list()),
+            Event::Apply(pod) => {
+                let (namespace, name) = place(&pod);
+                let pods = self.pods.by_namespace.entry(namespace.clone()).or_default();
+                // A pod changes often, and its namespace is in need of a bundle all the same.
+                if pods.insert(name) {
+                    self.dirty.insert(namespace);
+                }
+            }
+            Event::Delete(pod) => {
+                let (namespace, name) = place(&pod);
+                if let Some(pods) = self.pods.by_namespace.get_mut(&namespace) {
+                    pods.remove(&name);
+                    if pods.is_empty() {
+                        self.pods.by_namespace.remove(&namespace);
+                    }
+                }
+                self.dirty.insert(namespace);
+            }
+        }
+    }
+
+    /// What to do in the namespaces that changed.
+    fn take_changes(&mut self) -> Vec<(String, BundleChange)> {
+        // Until then everything stays on the list.
+        let Some(bundle) = self.bundle.clone().filter(|_| self.is_complete()) else {
+            return Vec::new();
+        };
+        let dirty = std::mem::take(&mut self.dirty);
+        let change = |namespace: String| Some((namespace.clone(), self.change(&namespace, &bundle)?));
+        dirty.into_iter().filter_map(change).collect()
+    }
+
+    fn change(&self, namespace: &str, bundle: &Arc<str>) -> Option<BundleChange> {
+        // One that ends takes its objects along, and takes no new ones.
+        let is_labelled = *self.namespaces.by_namespace.get(namespace)?;
+        let is_needed = is_labelled || self.pods.by_namespace.contains_key(namespace);
+        let found = self.maps.by_namespace.get(namespace);
+        match (is_needed, found) {
+            (true, Some(map))
+                if map.is_ours && map.is_described && map.content.as_deref() == Some(&**bundle) =>
+            {
+                None
+            }
+            (true, _) => Some(BundleChange::Apply(Arc::clone(bundle))),
+            (false, Some(map)) if map.is_ours => Some(BundleChange::Remove(Preconditions {
+                uid: map.uid.clone(),
+                resource_version: map.resource_version.clone(),
+            })),
+            (false, _) => None,
+        }
+    }
+}
+
+/// Notes an event about the one object of a namespace; `fact` gives the namespace, and what to remember unless it is nothing.
+fn note<K, V: PartialEq>(
+    known: &mut Known<V>,
+    dirty: &mut BTreeSet<String>,
+    event: Event<K>,
+    fact: impl Fn(&K) -> (String, Option<V>),
+) {
+    match event {
+        Event::Init => known.listed = Some(BTreeMap::new()),
+        Event::InitApply(object) => {
+            if let (namespace, Some(value)) = fact(&object) {
+                known.listed.get_or_insert_default().insert(namespace, value);
+            }
+        }
+        Event::InitDone => dirty.extend(known.end_list()),
+        Event::Apply(object) => {
+            let (namespace, value) = fact(&object);
+            match value {
+                Some(value) => drop(known.by_namespace.insert(namespace.clone(), value)),
+                None => drop(known.by_namespace.remove(&namespace)),
+            }
+            dirty.insert(namespace);
+        }
+        Event::Delete(object) => {
+            let (namespace, _) = fact(&object);
+            known.by_namespace.remove(&namespace);
+            dirty.insert(namespace);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "bundles_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+//! Whether the controller works, for the kubelet's probes. It serves these two paths and nothing else: no metrics yet, and no secret.
+//!
+//! In: when the API server was last heard, whether this replica leads, and why it has no root. Out: `/healthz` and `/readyz` on a port
+//! of the pod.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A replica that has not heard the API server for this long is not ready: twice the time for which a Lease counts.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A client that sends no request for this long is cut off.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the probes are told; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Health {
+    state: Arc<Mutex<HealthState>>,
+    /// Why there is no root.
+    fault: watch::Receiver<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct HealthState {
+    heard_at: Option<Instant>,
+    leads: bool,
+}
+
+impl Health {
+    pub(crate) fn new(fault: watch::Receiver<Option<String>>) -> Self {
+        Self {
+            state: Arc::default(),
+            fault,
+        }
+    }
+
+    /// The API server answered.
+    pub(crate) fn heard(&self) {
+        self.state.lock().heard_at = Some(Instant::now());
+    }
+
+    pub(crate) fn set_leading(&self, leads: bool) {
+        self.state.lock().leads = leads;
+    }
+
+    /// What `/readyz` answers.
+    fn ready(&self, now: Instant) -> (StatusCode, String) {
+        let state = self.state.lock();
+        let not_ready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
+        let is_heard = state
+            .heard_at
+            .is_some_and(|at| now.saturating_duration_since(at) < SILENCE);
+        match (is_heard, state.leads, self.fault.borrow().as_deref()) {
+            (false, _, _) => not_ready("the API server does not answer"),
+            (true, true, Some(fault)) => not_ready(fault),
+            (true, true, None) => (StatusCode::OK, "ready: this replica leads\n".to_owned()),
+            (true, false, _) => (StatusCode::OK, "ready: another replica leads\n".to_owned()),
+        }
+    }
+
+    fn answer(&self, path: &str) -> (StatusCode, String) {
+        match path {
+            // That it answers is all: a restart mends nothing that the API server or the root lack.
+            "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => self.ready(Instant::now()),
+            _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+        }
+    }
+
+    /// Serves until it is dropped.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let health = self.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (status, text) = health.answer(request.uri().path());
+                let mut response = Response::new(Full::new(Bytes::from(text)));
+                *response.status_mut() = status;
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_LIMIT)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    }
+}
+
+/// A socket for the probes.
+pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_ready_while_it_hears_the_api_server_and_the_leader_has_a_root() {
+        let (fault, faults) = watch::channel(None);
+        let health = Health::new(faults);
+        assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.answer("/healthz").0, StatusCode::OK);
+        assert_eq!(health.answer("/").0, StatusCode::NOT_FOUND);
+        health.heard();
+        assert_eq!(
+            health.answer("/readyz"),
+            (StatusCode::OK, "ready: another replica leads\n".to_owned())
+        );
+        fault.send_replace(Some("no Secret".to_owned()));
+        assert_eq!(health.answer("/readyz").0, StatusCode::OK, "that is the leader's");
+        health.set_leading(true);
+        let (status, text) = health.answer("/readyz");
+        assert_eq!(
+            (status, text.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: no Secret\n")
+        );
+        fault.send_replace(None);
+        assert_eq!(health.answer("/readyz").0, StatusCode::OK);
+        tokio::time::advance(SILENCE).await;
+        assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

@@ -1,0 +1,97 @@
+//! What the parts share in their talk with the API server: names, labels, and errors that may be printed.
+//!
+//! In: errors of kube's, objects of watches. Out: texts for the log, and a watch that goes on through failures.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+
+/// Who writes, as managedFields name it.
+pub(crate) const FIELD_MANAGER: &str = "picket-controller";
+
+/// The label of pods and namespaces that go through Picket.
+pub(crate) const ENROLLED: &str = "picket.dev/enrolled";
+
+/// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
+const WATCH_SECONDS: u32 = 120;
+
+/// How long a response may be silent: longer than a watch lasts.
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
+
+/// The labels of what the controller makes.
+pub(crate) fn labels() -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "picket"),
+        ("app.kubernetes.io/managed-by", FIELD_MANAGER),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log.
+pub(crate) fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    what: &'static str,
+) -> BoxStream<'static, watcher::Event<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default,
+{
+    logged(
+        watcher(api, config.timeout(WATCH_SECONDS)).default_backoff(),
+        what,
+    )
+    .boxed()
+}
+
+fn logged<K>(
+    events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    what: &'static str,
+) -> impl Stream<Item = watcher::Event<K>> + Send + 'static
+where
+    K: Send + 'static,
+{
+    events.filter_map(move |event| {
+        let event = event
+            .inspect_err(|error| {
+                tracing::warn!(
+                    what,
+                    error = printable(error),
+                    "the controller cannot watch objects; it tries again"
+                );
+            })
+            .ok();
+        std::future::ready(event)
+    })
+}
+
+/// The text of an error with its causes, or of the kind alone where a cause may quote a credential.
+pub(crate) fn printable(error: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if matches!(cause.downcast_ref::<kube::Error>(), Some(kube::Error::Auth(_))) {
+            return "the controller's credential cannot be used".to_owned();
+        }
+        let text = cause.to_string();
+        // Some errors repeat their cause's text.
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+        next = cause.source();
+    }
+    parts.join(": ")
+}
+
+/// Whether the API server says that the object, or its namespace, is gone.
+pub(crate) fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

@@ -1,0 +1,55 @@
+//! The cluster side of Picket: the root CA, each node's CA, the bundles that pods trust, and the nodes' labels. `picket controller`
+//! runs it.
+//!
+//! In: the Kubernetes API, and [`ControllerSettings`]. Out: Secrets, certificates, ConfigMaps, labels and Events in the cluster. The
+//! crate knows nothing of the kernel or of connections, and does not depend on the agent.
+//!
+//! # Code map
+//!
+//! `cargo xtask check` compares the last column with the sources and refuses a circle.
+//!
+//! | module | holds | imports |
+//! |---|---|---|
+//! | [`ec_key`] | EC private keys in their older form | - |
+//! | `authority` | a CA: made, read, and used to sign | `ec_key` |
+//! | `rotation` | when a root is replaced: pure | `authority` |
+//! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
+//! | `kubernetes` | what the parts share in their talk with the API server | - |
+//! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `roots` |
+//! | `request` | judges a request for a node CA: pure | `authority` |
+//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `request`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `kubernetes`, `root` |
+//! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
+//! | `health` | the kubelet's probes | - |
+//! | `lease` | which replica works | `health`, `kubernetes` |
+//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
+
+pub mod ec_key;
+
+mod authority;
+
+mod rotation;
+
+mod roots;
+
+mod kubernetes;
+
+mod root;
+
+mod request;
+
+mod signer;
+
+mod bundles;
+
+mod nodes;
+
+mod health;
+
+mod lease;
+
+mod run;
+
+pub use authority::{NotAName, PermittedNames};
+pub use root::RootSource;
+pub use run::{ControllerError, ControllerSettings, run};

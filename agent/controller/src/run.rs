@@ -1,0 +1,118 @@
+//! Composes the controller: one replica leads and does everything, the others wait.
+//!
+//! In: [`ControllerSettings`], and a future that ends when the process is asked to stop. Out: the controller runs until then.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use futures::join;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use tokio::sync::watch;
+
+use crate::authority::PermittedNames;
+use crate::bundles::Bundles;
+use crate::health::{Health, listen};
+use crate::kubernetes::READ_LIMIT;
+use crate::lease::Candidate;
+use crate::nodes::NodeLabels;
+use crate::root::{RootKeeper, RootSource};
+use crate::signer::Signer;
+
+/// What the controller is told at its start.
+#[derive(Debug, Clone)]
+pub struct ControllerSettings {
+    /// The release's namespace: of the Lease, the root's Secret, the agents and their service account.
+    pub namespace: String,
+    /// This replica's name, which no other has.
+    pub identity: String,
+    /// How to reach the API server; in-cluster by the pod's service account when absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the root CA comes from.
+    pub root: RootSource,
+    /// To what names node CAs are bounded.
+    pub permitted: PermittedNames,
+    /// Where the probes are answered.
+    pub health: SocketAddr,
+}
+
+/// Why the controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The kubeconfig cannot be used. Its text is not quoted, since a credential may stand wherever it is wrong.
+    #[error("{}: the kubeconfig cannot be used", .0.display())]
+    Kubeconfig(PathBuf),
+    /// The process runs in no pod.
+    #[error("there is no service account of a pod ({0}); give --kubeconfig outside a cluster")]
+    InCluster(InClusterError),
+    /// There is no client.
+    #[error("cannot make a client of the API server: {}", printable(.0))]
+    Client(kube::Error),
+    /// The address of the probes is taken, or is none of this machine's.
+    #[error("cannot listen on {0} for probes: {1}")]
+    Listen(SocketAddr, std::io::Error),
+}
+
+/// Runs the controller until `stop` ends.
+///
+/// # Errors
+/// [`ControllerError`] where it cannot start. What fails later is tried again.
+pub async fn run(
+    settings: ControllerSettings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ControllerError> {
+    let client = client(&settings).await?;
+    let (fault, faults) = watch::channel(None);
+    let health = Health::new(faults);
+    let listener = listen(settings.health)
+        .await
+        .map_err(|error| ControllerError::Listen(settings.health, error))?;
+    let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
+    let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
+    let work = || work(&settings, client.clone(), fault.clone());
+    tokio::select! {
+        () = candidate.run(stop, work) => {}
+        () = health.serve(listener) => {}
+    }
+    Ok(())
+}
+
+/// All that the leader does, for as long as it is polled.
+async fn work(settings: &ControllerSettings, client: Client, fault: watch::Sender<Option<String>>) {
+    let (namespace, identity) = (settings.namespace.as_str(), settings.identity.as_str());
+    let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone());
+    fault.send_replace(None);
+    let (trust, trusted) = watch::channel(None);
+    let (published, everywhere) = watch::channel(None);
+    let signer = Signer::new(
+        client.clone(),
+        namespace,
+        settings.permitted.clone(),
+        trusted.clone(),
+    );
+    let bundles = Bundles::new(client.clone(), trusted, published);
+    let labels = NodeLabels::new(client, namespace, identity);
+    join!(
+        keeper.keep(trust, everywhere, fault),
+        signer.run(),
+        bundles.run(),
+        labels.run(),
+    );
+}
+
+async fn client(settings: &ControllerSettings) -> Result<Client, ControllerError> {
+    let mut config = match &settings.kubeconfig {
+        None => Config::incluster().map_err(ControllerError::InCluster)?,
+        Some(path) => {
+            let bad = || ControllerError::Kubeconfig(path.clone());
+            let file = Kubeconfig::read_from(path).map_err(|_| bad())?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|_| bad())?
+        }
+    };
+    config.read_timeout = Some(READ_LIMIT);
+    Client::try_from(config).map_err(ControllerError::Client)
+}

@@ -1,0 +1,220 @@
+//! Answers requests for node CAs: approves or denies each, and signs.
+//!
+//! In: CertificateSigningRequests of the signer `picket.dev/node-ca`, and the CA that signs. Out: a condition on each, and a certificate
+//! where the request is fit. `kube-controller-manager` deletes answered requests after an hour, and others after a day.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::PostParams;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::watch;
+
+use crate::authority::{AuthorityError, PermittedNames};
+use crate::kubernetes::printable;
+use crate::request::{NodeCaRequest, Refusal, SIGNER, judge};
+use crate::root::Trust;
+
+/// How soon a request is looked at again that could not be answered: there is no root yet, or the API server refused a write.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a request could not be answered now.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error("there is no root CA to sign with")]
+    NoRoot,
+    #[error("{0}")]
+    Sign(#[from] AuthorityError),
+    #[error("{}", printable(.0))]
+    Api(#[from] kube::Error),
+}
+
+/// Signs for as long as it is polled.
+pub(crate) struct Signer {
+    requests: Api<CertificateSigningRequest>,
+    /// The user name of the agents.
+    account: String,
+    permitted: PermittedNames,
+    trust: watch::Receiver<Option<Arc<Trust>>>,
+}
+
+impl Signer {
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        permitted: PermittedNames,
+        trust: watch::Receiver<Option<Arc<Trust>>>,
+    ) -> Self {
+        Self {
+            requests: Api::all(client),
+            account: format!("system:serviceaccount:{namespace}:picket"),
+            permitted,
+            trust,
+        }
+    }
+
+    /// Answers each request until it is dropped.
+    pub(crate) async fn run(self) {
+        let selected = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
+        let requests = Controller::new(self.requests.clone(), selected);
+        let answer =
+            |csr: Arc<CertificateSigningRequest>, signer: Arc<Self>| async move { signer.answer(&csr).await };
+        requests
+            .run(answer, retry, Arc::new(self))
+            .for_each(|_| std::future::ready(()))
+            .await;
+    }
+
+    /// Takes the request one step further; the object comes again when it has changed.
+    async fn answer(&self, csr: &CertificateSigningRequest) -> Result<Action, SignError> {
+        let name = csr.name_any();
+        let judged = match state(csr) {
+            RequestState::Done => return Ok(Action::await_change()),
+            RequestState::Pending | RequestState::Approved => judge(csr, &self.account),
+        };
+        match (state(csr), judged) {
+            (RequestState::Pending, Ok(request)) => {
+                let message = format!("the token is of the agent on node {}", request.node);
+                let condition = condition("Approved", "NodeProved", &message);
+                let approved = self.write("approval", &name, with(csr, condition)).await?;
+                self.issue(&approved, &request).await?;
+            }
+            (RequestState::Pending, Err(refusal)) => self.refuse("approval", "Denied", csr, &refusal).await?,
+            // Approved before: by a controller that ended in between, or by a person. The signer judges all the same.
+            (_, Ok(request)) => self.issue(csr, &request).await?,
+            (_, Err(refusal)) => self.refuse("status", "Failed", csr, &refusal).await?,
+        }
+        Ok(Action::await_change())
+    }
+
+    async fn issue(&self, csr: &CertificateSigningRequest, request: &NodeCaRequest) -> Result<(), SignError> {
+        let trust = self.trust.borrow().clone().ok_or(SignError::NoRoot)?;
+        let (node, now) = (&request.node, SystemTime::now());
+        let certificate =
+            trust
+                .signing
+                .sign_node_ca(node, &request.key, request.lifetime, &self.permitted, now)?;
+        let mut signed = csr.clone();
+        signed.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
+        self.write("status", &csr.name_any(), signed).await?;
+        tracing::info!(%node, request = csr.name_any(), "a node CA is signed");
+        Ok(())
+    }
+
+    async fn refuse(
+        &self,
+        subresource: &str,
+        kind: &str,
+        csr: &CertificateSigningRequest,
+        refusal: &Refusal,
+    ) -> Result<(), SignError> {
+        let name = csr.name_any();
+        let message = refusal.to_string();
+        let condition = condition(kind, refusal.reason(), &message);
+        self.write(subresource, &name, with(csr, condition)).await?;
+        tracing::warn!(
+            request = name,
+            reason = message,
+            "a request for a node CA is denied"
+        );
+        Ok(())
+    }
+
+    /// The object carries its resourceVersion, so that whoever wrote in between wins.
+    async fn write(
+        &self,
+        subresource: &str,
+        name: &str,
+        csr: CertificateSigningRequest,
+    ) -> Result<CertificateSigningRequest, SignError> {
+        let parameters = PostParams::default();
+        let written = self
+            .requests
+            .replace_subresource(subresource, name, &parameters, &csr);
+        Ok(written.await?)
+    }
+}
+
+fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, _: Arc<Signer>) -> Action {
+    tracing::warn!(
+        request = csr.name_any(),
+        %error,
+        "a request for a node CA is not answered yet; the controller tries again"
+    );
+    Action::requeue(RETRY)
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestState {
+    Pending,
+    /// Approved, and without a certificate.
+    Approved,
+    /// It has a certificate, or gets none.
+    Done,
+}
+
+fn state(csr: &CertificateSigningRequest) -> RequestState {
+    let status = csr.status.as_ref();
+    let has = |kind: &str| {
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|found| found.type_ == kind)
+    };
+    let certificate = status.and_then(|status| status.certificate.as_ref());
+    if certificate.is_some_and(|bytes| !bytes.0.is_empty()) || has("Denied") || has("Failed") {
+        RequestState::Done
+    } else if has("Approved") {
+        RequestState::Approved
+    } else {
+        RequestState::Pending
+    }
+}
+
+fn condition(kind: &str, reason: &str, message: &str) -> CertificateSigningRequestCondition {
+    CertificateSigningRequestCondition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_update_time: Some(Time(Timestamp::now())),
+        last_transition_time: None,
+    }
+}
+
+/// The request with one more condition.
+fn with(
+    csr: &CertificateSigningRequest,
+    condition: CertificateSigningRequestCondition,
+) -> CertificateSigningRequest {
+    let mut changed = csr.clone();
+    let status = changed.status.get_or_insert_default();
+    status.conditions.get_or_insert_default().push(condition);
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_answered_once() {
+        let mut csr = CertificateSigningRequest::default();
+        assert_eq!(state(&csr), RequestState::Pending);
+        csr = with(&csr, condition("Approved", "a", "b"));
+        assert_eq!(state(&csr), RequestState::Approved);
+        let mut signed = csr.clone();
+        signed.status.get_or_insert_default().certificate = Some(ByteString(b"x".to_vec()));
+        assert_eq!(state(&signed), RequestState::Done);
+        for kind in ["Denied", "Failed"] {
+            let ended = with(&csr, condition(kind, "a", "b"));
+            assert_eq!(state(&ended), RequestState::Done, "{kind}");
+        }
+    }
+}
