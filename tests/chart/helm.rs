@@ -15,12 +15,7 @@ pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/c
 pub(crate) const NAMESPACE: &str = "picket-system";
 
 /// The values without which nothing is rendered.
-pub(crate) const REQUIRED: [&str; 4] = [
-    "--set",
-    "apiServer.address=https://10.0.0.1:6443",
-    "--set",
-    "enrol.namespaces={agents,shop}",
-];
+pub(crate) const REQUIRED: [&str; 2] = ["--set", "apiServer.address=https://10.0.0.1:6443"];
 
 /// The program, and a home of its own.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
 use picket_tests::cluster::Cluster;
 use serde_json::json;
 
@@ -52,7 +53,6 @@ impl<'w> Installer<'w> {
             |name: &str, value: &dyn std::fmt::Display| ["--set".to_owned(), format!("{name}={value}")];
         let values = [
             value("apiServer.address", &cluster.server()),
-            value("enrol.namespaces", &"{agents}"),
             value("image.repository", &repository),
             tag,
             value("host.cgroup", &node.cgroup.display()),
@@ -68,6 +68,7 @@ impl<'w> Installer<'w> {
             values: values.into_iter().flatten().collect(),
         };
         installer.remove(&["--ignore-not-found"])?;
+        installer.release()?;
         Ok(installer)
     }
 
@@ -126,23 +127,58 @@ impl<'w> Installer<'w> {
         self.agents()
     }
 
-    /// What a pod in `agents` prints that asks the API server for pods, once it has ended.
-    fn ask_in_pod(&self, name: &str) -> Result<String> {
-        let line = "kubectl get pods 2>&1; echo exit $?";
-        self.kubectl(&[
+    /// Enrols `agents`, under the strictest level of Pod Security, and does what the controller will: the node that has an agent gets the
+    /// label, and the namespace the bundle.
+    fn enrol(&self) -> Result<()> {
+        let bundle = [
             "-n",
-            "agents",
-            "run",
-            name,
-            "--image=picket.test/kubectl:1",
-            "--image-pull-policy=Never",
-            "--restart=Never",
-            "--command",
-            "--",
-            "sh",
-            "-c",
-            line,
-        ])?;
+            NAMESPACE,
+            "get",
+            "secret",
+            "picket-node-ca",
+            "-o",
+            "jsonpath={.data.ca\\.crt}",
+        ];
+        let bundle = base64::engine::general_purpose::STANDARD.decode(self.kubectl(&bundle)?.trim())?;
+        let bundle = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "picket-ca.crt", "namespace": "agents"},
+            "data": {"ca.crt": String::from_utf8(bundle)?}});
+        self.cluster.apply(&bundle.to_string())?;
+        self.kubectl(&["label", "nodes", "--all", "--overwrite", "picket.dev/agent=ready"])?;
+        let labels = [
+            "picket.dev/enrolled=true",
+            "pod-security.kubernetes.io/enforce=restricted",
+        ];
+        self.kubectl(&[&["label", "namespace", "agents"], &labels[..]].concat())?;
+        wait("the enrolment", || {
+            let spec = self.pod("probe");
+            let arguments = ["create", "--dry-run=server", "-o", "yaml", "-f", "-"];
+            let shown = self.cluster.kubectl_client().run(&arguments, Some(&spec))?;
+            Ok(shown.contains("audience: picket.dev"))
+        })
+    }
+
+    /// Takes it back.
+    fn release(&self) -> Result<()> {
+        let labels = ["picket.dev/enrolled-", "pod-security.kubernetes.io/enforce-"];
+        self.kubectl(&[&["label", "namespace", "agents"], &labels[..]].concat())?;
+        self.kubectl(&["label", "nodes", "--all", "picket.dev/agent-"])
+            .map(drop)
+    }
+
+    /// A pod in `agents` that asks the API server for pods, once, and that Pod Security `restricted` takes.
+    fn pod(&self, name: &str) -> String {
+        let rights = json!({"allowPrivilegeEscalation": false, "runAsNonRoot": true, "runAsUser": 65534,
+            "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}});
+        let container = json!({"name": "main", "image": "picket.test/kubectl:1", "imagePullPolicy": "Never", "securityContext": rights,
+            "command": ["sh", "-c", "kubectl get pods 2>&1; echo exit $?"], "env": [{"name": "HOME", "value": "/tmp"}]});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "agents"},
+            "spec": {"restartPolicy": "Never", "containers": [container]}})
+        .to_string()
+    }
+
+    /// What such a pod prints, once it has ended.
+    fn ask_in_pod(&self, name: &str) -> Result<String> {
+        self.cluster.apply(&self.pod(name))?;
         let mut log = String::new();
         wait("the pod's end", || {
             log = self.kubectl(&["-n", "agents", "logs", name]).unwrap_or_default();
@@ -157,7 +193,7 @@ fn is_bpf(folder: &std::path::Path) -> bool {
     kind == Ok(nix::sys::statfs::BPF_FS_MAGIC)
 }
 
-fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     while !holds()? {
         if Instant::now() > deadline {
@@ -203,25 +239,16 @@ const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
 
 fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
     let installer = Installer::new(world)?;
-    let authority = || -> Result<[String; 3]> {
+    let authority = || -> Result<[String; 2]> {
         let secret = |key: &str| {
             let path = format!("jsonpath={{.data.ca\\.{key}}}");
             installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-node-ca", "-o", &path])
         };
-        let bundle = [
-            "-n",
-            "agents",
-            "get",
-            "configmap",
-            "picket-ca.crt",
-            "-o",
-            "jsonpath={.data.ca\\.crt}",
-        ];
-        Ok([secret("crt")?, secret("key")?, installer.kubectl(&bundle)?])
+        Ok([secret("crt")?, secret("key")?])
     };
     let notes = installer.run(&["install"], &NOWHERE)?;
     ensure!(
-        notes.contains("kubectl label namespace agents picket.dev/enrolled=true"),
+        notes.contains("kubectl label namespace NAMESPACE picket.dev/enrolled=true"),
         "{notes}"
     );
     let first = authority()?;
@@ -254,20 +281,7 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     let installer = Installer::new(world)?;
     installer.run(&["install"], &[])?;
     let first = installer.wait_for_agents()?;
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true"])?;
-    wait("the enrolment", || {
-        let arguments = [
-            "-n",
-            "agents",
-            "run",
-            "probe",
-            "--image=x",
-            "--dry-run=server",
-            "-o",
-            "yaml",
-        ];
-        Ok(installer.kubectl(&arguments)?.contains("audience: picket.dev"))
-    })?;
+    installer.enrol()?;
     refused(&installer, "first", &first[0])?;
 
     // A changed configuration: a second agent takes over from the first.
@@ -284,7 +298,7 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
         installer.pins().display()
     );
     installer.take_out()?;
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
+    installer.release()?;
     let log = installer.ask_in_pod("after")?;
     ensure!(
         log.contains("cannot list resource \"pods\""),
@@ -362,10 +376,12 @@ fn no_agent_serves_without_its_capabilities(world: &mut World) -> Result<()> {
     // The agent cannot find a pod's network namespace, and the pod stays closed.
     start_without(4, "SYS_PTRACE")?;
     installer.wait_for_agents()?;
+    installer.enrol()?;
     let log = installer.ask_in_pod("unseen")?;
     ensure!(
         log.contains("operation not permitted"),
         "a pod is served without SYS_PTRACE: {log}"
     );
+    installer.release()?;
     installer.take_out()
 }

@@ -9,7 +9,7 @@ use picket_tests::agent::picket_binary;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, object};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, documents, object};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
@@ -23,7 +23,6 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_pod_sees_few_folders_of_the_node,
     a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
-    each_namespace_gets_the_certificate_of_the_node_ca,
 };
 
 /// Values that set everything which ends in the agent's configuration.
@@ -40,12 +39,13 @@ log: {format: json, filter: "info,picket::kernel=debug"}
 shutdown: {drainSeconds: 300}
 "#;
 
-/// Values with the users and groups of deploy/rbac.yaml, and the account of deploy/token-secrets.yaml.
+/// Values with the users and groups of deploy/rbac.yaml, and the accounts of the policies.
 const EXAMPLES: &str = r#"
 impersonate:
   users: ["agent:triage", "agent:janitor"]
   groups: ["agents:readers", "agents:writers", "picket:agents"]
 tokenSecrets: {accounts: ["system:serviceaccount:ci:deployer"]}
+enrol: {serviceAccounts: ["ci/builder"]}
 "#;
 
 /// The objects of the chart with these values besides.
@@ -168,9 +168,15 @@ fn nobody_is_impersonated_without_a_name(world: &mut World) -> Result<()> {
 
 fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Result<()> {
     let chart = with(world, EXAMPLES)?;
-    for file in ["enrolment.yaml", "token-secrets.yaml", "flow-control.yaml"] {
+    let files = [
+        ("enrolment.yaml", 5),
+        ("admission-guards.yaml", 21),
+        ("token-secrets.yaml", 2),
+        ("flow-control.yaml", 2),
+    ];
+    for (file, count) in files {
         let objects = deployed(file)?;
-        ensure!(objects.len() == 2, "{file} has {} objects", objects.len());
+        ensure!(objects.len() == count, "{file} has {} objects", objects.len());
         for theirs in &objects {
             let (kind, name) = (
                 theirs["kind"].as_str().context("kind")?,
@@ -178,11 +184,9 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
             );
             let mut ours = bare(object(&chart, kind, name)?);
             let mut theirs = theirs.clone();
-            for variables in [&mut ours, &mut theirs].map(|policy| policy.pointer_mut("/spec/variables")) {
-                for variable in variables.and_then(Value::as_array_mut).into_iter().flatten() {
-                    let expression = variable["expression"].as_str().unwrap_or_default();
-                    variable["expression"] = json!(expression.split_whitespace().collect::<String>());
-                }
+            for expression in [&mut ours, &mut theirs].into_iter().flat_map(expressions) {
+                let text = expression.as_str().unwrap_or_default();
+                *expression = json!(text.split_whitespace().collect::<String>());
             }
             ensure!(
                 ours == theirs,
@@ -191,6 +195,20 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
         }
     }
     Ok(())
+}
+
+/// The expressions of a policy in which the chart writes lists, which may be spaced differently.
+fn expressions(policy: &mut Value) -> Vec<&mut Value> {
+    let Some(spec) = policy.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Vec::new();
+    };
+    let parts = spec
+        .iter_mut()
+        .filter(|(key, _)| ["variables", "matchConditions"].contains(&key.as_str()));
+    parts
+        .flat_map(|(_, list)| list.as_array_mut().into_iter().flatten())
+        .filter_map(|entry| entry.get_mut("expression"))
+        .collect()
 }
 
 fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
@@ -202,12 +220,41 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
     let all = kinds("")?;
     let without =
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 7] = [
         (
             "enrol: {admission: false}",
             &[
+                "MutatingAdmissionPolicy enrolment-accounts.picket.dev",
                 "MutatingAdmissionPolicy enrolment.picket.dev",
+                "MutatingAdmissionPolicyBinding enrolment-accounts.picket.dev",
+                "MutatingAdmissionPolicyBinding enrolment-pods.picket.dev",
                 "MutatingAdmissionPolicyBinding enrolment.picket.dev",
+            ],
+        ),
+        (
+            "enrol: {guards: false}",
+            &[
+                "MutatingAdmissionPolicy agent-workloads.picket.dev",
+                "MutatingAdmissionPolicyBinding agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicy agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-bundles.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-pods.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-secrets.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-labels.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-namespaces.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicy picket-namespace.picket.dev",
+                "ValidatingAdmissionPolicy picket-objects.picket.dev",
+                "ValidatingAdmissionPolicyBinding agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-bundles.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-pods-elsewhere.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-pods.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-secrets.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-labels.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-namespaces.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicyBinding picket-namespace.picket.dev",
+                "ValidatingAdmissionPolicyBinding picket-objects.picket.dev",
             ],
         ),
         (
@@ -371,15 +418,13 @@ fn the_pod_sees_few_folders_of_the_node(world: &mut World) -> Result<()> {
 
 /// YAML reads `null`, `no` and `1e3` as no text where they are not quoted.
 fn a_name_that_looks_like_no_text_stays_a_name(world: &mut World) -> Result<()> {
-    let namespaces = r#"enrol.namespaces=["null","no","1e3"]"#;
-    let [set, address, ..] = REQUIRED;
-    let chart = world.helm.template(&[set, address, "--set-json", namespaces])?;
-    let bundles: Vec<&Value> = chart
-        .iter()
-        .filter(|object| object["metadata"]["name"] == "picket-ca.crt")
-        .map(|object| &object["metadata"]["namespace"])
-        .collect();
-    ensure!(bundles == ["null", "no", "1e3"], "{bundles:?}");
+    let names = r#"tls.extraNames=["null","no","1e3"]"#;
+    let [set, address] = REQUIRED;
+    let chart = world.helm.template(&[set, address, "--set-json", names])?;
+    let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"].as_str();
+    let read = documents(text.context("agent.yaml")?)?;
+    let names = &read[0]["tls"]["extraNames"];
+    ensure!(*names == json!(["null", "no", "1e3"]), "{names}");
     Ok(())
 }
 
@@ -392,41 +437,6 @@ fn a_changed_configuration_replaces_the_agents(world: &mut World) -> Result<()> 
     ensure!(
         template("")? != template("log: {filter: debug}")?,
         "the configuration changed, and no pod does"
-    );
-    Ok(())
-}
-
-fn each_namespace_gets_the_certificate_of_the_node_ca(world: &mut World) -> Result<()> {
-    use base64::Engine as _;
-    let chart = world.helm.template(&REQUIRED)?;
-    let secret = object(&chart, "Secret", "picket-node-ca")?;
-    let encoded = secret["data"]["ca.crt"].as_str().context("ca.crt")?;
-    let certificate = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded)?)?;
-    ensure!(
-        certificate.starts_with("-----BEGIN CERTIFICATE-----"),
-        "{certificate}"
-    );
-    let bundles = |chart: &[Value]| -> Vec<(Value, Value)> {
-        let of_pods = chart
-            .iter()
-            .filter(|object| object["metadata"]["name"] == "picket-ca.crt");
-        of_pods
-            .map(|object| {
-                (
-                    object["metadata"]["namespace"].clone(),
-                    object["data"]["ca.crt"].clone(),
-                )
-            })
-            .collect()
-    };
-    let wanted = ["agents", "shop"].map(|namespace| (json!(namespace), json!(certificate)));
-    ensure!(bundles(&chart) == wanted, "{:#?}", bundles(&chart));
-    // While the CA is renewed, the pods trust both.
-    let chart = with(world, "nodeCA: {bundle: \"old\\nnew\\n\"}")?;
-    ensure!(
-        bundles(&chart).iter().all(|(_, bundle)| bundle == "old\nnew\n"),
-        "{:#?}",
-        bundles(&chart)
     );
     Ok(())
 }

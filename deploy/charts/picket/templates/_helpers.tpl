@@ -30,15 +30,6 @@ app.kubernetes.io/component: agent
 {{- $why := "is the Secret that Helm makes, which Helm would delete now: copy it to another name" }}
 {{- fail (printf "nodeCA.existingSecret: picket-node-ca %s" $why) }}
 {{- end }}
-{{- range .Values.enrol.namespaces }}
-{{- if eq . $.Release.Namespace }}
-{{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
-{{- fail (printf "enrol.namespaces: %s %s" . $why) }}
-{{- end }}
-{{- if eq . "kube-system" }}
-{{- fail "enrol.namespaces: kube-system holds what the cluster needs to live, and Picket must not enforce it" }}
-{{- end }}
-{{- end }}
 {{- end }}
 
 {{/* The folder of the service account's projected token: the kubelet renews the token, and the agent reads it anew. */}}
@@ -70,7 +61,7 @@ tls:
   caKeyFile: /etc/picket/ca.key
   extraNames: {{ toJson .Values.tls.extraNames }}
 enforce:
-  namespaces: {{ toJson .Values.enrol.namespaces }}
+  enrolled: true
   unclassifiedPods: {{ .Values.enforce.unclassifiedPods }}
   staticPods: {{ .Values.enforce.staticPods }}
 objects:
