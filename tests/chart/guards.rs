@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{Helm, REQUIRED, documents};
+use crate::helm::{CHART, Helm, REQUIRED, documents};
 use crate::installed::wait;
 use crate::world::World;
 
@@ -66,7 +66,7 @@ struct Row {
 struct Guarded<'w> {
     cluster: &'w Cluster,
     helm: &'w Helm,
-    /// The policies, and what goes last.
+    /// The policies, and the definitions of Picket's objects.
     policies: String,
 }
 
@@ -78,8 +78,11 @@ impl<'w> Guarded<'w> {
             let kind = object["kind"].as_str().unwrap_or_default();
             kind.contains("AdmissionPolicy")
         };
-        let policies: Vec<Value> = rendered.into_iter().filter(is_policy).collect();
+        let mut policies: Vec<Value> = rendered.into_iter().filter(is_policy).collect();
         ensure!(policies.len() > 25, "{} policies", policies.len());
+        for file in std::fs::read_dir(format!("{CHART}/crds"))? {
+            policies.extend(documents(&std::fs::read_to_string(file?.path())?)?);
+        }
         let policies = json!({"apiVersion": "v1", "kind": "List", "items": policies}).to_string();
         let guarded = Self {
             cluster,
@@ -91,9 +94,6 @@ impl<'w> Guarded<'w> {
     }
 
     fn prepare(&self) -> Result<()> {
-        for file in std::fs::read_dir(format!("{}/crds", crate::helm::CHART))? {
-            self.cluster.apply(&std::fs::read_to_string(file?.path())?)?;
-        }
         self.cluster.apply(&self.policies)?;
         self.cluster.apply(ENROLLER)?;
         // The first try makes the namespaces, whose accounts take a moment, and no pod is made without.
