@@ -148,7 +148,7 @@ impl<'w> Installer<'w> {
             "picket.dev/enrolled=true",
             "pod-security.kubernetes.io/enforce=restricted",
         ];
-        self.kubectl(&[&["label", "namespace", "agents"], &labels[..]].concat())?;
+        self.kubectl(&[&["label", "namespace", "agents"][..], &labels].concat())?;
         wait("the enrolment", || {
             let spec = self.pod("probe");
             let arguments = ["create", "--dry-run=server", "-o", "yaml", "-f", "-"];
@@ -160,7 +160,7 @@ impl<'w> Installer<'w> {
     /// Takes it back.
     fn release(&self) -> Result<()> {
         let labels = ["picket.dev/enrolled-", "pod-security.kubernetes.io/enforce-"];
-        self.kubectl(&[&["label", "namespace", "agents"], &labels[..]].concat())?;
+        self.kubectl(&[&["label", "namespace", "agents"][..], &labels].concat())?;
         self.kubectl(&["label", "nodes", "--all", "picket.dev/agent-"])
             .map(drop)
     }
