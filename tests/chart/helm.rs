@@ -10,12 +10,7 @@ use serde_json::Value;
 pub(crate) use picket_tests::helm::{CHART, Helm, NAMESPACE, said};
 
 /// The values without which nothing is rendered.
-pub(crate) const REQUIRED: [&str; 4] = [
-    "--set",
-    "apiServer.address=https://10.0.0.1:6443",
-    "--set",
-    "enrol.namespaces={agents,shop}",
-];
+pub(crate) const REQUIRED: [&str; 2] = ["--set", "apiServer.address=https://10.0.0.1:6443"];
 
 /// Rendering without a cluster.
 pub(crate) trait Render {

@@ -1,7 +1,7 @@
 //! The chart on a real cluster: every object is taken, agents serve, are replaced and taken out again.
 
 use anyhow::{Result, ensure};
-use picket_tests::install::{Installer, wait};
+use picket_tests::install::{Installer, restricted_pod, wait};
 
 use crate::Test;
 use crate::helm::NAMESPACE;
@@ -22,27 +22,33 @@ pub(crate) fn installer(world: &mut World) -> Result<Installer<'_>> {
     }
     let installer = Installer::new(helm, cluster, &reference)?;
     installer.remove(&["--ignore-not-found"])?;
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
+    release(&installer)?;
     Ok(installer)
 }
 
-/// What a pod in `agents` prints that asks the API server for pods, once it has ended.
+/// Enrols `agents`, under the strictest level of Pod Security.
+pub(crate) fn enrol(installer: &Installer<'_>) -> Result<()> {
+    let labels = [
+        "picket.dev/enrolled=true",
+        "pod-security.kubernetes.io/enforce=restricted",
+    ];
+    installer.kubectl(&[&["label", "namespace", "agents"][..], &labels].concat())?;
+    installer.wait_for_enrolment("agents")
+}
+
+/// Takes it back.
+pub(crate) fn release(installer: &Installer<'_>) -> Result<()> {
+    let labels = ["picket.dev/enrolled-", "pod-security.kubernetes.io/enforce-"];
+    installer
+        .kubectl(&[&["label", "namespace", "agents"][..], &labels].concat())
+        .map(drop)
+}
+
+/// What a pod in `agents` prints that asks the API server for pods, once it has ended. Pod Security `restricted` takes the pod.
 pub(crate) fn ask_in_pod(installer: &Installer<'_>, name: &str) -> Result<String> {
     let line = "kubectl get pods 2>&1; echo exit $?";
-    installer.kubectl(&[
-        "-n",
-        "agents",
-        "run",
-        name,
-        "--image=picket.test/kubectl:1",
-        "--image-pull-policy=Never",
-        "--restart=Never",
-        "--command",
-        "--",
-        "sh",
-        "-c",
-        line,
-    ])?;
+    let pod = restricted_pod("agents", name, "picket.test/kubectl:1", &["sh", "-c", line]);
+    installer.cluster.apply(&pod.to_string())?;
     let mut log = String::new();
     wait("the pod's end", || {
         log = installer
@@ -86,61 +92,11 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
 /// No agent: no node has such a label.
 pub(crate) const NOWHERE: [&str; 2] = ["--set-string", "agent.nodeSelector.nowhere=true"];
 
-fn the_node_ca_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
-    let installer = installer(world)?;
-    let authority = || -> Result<[String; 3]> {
-        let secret = |key: &str| {
-            let path = format!("jsonpath={{.data.ca\\.{key}}}");
-            installer.kubectl(&["-n", NAMESPACE, "get", "secret", "picket-node-ca", "-o", &path])
-        };
-        let bundle = [
-            "-n",
-            "agents",
-            "get",
-            "configmap",
-            "picket-ca.crt",
-            "-o",
-            "jsonpath={.data.ca\\.crt}",
-        ];
-        Ok([secret("crt")?, secret("key")?, installer.kubectl(&bundle)?])
-    };
-    let notes = installer.run(&["install"], &NOWHERE)?;
-    ensure!(
-        notes.contains("kubectl label namespace agents picket.dev/enrolled=true"),
-        "{notes}"
-    );
-    let first = authority()?;
-    ensure!(first.iter().all(|text| text.len() > 200), "{first:?}");
-    installer.run(
-        &["upgrade"],
-        &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat(),
-    )?;
-    ensure!(
-        authority()? == first,
-        "the upgrade made another CA: pods that trust the first reach no API server"
-    );
-    installer.remove(&[])?;
-    let kinds = "all,configmap,secret,serviceaccount,clusterrole,clusterrolebinding,flowschema,prioritylevelconfiguration,\
-                 mutatingadmissionpolicy,mutatingadmissionpolicybinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
-    let left = installer.kubectl(&[
-        "get",
-        kinds,
-        "-A",
-        "-l",
-        "app.kubernetes.io/name=picket",
-        "-o",
-        "name",
-    ])?;
-    ensure!(left.trim().is_empty(), "helm uninstall leaves {left}");
-    Ok(())
-}
-
 fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     let installer = installer(world)?;
     installer.run(&["install"], &[])?;
     let first = installer.wait_for_agents()?;
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true"])?;
-    installer.wait_for_enrolment("agents")?;
+    enrol(&installer)?;
     refused(&installer, "first", &first[0])?;
 
     // A changed configuration: a second agent takes over from the first.
@@ -155,7 +111,7 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     ensure!(pins.exists(), "no pins at {}", pins.display());
     installer.remove(&[])?;
     ensure!(!pins.exists(), "helm uninstall leaves {}", pins.display());
-    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
+    release(&installer)?;
     let log = ask_in_pod(&installer, "after")?;
     ensure!(
         log.contains("cannot list resource \"pods\""),

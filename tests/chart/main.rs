@@ -1,13 +1,14 @@
 //! The Helm chart: its values, what it renders, and the agents that it installs on a real cluster.
 //!
 //! In: Go, which builds Helm; a built `picket`; root, and what `cargo xtask setup` installs. Out: a line per test and a last one with
-//! the counts, as cargo's own harness prints them. The tests of `installed` share a cluster, which the first of them brings up.
+//! the counts, as cargo's own harness prints them. The tests of `guards` and `installed` share a cluster, which the first of them brings up.
 
 // A test that no list names is never called.
 #![deny(dead_code)]
 
 mod address;
 mod controller;
+mod guards;
 mod helm;
 mod installed;
 mod rendered;
@@ -26,5 +27,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, address, controller, installed, rights, uninstall })
+    harness::run::<World>(picket_tests::modules! { values, rendered, address, guards, controller, installed, rights, uninstall })
 }

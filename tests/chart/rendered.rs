@@ -40,12 +40,13 @@ log: {format: json, filter: "info,picket::kernel=debug"}
 shutdown: {drainSeconds: 300}
 "#;
 
-/// Values with the users and groups of deploy/rbac.yaml, and the account of deploy/token-secrets.yaml.
+/// Values with the users and groups of deploy/rbac.yaml, and the accounts of the policies.
 const EXAMPLES: &str = r#"
 impersonate:
   users: ["agent:triage", "agent:janitor"]
   groups: ["agents:readers", "agents:writers", "picket:agents"]
 tokenSecrets: {accounts: ["system:serviceaccount:ci:deployer"]}
+enrol: {serviceAccounts: ["ci/builder"]}
 "#;
 
 /// The objects of the chart with these values besides.
@@ -172,9 +173,15 @@ fn nobody_is_impersonated_without_a_name(world: &mut World) -> Result<()> {
 
 fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Result<()> {
     let chart = with(world, EXAMPLES)?;
-    for file in ["enrolment.yaml", "token-secrets.yaml", "flow-control.yaml"] {
+    let files = [
+        ("enrolment.yaml", 5),
+        ("admission-guards.yaml", 21),
+        ("token-secrets.yaml", 2),
+        ("flow-control.yaml", 2),
+    ];
+    for (file, count) in files {
         let objects = deployed(file)?;
-        ensure!(objects.len() == 2, "{file} has {} objects", objects.len());
+        ensure!(objects.len() == count, "{file} has {} objects", objects.len());
         for theirs in &objects {
             let (kind, name) = (
                 theirs["kind"].as_str().context("kind")?,
@@ -182,11 +189,9 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
             );
             let mut ours = bare(object(&chart, kind, name)?);
             let mut theirs = theirs.clone();
-            for variables in [&mut ours, &mut theirs].map(|policy| policy.pointer_mut("/spec/variables")) {
-                for variable in variables.and_then(Value::as_array_mut).into_iter().flatten() {
-                    let expression = variable["expression"].as_str().unwrap_or_default();
-                    variable["expression"] = json!(expression.split_whitespace().collect::<String>());
-                }
+            for expression in [&mut ours, &mut theirs].into_iter().flat_map(expressions) {
+                let text = expression.as_str().unwrap_or_default();
+                *expression = json!(text.split_whitespace().collect::<String>());
             }
             ensure!(
                 ours == theirs,
@@ -195,6 +200,20 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
         }
     }
     Ok(())
+}
+
+/// The expressions of a policy in which the chart writes lists, which may be spaced differently.
+fn expressions(policy: &mut Value) -> Vec<&mut Value> {
+    let Some(spec) = policy.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Vec::new();
+    };
+    let parts = spec
+        .iter_mut()
+        .filter(|(key, _)| ["variables", "matchConditions"].contains(&key.as_str()));
+    parts
+        .flat_map(|(_, list)| list.as_array_mut().into_iter().flatten())
+        .filter_map(|entry| entry.get_mut("expression"))
+        .collect()
 }
 
 fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
@@ -206,12 +225,41 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
     let all = kinds("")?;
     let without =
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 7] = [
         (
             "enrol: {admission: false}",
             &[
+                "MutatingAdmissionPolicy enrolment-accounts.picket.dev",
                 "MutatingAdmissionPolicy enrolment.picket.dev",
+                "MutatingAdmissionPolicyBinding enrolment-accounts.picket.dev",
+                "MutatingAdmissionPolicyBinding enrolment-pods.picket.dev",
                 "MutatingAdmissionPolicyBinding enrolment.picket.dev",
+            ],
+        ),
+        (
+            "enrol: {guards: false}",
+            &[
+                "MutatingAdmissionPolicy agent-workloads.picket.dev",
+                "MutatingAdmissionPolicyBinding agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicy agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-bundles.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-pods.picket.dev",
+                "ValidatingAdmissionPolicy enrolled-secrets.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-labels.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-namespaces.picket.dev",
+                "ValidatingAdmissionPolicy enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicy picket-namespace.picket.dev",
+                "ValidatingAdmissionPolicy picket-objects.picket.dev",
+                "ValidatingAdmissionPolicyBinding agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-bundles.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-pods-elsewhere.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-pods.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolled-secrets.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-labels.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-namespaces.picket.dev",
+                "ValidatingAdmissionPolicyBinding enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicyBinding picket-namespace.picket.dev",
+                "ValidatingAdmissionPolicyBinding picket-objects.picket.dev",
             ],
         ),
         (
@@ -401,14 +449,13 @@ fn what_cleans_a_node_sees_the_records_only_where_they_go(world: &mut World) -> 
 
 /// YAML reads `null`, `no` and `1e3` as no text where they are not quoted.
 fn a_name_that_looks_like_no_text_stays_a_name(world: &mut World) -> Result<()> {
-    let namespaces = r#"enrol.namespaces=["null","no","1e3"]"#;
-    let [set, address, ..] = REQUIRED;
-    let chart = world.helm.template(&[set, address, "--set-json", namespaces])?;
-    let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"]
-        .as_str()
-        .context("agent.yaml")?;
-    let enforced = &documents(text)?[0]["enforce"]["namespaces"];
-    ensure!(*enforced == json!(["null", "no", "1e3"]), "{enforced}");
+    let names = r#"tls.extraNames=["null","no","1e3"]"#;
+    let [set, address] = REQUIRED;
+    let chart = world.helm.template(&[set, address, "--set-json", names])?;
+    let text = object(&chart, "ConfigMap", "picket")?["data"]["agent.yaml"].as_str();
+    let read = documents(text.context("agent.yaml")?)?;
+    let names = &read[0]["tls"]["extraNames"];
+    ensure!(*names == json!(["null", "no", "1e3"]), "{names}");
     Ok(())
 }
 

@@ -35,9 +35,19 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
             "additional properties 'hostNetwork' not allowed",
         ),
         ("enforce.staticPods=open", "'/enforce/staticPods'"),
-        ("enrol.namespaces=agents", "'/enrol/namespaces'"),
-        ("enrol.namespaces={Agents}", "'/enrol/namespaces/0'"),
-        ("enrol.namespaces={*}", "'/enrol/namespaces/0'"),
+        (
+            "enrol.namespaces={agents}",
+            "additional properties 'namespaces' not allowed",
+        ),
+        ("enrol.serviceAccounts={builder}", "'/enrol/serviceAccounts/0'"),
+        ("enrol.allowHostNetwork={ci/*}", "'/enrol/allowHostNetwork/0'"),
+        ("enrol.allowHostPaths={data}", "'/enrol/allowHostPaths/0'"),
+        ("enrol.allowHostPaths={/}", "'/enrol/allowHostPaths/0'"),
+        (
+            "enrol.refuseRuntimeClasses={ka*ta}",
+            "'/enrol/refuseRuntimeClasses/0'",
+        ),
+        ("enrol.apiServerAudiences={}", "'/enrol/apiServerAudiences/0'"),
         ("apiServer.address=http://10.0.0.1:6443", "'/apiServer/address'"),
         (
             "apiServer.address=https://10.0.0.1:6443/x",
@@ -58,11 +68,6 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
         ("uninstall=true", "'/uninstall'"),
         ("uninstall.timeoutSeconds=5", "'/uninstall/timeoutSeconds'"),
         ("agent.priorityClassName=a b", "'/agent/priorityClassName'"),
-        ("enrol.namespaces={kube-system}", "Picket must not enforce it"),
-        (
-            "enrol.namespaces={picket-system}",
-            "is the namespace of this release",
-        ),
         (
             "trust.existingSecret=picket-root-ca",
             "is the Secret that the controller keeps",
@@ -83,10 +88,8 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
 }
 
 fn what_must_be_said_is_asked_for(world: &mut World) -> Result<()> {
-    let said = world.helm.refuses(&[])?;
-    ensure!(said.contains("/enrol/namespaces"), "{said}");
     // Without a cluster nobody knows the API server.
-    let said = world.helm.refuses(&["--set", "enrol.namespaces={agents}"])?;
+    let said = world.helm.refuses(&[])?;
     ensure!(
         said.contains("apiServer.address: no API server is known; give https://HOST:PORT"),
         "{said}"

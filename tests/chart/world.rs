@@ -34,6 +34,11 @@ impl World {
             None => Cluster::up(ClusterOptions {
                 name: "chart".to_owned(),
                 images: vec![images::kubectl()?, self.image.clone()],
+                // Pods that ask for a certificate, which the guards refuse. Not on by default.
+                api_server: vec![
+                    "--feature-gates=PodCertificateRequest=true".to_owned(),
+                    "--runtime-config=certificates.k8s.io/v1beta1/podcertificaterequests=true".to_owned(),
+                ],
                 ..ClusterOptions::default()
             })?,
         };

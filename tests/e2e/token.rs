@@ -83,6 +83,20 @@ fn manifest_is_as_it_was(world: &mut World) -> Result<()> {
     );
     ensure!(changed[1]["configMap"]["name"] == "picket-ca.crt", "{changed:#}");
     ensure!(usual[1]["configMap"]["name"] == "kube-root-ca.crt", "{usual:#}");
+    let selector = enrolled["nodeSelector"].take();
+    ensure!(
+        selector == serde_json::json!({"picket.dev/agent": "ready"}),
+        "{selector}"
+    );
+    let rights = enrolled["containers"][0]["securityContext"].take();
+    ensure!(
+        rights == serde_json::json!({"capabilities": {"drop": ["NET_RAW"]}}),
+        "{rights}"
+    );
+    for (path, field) in [("", "nodeSelector"), ("/containers/0", "securityContext")] {
+        let object = enrolled.pointer_mut(path).and_then(Value::as_object_mut);
+        object.context("a mapping")?.remove(field);
+    }
     // The volume's generated name aside, nothing else in the two pods differs.
     let text = |spec: &Value| {
         let name = spec["volumes"][0]["name"].as_str().unwrap_or_default().to_owned();

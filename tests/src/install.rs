@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, TestNode};
 use crate::helm::{CHART, Helm, NAMESPACE, said};
@@ -120,10 +121,10 @@ impl<'w> Installer<'w> {
     /// # Errors
     /// That does not come.
     pub fn wait_for_enrolment(&self, namespace: &str) -> Result<()> {
-        let probe = ["run", "probe", "--image=x", "--dry-run=server", "-o", "yaml"];
-        let arguments: Vec<&str> = ["-n", namespace].into_iter().chain(probe).collect();
+        let pod = restricted_pod(namespace, "probe", "x", &[]).to_string();
+        let arguments = ["create", "--dry-run=server", "-o", "yaml", "-f", "-"];
         wait("the enrolment", || {
-            let done = self.cluster.kubectl(&arguments)?;
+            let done = self.cluster.kubectl_stdin(&arguments, &pod)?;
             Ok(String::from_utf8_lossy(&done.stdout).contains("audience: picket.dev"))
         })
     }
@@ -140,12 +141,28 @@ fn values(image: &str) -> Result<Vec<String>> {
     let set = [
         ("--set", format!("image.repository={repository}")),
         ("--set-string", format!("image.tag={tag}")),
-        ("--set", "enrol.namespaces={agents}".to_owned()),
         ("--set", format!("host.cgroup={NODE_CGROUP}")),
         ("--set", "shutdown.drainSeconds=2".to_owned()),
     ];
     let each = set.into_iter().map(|(flag, value)| [flag.to_owned(), value]);
     Ok(each.flatten().collect())
+}
+
+/// A pod of one container that runs once, and that Pod Security `restricted` takes.
+#[must_use]
+pub fn restricted_pod(namespace: &str, name: &str, image: &str, command: &[&str]) -> Value {
+    let rights = json!({
+        "allowPrivilegeEscalation": false, "runAsNonRoot": true, "runAsUser": 65534, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    let container = json!({
+        "name": "main", "image": image, "imagePullPolicy": "Never", "securityContext": rights, "command": command,
+        "env": [{"name": "HOME", "value": "/tmp"}],
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]},
+    })
 }
 
 /// Gives the node its BPF filesystem and its part of the cgroup tree, once.

@@ -188,10 +188,13 @@ impl Default for KernelSection {
     }
 }
 
-/// Which pods are enforced: those in one of the namespaces whose labels match. All others are left alone.
+/// Which pods are enforced: enrolled ones where that is said, and those in one of the namespaces whose labels match. All others are
+/// left alone.
 #[derive(Debug, Clone)]
 pub struct EnforceSection {
-    /// Names of namespaces; an empty list stands for every namespace, and the labels must then be given.
+    /// Whether pods are enforced that the label `picket.dev/enrolled=true` enrols, their own or their namespace's.
+    pub enrolled: bool,
+    /// Names of namespaces; an empty list stands for every namespace where labels are given.
     pub namespaces: Vec<String>,
     /// Labels that a pod must have, all of them.
     pub match_labels: BTreeMap<String, String>,

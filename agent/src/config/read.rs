@@ -258,10 +258,15 @@ fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {
         Some(_) => true,
         None => false,
     };
-    if !written("namespaces") && !written("matchLabels") {
+    let (named, enrolled) = (
+        written("namespaces") || written("matchLabels"),
+        boolean(decoder, &fields, "enrolled"),
+    );
+    // What is no boolean is told of already.
+    if !named && enrolled == Some(false) {
         decoder.error_at(
             fields.node,
-            "field `enforce` names no pods; give namespaces, matchLabels or both",
+            "field `enforce` names no pods; give `enrolled: true`, namespaces or matchLabels",
         );
     }
     let words = [("failClosed", FailMode::Closed), ("failOpen", FailMode::Open)];
@@ -271,11 +276,26 @@ fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {
     };
     let (unclassified_pods, static_pods) = (word("unclassifiedPods"), word("staticPods"));
     Some(EnforceSection {
+        enrolled: enrolled.unwrap_or_default(),
         namespaces: namespaces(decoder, &fields),
         match_labels: labels(decoder, &fields),
         unclassified_pods: unclassified_pods.unwrap_or_default(),
         static_pods: static_pods.unwrap_or_default(),
     })
+}
+
+/// A field that is true or false, and false where it is left out; `None` where it is something else.
+fn boolean(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<bool> {
+    match fields.get(name).map(|node| (node, &node.value)) {
+        None => Some(false),
+        Some((_, Value::Bool(value))) => Some(*value),
+        Some((at, value)) => {
+            let path = fields.path(name);
+            let reason = format!("field `{path}` must be true or false, not {}", value.describe());
+            decoder.error_at(at, reason);
+            None
+        }
+    }
 }
 
 fn labels(decoder: &mut Decoder, enforce: &Fields<'_>) -> BTreeMap<String, String> {
@@ -320,18 +340,7 @@ fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> ObjectsSection {
     let Some(fields) = decoder.fields(node, "objects", &fields_of("objects"), &[]) else {
         return ObjectsSection::default();
     };
-    let cluster = match fields.get("cluster").map(|node| (node, &node.value)) {
-        None => false,
-        Some((_, Value::Bool(cluster))) => *cluster,
-        Some((at, value)) => {
-            let reason = format!(
-                "field `objects.cluster` must be true or false, not {}",
-                value.describe()
-            );
-            decoder.error_at(at, reason);
-            false
-        }
-    };
+    let cluster = boolean(decoder, &fields, "cluster").unwrap_or_default();
     let section = ObjectsSection {
         files: paths(texts(decoder, &fields, "files")),
         cluster,

@@ -74,10 +74,12 @@ const FIELDS: &[Field] = &[
         "The key of the gateway's own certificate (PEM)."),
     field("gateway.tls.caFile", "path", Absent("absent; then kubeconfigs name no CA, and the client's system decides"),
         "The CA that callers check the gateway's own certificate against (PEM). `picket kubeconfig` writes it into kubeconfigs."),
-    field("enforce.namespaces", "list of names", Absent("every namespace; then `matchLabels` is required"),
+    field("enforce.enrolled", "`true` or `false`", Value("false"),
+        "Whether pods are enforced that the label `picket.dev/enrolled=true` enrols, their own or their namespace's. `namespaces` and `matchLabels` add further pods."),
+    field("enforce.namespaces", "list of names", Absent("every namespace; then `matchLabels` or `enrolled` is required"),
         "Namespaces whose pods are enforced, by exact name."),
-    field("enforce.matchLabels", "map of labels", Absent("every pod; then `namespaces` is required"),
-        "Labels that an enforced pod has, all of them."),
+    field("enforce.matchLabels", "map of labels", Absent("every pod of `namespaces`"),
+        "Labels that an enforced pod has, all of them. Without `namespaces` they count in every namespace."),
     field("enforce.unclassifiedPods", "`failClosed` or `failOpen`", Value("failClosed"),
         "Pods that no agent has classified, while no agent runs: without access to protected endpoints, or with it."),
     field("enforce.staticPods", "`failClosed` or `failOpen`", Value("failClosed"),
@@ -265,7 +267,13 @@ objects: {files: [/o]}
         assert_eq!(fields_of("audit.sinks[].file"), ["path"]);
         assert_eq!(
             fields_of("enforce"),
-            ["namespaces", "matchLabels", "unclassifiedPods", "staticPods"]
+            [
+                "enrolled",
+                "namespaces",
+                "matchLabels",
+                "unclassifiedPods",
+                "staticPods"
+            ]
         );
         assert_eq!(
             renamed_in("enforce"),

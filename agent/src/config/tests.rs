@@ -57,6 +57,7 @@ fn reads_a_small_file_and_fills_in_defaults() {
     assert_eq!(config.kernel.bpffs, Path::new("/sys/fs/bpf/picket"));
     assert_eq!(config.kernel.cgroup_root, None);
     assert_eq!(config.shutdown.drain_seconds, 20);
+    assert!(!config.enforce.enrolled);
     assert_eq!(config.enforce.unclassified_pods, FailMode::Closed);
     assert_eq!(config.enforce.static_pods, FailMode::Closed);
     let audit = AuditConfig {
@@ -77,7 +78,7 @@ upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /c
 tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example], trustBundles: [{trustDomain: example.org, file: /td}]}
 gateway: {listen: '192.0.2.9:6444', names: [gate.example], tls: {certificateFile: /g.crt, keyFile: /g.key, caFile: /g.ca}}
 kernel: {cgroupRoot: /g, bpffs: /b}
-enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
+enforce: {enrolled: true, namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
 protectedEndpoints:
   apiServer: [192.0.2.1:6443, API.example:443]
   deny: ['[fd00::1]:80']
@@ -122,6 +123,7 @@ shutdown: {drainSeconds: 0}
     assert_eq!(config.gateway, Some(gateway));
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
     assert_eq!(config.kernel.bpffs, Path::new("/b"));
+    assert!(config.enforce.enrolled);
     assert_eq!(config.enforce.namespaces, ["a", "b"]);
     let labels = [
         ("app".to_owned(), "agent".to_owned()),
@@ -311,7 +313,11 @@ const REFUSED: &str = r#"
 
 - [agents]
 + []
-= 12:3: field `enforce` names no pods; give namespaces, matchLabels or both
+= 12:3: field `enforce` names no pods; give `enrolled: true`, namespaces or matchLabels
+
+- namespaces: [agents]
++ enrolled: 'true'
+= 12:13: field `enforce.enrolled` must be true or false, not text
 
 - [agents]
 + [5]
@@ -500,12 +506,17 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 42);
+    assert_eq!(cases.len(), 43);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");
         assert_eq!(faults(&text), says, "{to}");
     }
+    let by_enrolment = GOOD.replacen("namespaces: [agents]", "enrolled: true", 1);
+    assert!(
+        Config::parse("f", &by_enrolment).unwrap().enforce.enrolled,
+        "it names pods by itself"
+    );
     let unnamed = GOOD.replacen("nodeName: node-1\n", "", 1);
     assert_eq!(faults(&unnamed), "f:1:1: field `nodeName` is required");
     let named = |text: &str, node: &str| {

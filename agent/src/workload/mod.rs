@@ -1,6 +1,6 @@
 //! The pods on this node: which there are, where they are, and that each is treated as it should be.
 //!
-//! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each pod's
+//! In: the API server's pods, namespaces, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each pod's
 //! class through an [`Enforcer`], and the addresses that are protected endpoints.
 //!
 //! [`start`] puts the parts together: [`pods`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and [`reconcile`]
@@ -10,6 +10,7 @@ mod attempt;
 pub mod cgroup;
 mod changes;
 pub mod enforce;
+mod enrolment;
 pub mod escapes;
 pub mod layout;
 pub mod levels;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use changes::PodChanges;
 pub use enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNetwork};
+pub use enrolment::ENROLLED_LABEL;
 pub use layout::{container_of, pod_of};
 pub use metrics::WorkloadMetrics;
 pub use names::Names;
@@ -58,7 +60,7 @@ pub struct WorkloadConfig {
     pub node: String,
     /// The cgroup v2 folder below which this node's pods live.
     pub cgroup_root: PathBuf,
-    /// A kubeconfig whose current context may read pods, Services, endpoint slices and nodes.
+    /// A kubeconfig whose current context may read pods, Services, endpoint slices and nodes, and namespaces where enrolment counts.
     pub kubeconfig: PathBuf,
     /// Which pods are enforced.
     pub selection: Selection,
@@ -134,6 +136,7 @@ pub async fn start<E: Enforcer>(
         Ok(_) => finder,
         Err(_) => finder.learning_server(),
     };
+    let by_enrolment = config.selection.by_enrolment();
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
@@ -150,7 +153,7 @@ pub async fn start<E: Enforcer>(
         ("cgroup tree", tree.run(never.clone()).boxed()),
         (
             "pods",
-            pods::follow_pods(connector.clone(), config.node, pod_sender, never).boxed(),
+            pods::follow_pods(connector.clone(), config.node, by_enrolment, pod_sender, never).boxed(),
         ),
         (
             "protected endpoints",

@@ -1,7 +1,9 @@
 //! The pods of this node as the API server tells of them.
 //!
-//! In: a kubeconfig and the node's name. Out: the node's pods by the UID that their cgroups carry, through a watch
-//! channel; `None` until the first whole list was read. While the API server is away the last known pods stand.
+//! In: a kubeconfig, the node's name, and whether enrolment counts. Out: the node's pods by the UID that their cgroups carry,
+//! through a watch channel; `None` until the first whole list was read. While the API server is away the last known pods stand.
+//!
+//! Where enrolment counts, a pod is told of once it is known whether its namespace is enrolled: a pod that nobody tells of is closed.
 //!
 //! Only [`Pod`] is kept of each object; the rest is dropped as it is read.
 
@@ -12,9 +14,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::runtime::watcher;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::enrolment::{NamespaceCache, is_enrolled};
 use super::layout::is_manifest_hash;
 use super::sandbox::has_own_stack;
 use super::{Controller, Pod, PodUid, WorkloadName};
@@ -32,6 +36,8 @@ pub struct NodePod {
     pub cgroup_uid: PodUid,
     /// Whether the kubelet says that it runs.
     pub running: bool,
+    /// Whether a label of its own or of its namespace enrols it.
+    pub enrolled: bool,
     /// When it was made, in seconds since 1970.
     created: i64,
 }
@@ -43,6 +49,7 @@ impl NodePod {
     /// A running pod whose cgroup carries this UID, made so many seconds after 1970.
     pub(super) fn new(cgroup_uid: PodUid, pod: Pod, created: i64) -> Self {
         Self {
+            enrolled: is_enrolled(&pod.labels),
             pod,
             cgroup_uid,
             running: true,
@@ -184,14 +191,24 @@ impl PodCache {
         false
     }
 
-    /// The pods by the UID of their cgroups. Of two that claim one cgroup, which takes a forged mirror, the older one is
-    /// believed.
-    fn by_cgroup(&self) -> PodMap {
+    /// The pods by the UID of their cgroups, without those of whose namespaces nothing is known where enrolment counts. Of two
+    /// that claim one cgroup, which takes a forged mirror, the older one is believed.
+    fn by_cgroup(&self, namespaces: Option<&NamespaceCache>) -> PodMap {
         let mut map = PodMap::with_capacity(self.known.len());
-        for pod in self.known.values() {
+        let judged = |pod: &Arc<NodePod>| match namespaces {
+            Some(namespaces) if !pod.enrolled => match namespaces.enrols(&pod.pod.namespace)? {
+                true => Some(Arc::new(NodePod {
+                    enrolled: true,
+                    ..NodePod::clone(pod)
+                })),
+                false => Some(Arc::clone(pod)),
+            },
+            _ => Some(Arc::clone(pod)),
+        };
+        for pod in self.known.values().filter_map(judged) {
             match map.entry(pod.cgroup_uid.clone()) {
                 std::collections::hash_map::Entry::Vacant(free) => {
-                    free.insert(pod.clone());
+                    free.insert(pod);
                 }
                 std::collections::hash_map::Entry::Occupied(mut taken) => {
                     tracing::warn!(
@@ -199,7 +216,7 @@ impl PodCache {
                         "two pods name one cgroup; the agent takes the older pod for its owner"
                     );
                     if pod.created < taken.get().created {
-                        taken.insert(pod.clone());
+                        taken.insert(pod);
                     }
                 }
             }
@@ -208,21 +225,60 @@ impl PodCache {
     }
 }
 
-/// Follows the pods of this node until it is cancelled.
+/// What is known of the pods, and of the namespaces where enrolment counts.
+#[derive(Debug)]
+struct Known {
+    pods: PodCache,
+    namespaces: Option<NamespaceCache>,
+}
+
+impl Known {
+    /// Tells of the pods, once a whole list of each kind has come in.
+    fn publish(&self, pods: &watch::Sender<Option<Arc<PodMap>>>) {
+        let namespaces = self.namespaces.as_ref();
+        if self.pods.whole && namespaces.is_none_or(|namespaces| namespaces.whole) {
+            pods.send_replace(Some(Arc::new(self.pods.by_cgroup(namespaces))));
+        }
+    }
+}
+
+/// Follows the pods of this node until it is cancelled, and all namespaces where enrolment counts.
 pub(super) async fn follow_pods(
     connector: Connector,
     node: String,
+    by_enrolment: bool,
     pods: watch::Sender<Option<Arc<PodMap>>>,
     cancel: CancellationToken,
 ) {
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let mut cache = PodCache::default();
-    follow(&connector, "pods", Api::all, config, &cancel, |event| {
-        if cache.take(event) && cache.whole {
-            pods.send_replace(Some(Arc::new(cache.by_cgroup())));
+    let known = Mutex::new(Known {
+        pods: PodCache::default(),
+        namespaces: by_enrolment.then(NamespaceCache::default),
+    });
+    let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let of_pods = follow(&connector, "pods", Api::all, here, &cancel, |event| {
+        let mut known = known.lock();
+        if known.pods.take(event) {
+            known.publish(&pods);
         }
-    })
-    .await;
+    });
+    let of_namespaces = async {
+        if !by_enrolment {
+            return;
+        }
+        let all = watcher::Config::default();
+        follow(&connector, "namespaces", Api::all, all, &cancel, |event| {
+            let mut known = known.lock();
+            if known
+                .namespaces
+                .as_mut()
+                .is_some_and(|namespaces| namespaces.take(event))
+            {
+                known.publish(&pods);
+            }
+        })
+        .await;
+    };
+    tokio::join!(of_pods, of_namespaces);
 }
 
 #[cfg(test)]

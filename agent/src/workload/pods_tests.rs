@@ -123,7 +123,7 @@ fn a_static_pods_cgroup_carries_its_manifests_hash_and_no_annotation_names_anoth
     )));
     assert!(!cache.whole);
     assert!(cache.take(watcher::Event::InitDone));
-    let map = cache.by_cgroup();
+    let map = cache.by_cgroup(None);
     assert_eq!(
         uids(&map),
         [(HASH, "mirror"), ("liar", "liar"), ("plain", "plain")]
@@ -141,11 +141,129 @@ fn a_new_list_replaces_the_old_one_at_once_and_the_same_again_is_no_change() {
     assert!(!cache.take(watcher::Event::Apply(one())));
     cache.take(watcher::Event::Init);
     assert!(!cache.take(watcher::Event::InitApply(two())));
-    assert_eq!(uids(&cache.by_cgroup()), [("one", "one")]);
+    assert_eq!(uids(&cache.by_cgroup(None)), [("one", "one")]);
     assert!(cache.take(watcher::Event::InitDone));
-    assert_eq!(uids(&cache.by_cgroup()), [("two", "two")]);
+    assert_eq!(uids(&cache.by_cgroup(None)), [("two", "two")]);
     assert!(cache.take(watcher::Event::Delete(two())));
     assert!(!cache.take(watcher::Event::Delete(two())));
+}
+
+fn namespace(name: &str, label: Option<&str>) -> core::Namespace {
+    let labels = label.map(|value| json!({"picket.dev/enrolled": value}));
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
+}
+
+#[test]
+fn a_pod_is_told_of_once_its_namespace_is_known_and_is_enrolled_by_either_label() {
+    let labelled = object(json!({
+        "metadata": {"name": "own", "namespace": "n", "uid": "own", "labels": {"picket.dev/enrolled": "true"}},
+        "spec": {"containers": []},
+    }));
+    let mut known = Known {
+        pods: PodCache::default(),
+        namespaces: Some(NamespaceCache::default()),
+    };
+    let (sender, told) = watch::channel(None::<Arc<PodMap>>);
+    let enrolled = |known: &Known| -> Option<Vec<(String, bool)>> {
+        known.publish(&sender);
+        let map = told.borrow().clone()?;
+        let mut all: Vec<_> = map
+            .values()
+            .map(|pod| (pod.pod.name.clone(), pod.enrolled))
+            .collect();
+        all.sort();
+        Some(all)
+    };
+    known.pods.take(watcher::Event::Init);
+    known.pods.take(watcher::Event::InitApply(labelled));
+    known.pods.take(watcher::Event::InitApply(pod(
+        "plain",
+        "2026-01-01T00:00:00Z",
+        json!({}),
+    )));
+    known.pods.take(watcher::Event::InitDone);
+    assert_eq!(enrolled(&known), None, "no list of namespaces has come in");
+    let mut namespaces = |event| {
+        known.namespaces.as_mut().unwrap().take(event);
+        enrolled(&known)
+    };
+    let both = |plain| Some(vec![("own".to_owned(), true), ("plain".to_owned(), plain)]);
+    assert_eq!(namespaces(watcher::Event::Init), None);
+    assert_eq!(
+        namespaces(watcher::Event::InitDone),
+        Some(vec![("own".to_owned(), true)]),
+        "nothing is known of the other's namespace: it stays closed"
+    );
+    assert_eq!(
+        namespaces(watcher::Event::Apply(namespace("n", None))),
+        both(false)
+    );
+    assert_eq!(
+        namespaces(watcher::Event::Apply(namespace("n", Some("true")))),
+        both(true)
+    );
+    assert_eq!(
+        namespaces(watcher::Event::Apply(namespace("n", Some("false")))),
+        both(false),
+        "its own label stands"
+    );
+}
+
+#[tokio::test]
+async fn without_a_list_of_namespaces_no_pod_is_told_of_where_enrolment_counts() {
+    let lists = |may_list: bool| {
+        crate::cluster::testing::answering(move |request| {
+            let (kind, item) = match request.uri().path().rsplit('/').next() {
+                Some("pods") => (
+                    "PodList",
+                    json!({"metadata": {"name": "p", "namespace": "n", "uid": "p"}, "spec": {"containers": []}}),
+                ),
+                Some("namespaces") if may_list => (
+                    "NamespaceList",
+                    json!({"metadata": {"name": "n", "labels": {"picket.dev/enrolled": "true"}}}),
+                ),
+                Some("namespaces") => {
+                    let message = "not for you";
+                    return (
+                        403,
+                        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": message}),
+                    );
+                }
+                other => panic!("{other:?} are asked for"),
+            };
+            (
+                200,
+                json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "5"}, "items": [item]}),
+            )
+        })
+    };
+    for (by_enrolment, may_list, told) in [
+        (true, true, Some(true)),
+        (true, false, None),
+        (false, false, Some(false)),
+    ] {
+        let server = lists(may_list).await;
+        let (_folder, connector) = Connector::for_tests(&server);
+        let (sender, mut pods) = watch::channel(None);
+        let cancel = CancellationToken::new();
+        let following = tokio::spawn(follow_pods(
+            connector,
+            "node-1".into(),
+            by_enrolment,
+            sender,
+            cancel.clone(),
+        ));
+        let limit = Duration::from_secs(if told.is_some() { 10 } else { 1 });
+        let found = tokio::time::timeout(limit, pods.wait_for(Option::is_some)).await;
+        let found = found.ok().map(|map| map.unwrap().clone().unwrap());
+        let enrolled = found.map(|map| map[&PodUid("p".into())].enrolled);
+        assert_eq!(
+            enrolled, told,
+            "by enrolment: {by_enrolment}, may list: {may_list}"
+        );
+        cancel.cancel();
+        following.await.unwrap();
+    }
 }
 
 /// A server that answers lists with one pod, and watches with what it is fed; each answer may be denied first.
@@ -230,7 +348,13 @@ async fn pods_are_listed_and_watched_through_failures() {
     let (_folder, connector) = Connector::for_tests(&format!("http://{address}"));
     let (cache, mut known) = watch::channel(None);
     let cancel = CancellationToken::new();
-    let following = tokio::spawn(follow_pods(connector, "node-1".into(), cache, cancel.clone()));
+    let following = tokio::spawn(follow_pods(
+        connector,
+        "node-1".into(),
+        false,
+        cache,
+        cancel.clone(),
+    ));
     let mut names = async |want: &[&str]| {
         let same = |map: &Option<Arc<PodMap>>| {
             map.as_ref()

@@ -186,7 +186,7 @@ pub(super) fn wanted<H>(
     static_pods: FailMode,
 ) -> Wanted {
     match pods.and_then(|pods| pods.get(&slot.found.uid)) {
-        Some(known) if selection.enforces(&known.pod) => Wanted::Enforced(known.clone()),
+        Some(known) if selection.enforces(known) => Wanted::Enforced(known.clone()),
         Some(_) => Wanted::Exempt,
         None if static_pods == FailMode::Open && is_manifest_hash(&slot.found.uid.0) => {
             match (&slot.last, &slot.applied) {

@@ -16,6 +16,8 @@ use crate::pki::CertificateFiles;
 
 /// The label that deploy/enrolment.yaml selects namespaces by.
 const ENROLLED_LABEL: &str = "picket.dev/enrolled";
+/// The label of nodes that take enrolled pods.
+const AGENT_LABEL: &str = "picket.dev/agent=ready";
 /// The ConfigMap that enrolled pods get instead of kube-root-ca.crt.
 const CA_CONFIG_MAP: &str = "picket-ca.crt";
 /// The group that deploy/rbac.yaml gives a node's rights to.
@@ -24,13 +26,16 @@ const NODES_GROUP: &str = "picket:nodes";
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 /// Makes namespaces whose pods are enrolled: the admission policy of deploy/, the label, and Picket's CA bundle. It makes
-/// the bundle's certificate authority too, once per cluster, which every agent on the cluster's nodes then uses.
+/// the bundle's certificate authority too, once per cluster, which every agent on the cluster's nodes then uses. The nodes get the label
+/// by which enrolled pods find a node whose agent is Ready: no controller runs here that would tell.
 ///
 /// # Errors
 /// The API server refuses something, or there is no `picket` to make the authority with.
 pub fn enrol(cluster: &Cluster, namespaces: &[&str]) -> Result<()> {
     let bundle = fs::read_to_string(certificate_authority(cluster)?.join("ca.crt"))?;
     cluster.apply(&deploy_file("enrolment.yaml")?)?;
+    let label = ["label", "nodes", "--all", "--overwrite", AGENT_LABEL];
+    cluster.kubectl_client().run(&label, None)?;
     let mut objects = Vec::new();
     for namespace in namespaces {
         objects.push(json!({"apiVersion": "v1", "kind": "Namespace",

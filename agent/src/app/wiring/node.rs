@@ -38,7 +38,11 @@ pub(in crate::app) async fn workload(handles: &Handles, shared: &Shared) -> anyh
         node: config.node_name.clone(),
         cgroup_root: cgroup_root(config)?,
         kubeconfig: config.cluster.kubeconfig.clone(),
-        selection: Selection::with_labels(config.enforce.namespaces.clone(), &config.enforce.match_labels)?,
+        selection: Selection::new(
+            config.enforce.namespaces.clone(),
+            &config.enforce.match_labels,
+            config.enforce.enrolled,
+        )?,
         static_pods: config.enforce.static_pods,
         endpoints: endpoints_config(config, enforce::in_kernel(kernel)?),
         redirected: redirected.map(|(cgroup, _)| *cgroup).collect(),

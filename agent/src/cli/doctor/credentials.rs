@@ -53,7 +53,7 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
-    let followed = followed_with(config.objects.cluster, objects.set.as_deref());
+    let followed = followed_with(config, objects.set.as_deref());
     let grants = objects.usable(Timestamp::now());
     let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
     let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
@@ -93,14 +93,17 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     of_credentials.chain(of_node).collect()
 }
 
-/// What the agent follows: beside its node's pods and the like the objects that the cluster keeps, and namespaces where rules look at them.
-fn followed_with(of_cluster: bool, set: Option<&PolicySet>) -> Vec<Need> {
+/// What the agent follows: beside its node's pods and the like the objects that the cluster keeps, and namespaces where enrolment counts
+/// or rules look at them.
+fn followed_with(config: &Config, set: Option<&PolicySet>) -> Vec<Need> {
     let mut needs = followed();
-    if of_cluster {
+    if config.objects.cluster {
         needs.extend(kept_objects());
     }
-    if set.is_some_and(|set| set.namespace_use() != NamespaceUse::Nothing) {
-        needs.extend(namespaces());
+    if config.enforce.enrolled {
+        needs.extend(namespaces("enrol pods"));
+    } else if set.is_some_and(|set| set.namespace_use() != NamespaceUse::Nothing) {
+        needs.extend(namespaces("rules look at"));
     }
     needs
 }

@@ -417,7 +417,7 @@ async fn what_a_credential_lacks_is_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn the_right_to_namespaces_is_asked_about_where_rules_look_at_them() {
+async fn the_right_to_namespaces_is_asked_about_where_rules_or_enrolment_look_at_them() {
     let set = |matches: &str| {
         let policy = format!(
             "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p}}\nspec:\n  rules: [{{name: r, action: Deny, match: \
@@ -426,14 +426,28 @@ async fn the_right_to_namespaces_is_asked_about_where_rules_look_at_them() {
         PolicySet::compile(picket_policy::read_documents("f.yaml", &policy).expect("a policy"))
             .expect("a set")
     };
-    let by_name = followed_with(true, Some(&set("namespaces: [a]")));
+    let config = |enforce: &str| {
+        let text = SMALLEST.replace("namespaces: [a]", enforce);
+        Config::parse("f", &text.replace("[/nonexistent/o]", "{cluster: true}")).expect("a configuration")
+    };
+    let named = config("namespaces: [a]");
+    let by_name = followed_with(&named, Some(&set("namespaces: [a]")));
     let check = asked(&by_name, |of| Ok(of["resource"] != "namespaces")).await;
     assert_eq!(check.status, CheckStatus::Ok, "{}", check.detail);
-    let by_label = followed_with(true, Some(&set("namespaceSelector: {matchLabels: {env: prod}}")));
+    let by_label = followed_with(
+        &named,
+        Some(&set("namespaceSelector: {matchLabels: {env: prod}}")),
+    );
     let check = asked(&by_label, |of| Ok(of["resource"] != "namespaces")).await;
     assert_eq!(
         check.detail,
         "may not list namespaces, whose labels rules look at\nmay not watch namespaces, whose labels rules look at"
+    );
+    let by_enrolment = followed_with(&config("enrolled: true"), Some(&set("namespaces: [a]")));
+    let check = asked(&by_enrolment, |of| Ok(of["resource"] != "namespaces")).await;
+    assert_eq!(
+        check.detail,
+        "may not list namespaces, whose labels enrol pods\nmay not watch namespaces, whose labels enrol pods"
     );
 }
 

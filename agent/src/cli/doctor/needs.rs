@@ -339,11 +339,11 @@ pub(super) fn kept_objects() -> Vec<Need> {
     all.map(|(what, right)| only(Step { what, right })).collect()
 }
 
-/// What it takes besides, while rules look at namespaces.
-pub(super) fn namespaces() -> Vec<Need> {
+/// What it takes besides, while rules or enrolment look at namespaces. `looks` says which does.
+pub(super) fn namespaces(looks: &str) -> Vec<Need> {
     let need = |verb: &'static str| {
         only(Step {
-            what: format!("{verb} namespaces, whose labels rules look at"),
+            what: format!("{verb} namespaces, whose labels {looks}"),
             right: Right::on(verb, "", "namespaces"),
         })
     };

@@ -2,11 +2,12 @@
 //!
 //! In: a configuration, and a client with the kubeconfig's credential. Out: a check of each, or why it could not be made.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -15,6 +16,7 @@ use picket_policy::DEFAULT_NAMESPACE;
 use crate::cluster::printable;
 use crate::config::{Config, EnforceSection};
 use crate::kernel::doctor::{Check, CheckStatus};
+use crate::workload::ENROLLED_LABEL;
 
 /// The names of the checks.
 const NODE: &str = "node name";
@@ -117,12 +119,29 @@ fn few(items: impl Iterator<Item = String>, mut more: bool) -> String {
     format!("{}{dots}", items.join(", "))
 }
 
-/// Whether the configuration selects any pod of this node, by each of its namespaces.
+/// Whether the configuration selects any pod of this node, by each of its namespaces and by enrolment.
 async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube::Result<Check> {
     let pods: Api<Pod> = Api::all(client.clone());
     let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = pods.list(&here).await?.items;
-    let labelled = |pod: &&Pod| {
+    let enrolled = match enforce.enrolled {
+        true => Some(enrolled_namespaces(client).await?),
+        false => None,
+    };
+    let is_enrolled = |pod: &Pod| {
+        let own = pod
+            .labels()
+            .get(ENROLLED_LABEL)
+            .is_some_and(|value| value == "true");
+        let of_namespace = |names: &BTreeSet<String>| {
+            pod.metadata
+                .namespace
+                .as_ref()
+                .is_some_and(|name| names.contains(name))
+        };
+        enrolled.as_ref().is_some_and(|names| own || of_namespace(names))
+    };
+    let labelled = |pod: &Pod| {
         let labels = pod.labels();
         let mut wanted = enforce.match_labels.iter();
         wanted.all(|(key, value)| labels.get(key) == Some(value))
@@ -134,11 +153,22 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
         .filter(|namespace| !pods.iter().any(|pod| is_in(pod, namespace)))
         .map(|namespace| format!("no pod on this node is in namespace {namespace}"))
         .collect();
+    let named = !enforce.namespaces.is_empty() || !enforce.match_labels.is_empty();
     let all = enforce.namespaces.is_empty();
-    let of_namespaces = |pod: &&Pod| all || enforce.namespaces.iter().any(|namespace| is_in(pod, namespace));
-    let count = pods.iter().filter(of_namespaces).filter(labelled).count();
+    let in_named = |pod: &Pod| all || enforce.namespaces.iter().any(|namespace| is_in(pod, namespace));
+    let is_selected = |pod: &&Pod| is_enrolled(pod) || (named && in_named(pod) && labelled(pod));
+    let count = pods.iter().filter(is_selected).count();
     if nobody.is_empty() && count == 0 {
-        nobody.push("no pod on this node has the labels of enforce.matchLabels".to_owned());
+        nobody.push(match (&enrolled, named) {
+            (Some(names), _) if names.is_empty() => {
+                format!("no namespace has the label {ENROLLED_LABEL}=true, and no pod on this node")
+            }
+            (Some(_), false) => "no pod on this node is enrolled".to_owned(),
+            (Some(_), true) => {
+                "no pod on this node is enrolled or has the labels of enforce.matchLabels".to_owned()
+            }
+            (None, _) => "no pod on this node has the labels of enforce.matchLabels".to_owned(),
+        });
     }
     if nobody.is_empty() {
         return Ok(Check::ok(PODS, format!("{count} of the pods on this node")));
@@ -147,8 +177,16 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
         PODS,
         CheckStatus::Degraded,
         nobody.join("\n"),
-        "as expected before the first AI agent's pod runs here; otherwise correct enforce",
+        "as expected before the first AI agent's pod runs here; otherwise correct enforce, or label a namespace",
     ))
+}
+
+/// The namespaces whose label enrols their pods.
+async fn enrolled_namespaces(client: &Client) -> kube::Result<BTreeSet<String>> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let labelled = ListParams::default().labels(&format!("{ENROLLED_LABEL}=true"));
+    let found = namespaces.list(&labelled).await?.items;
+    Ok(found.iter().map(ResourceExt::name_any).collect())
 }
 
 /// Whether the servers are named by another address than that of the API server's Service, which kube-proxy serves.
@@ -227,8 +265,14 @@ mod tests {
                 json!({"metadata": {"name": "node2"}}),
             ],
             "pods" => {
-                vec![json!({"metadata": {"name": "p", "namespace": "agents", "labels": {"app": "agent"}}})]
+                vec![
+                    json!({"metadata": {"name": "p", "namespace": "agents", "labels": {"app": "agent"}}}),
+                    json!({"metadata": {"name": "q", "namespace": "elsewhere", "labels": {"picket.dev/enrolled": "true"}}}),
+                    json!({"metadata": {"name": "r", "namespace": "shop"}}),
+                    json!({"metadata": {"name": "s", "namespace": "elsewhere", "labels": {"picket.dev/enrolled": "no"}}}),
+                ]
             }
+            "namespaces" => vec![json!({"metadata": {"name": "shop"}})],
             "services" => {
                 vec![
                     json!({"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1", "fd00::1"]}}),
@@ -284,7 +328,8 @@ mod tests {
     #[tokio::test]
     async fn a_namespace_without_a_pod_here_is_a_warning() {
         let (_folder, client) = client().await;
-        let select = |namespaces: &[&str], labels: &[(&str, &str)]| EnforceSection {
+        let select = |enrolled: bool, namespaces: &[&str], labels: &[(&str, &str)]| EnforceSection {
+            enrolled,
             namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
             match_labels: labels
                 .iter()
@@ -293,25 +338,66 @@ mod tests {
             unclassified_pods: crate::kernel::FailMode::Closed,
             static_pods: crate::kernel::FailMode::Closed,
         };
-        for (namespaces, labels, detail) in [
-            (&["agents"][..], &[][..], "1 of the pods on this node"),
-            (&[], &[("app", "agent")], "1 of the pods on this node"),
+        for (enrolled, namespaces, labels, detail) in [
+            (false, &["agents"][..], &[][..], "1 of the pods on this node"),
+            (false, &[], &[("app", "agent")], "1 of the pods on this node"),
+            (true, &[], &[], "2 of the pods on this node"),
+            (true, &["agents"], &[], "3 of the pods on this node"),
             (
+                false,
                 &["agents", "agent"],
                 &[],
                 "no pod on this node is in namespace agent",
             ),
             (
+                false,
                 &["agents"],
                 &[("app", "web")],
                 "no pod on this node has the labels of enforce.matchLabels",
             ),
         ] {
-            let check = selected(&client, "node1", &select(namespaces, labels)).await;
+            let check = selected(&client, "node1", &select(enrolled, namespaces, labels)).await;
             let check = check.expect("an answer");
             assert_eq!(check.detail, detail);
             let ok = check.status == CheckStatus::Ok;
-            assert!(ok == detail.starts_with('1') && (ok || check.status == CheckStatus::Degraded));
+            let counted = detail.starts_with(|first: char| first.is_ascii_digit());
+            assert!(ok == counted && (ok || check.status == CheckStatus::Degraded));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_without_an_enrolled_pod_is_a_warning() {
+        let by_enrolment = EnforceSection {
+            enrolled: true,
+            namespaces: Vec::new(),
+            match_labels: std::collections::BTreeMap::new(),
+            unclassified_pods: crate::kernel::FailMode::Closed,
+            static_pods: crate::kernel::FailMode::Closed,
+        };
+        for (namespaces, detail) in [
+            (
+                vec![json!({"metadata": {"name": "shop"}})],
+                "no pod on this node is enrolled",
+            ),
+            (
+                vec![],
+                "no namespace has the label picket.dev/enrolled=true, and no pod on this node",
+            ),
+        ] {
+            let server = listing(move |kind| match kind {
+                "pods" => Some(vec![json!({"metadata": {"name": "p", "namespace": "agents"}})]),
+                "namespaces" => Some(namespaces.clone()),
+                other => panic!("{other} are asked for"),
+            });
+            let (_folder, connector) = Connector::for_tests(&server.await);
+            let client = connector.connect().await.expect("a client");
+            let check = selected(&client, "node1", &by_enrolment)
+                .await
+                .expect("an answer");
+            assert_eq!(
+                (check.status, check.detail.as_str()),
+                (CheckStatus::Degraded, detail)
+            );
         }
     }
 

@@ -83,7 +83,7 @@ impl<E: Enforcer> Reconciler<E> {
             status.reported = pods.keys().filter(|uid| seen.contains(uid)).count();
             status.no_cgroup = pods
                 .values()
-                .filter(|known| known.running && self.selection.enforces(&known.pod))
+                .filter(|known| known.running && self.selection.enforces(known))
                 .filter(|known| !seen.contains(&known.cgroup_uid))
                 .count();
         }

@@ -201,7 +201,7 @@ impl Node {
     }
 
     fn with(static_pods: FailMode, known: &[u64], first: &[u64], own: Option<u64>) -> Self {
-        let selection = Selection::with_labels([], &[("agent".into(), "yes".into())].into()).unwrap();
+        let selection = Selection::new([], &[("agent".into(), "yes".into())].into(), true).unwrap();
         let fake = Arc::new(Fake::default());
         for id in known {
             fake.classes.lock().unwrap().insert(CgroupId(*id), "inherited");
@@ -787,6 +787,9 @@ async fn a_pod_that_cannot_be_enforced_again_and_again_is_told_of_where_it_is_lo
 
 #[path = "depth_tests.rs"]
 mod depth;
+
+#[path = "enrolment_tests.rs"]
+mod enrolments;
 
 #[path = "static_tests.rs"]
 mod statics;

@@ -26,15 +26,6 @@ app.kubernetes.io/component: agent
 {{- $why := "the built-in denies keep AI agents from the Secrets and pods of picket-system alone: give --namespace picket-system" }}
 {{- fail (printf "the release's namespace is %s: %s" .Release.Namespace $why) }}
 {{- end }}
-{{- range .Values.enrol.namespaces }}
-{{- if eq . $.Release.Namespace }}
-{{- $why := "is the namespace of this release, whose agents would reach no API server: install Picket into a namespace of its own" }}
-{{- fail (printf "enrol.namespaces: %s %s" . $why) }}
-{{- end }}
-{{- if eq . "kube-system" }}
-{{- fail "enrol.namespaces: kube-system holds what the cluster needs to live, and Picket must not enforce it" }}
-{{- end }}
-{{- end }}
 {{- end }}
 
 {{/* The folder of the service account's projected token: the kubelet renews the token, and the agent reads it anew. */}}
@@ -66,7 +57,7 @@ tls:
   caKeyFile: /etc/picket/ca.key
   extraNames: {{ toJson .Values.tls.extraNames }}
 enforce:
-  namespaces: {{ toJson .Values.enrol.namespaces }}
+  enrolled: true
   unclassifiedPods: {{ .Values.enforce.unclassifiedPods }}
   staticPods: {{ .Values.enforce.staticPods }}
 objects:

@@ -252,6 +252,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
     let plain = compile(&[&grant(ALL)]);
     let files = [
         include_str!("../../../../../deploy/enrolment.yaml"),
+        include_str!("../../../../../deploy/admission-guards.yaml"),
         include_str!("../../../../../deploy/rbac.yaml"),
         include_str!("../../../../../deploy/flow-control.yaml"),
         include_str!("../../../../../deploy/token-secrets.yaml"),
@@ -277,7 +278,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
         assert_eq!(denied(&plain, &line).cause(), Cause::Builtin, "{line}");
         seen += 1;
     }
-    assert!(seen >= 8, "{seen} objects in deploy/");
+    assert!(seen >= 32, "{seen} objects in deploy/");
 }
 
 #[test]
