@@ -33,6 +33,7 @@ mod life;
 mod life_cycle;
 mod limits;
 mod lines;
+mod metrics_port;
 mod namespaces;
 mod nodes;
 mod old_object;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         rbac,
         cli,
         doctor,
+        metrics_port,
         records,
         leaks,
         reports,

@@ -85,6 +85,7 @@ protectedEndpoints:
 objects: [/o, /p]
 audit: {directory: /a, maxSegmentSize: 2Mi, maxSegmentAge: 1h30m, maxTotalSize: 4194304, sinks: [{name: out, stdout: {}}, {name: copy, file: {path: /x}}]}
 admin: {socket: /s}
+metrics: {listen: '[::]:9444', names: [m.example], tls: {certificateFile: /m.crt, keyFile: /m.key}, clientCAFile: /m.ca}
 log: {format: json, filter: warn}
 shutdown: {drainSeconds: 0}
 ";
@@ -120,6 +121,16 @@ shutdown: {drainSeconds: 0}
         }),
     };
     assert_eq!(config.gateway, Some(gateway));
+    let metrics = MetricsSection {
+        listen: "[::]:9444".parse().unwrap(),
+        names: vec!["m.example".to_owned()],
+        tls: Some(ServerCertificateFiles {
+            certificate: "/m.crt".into(),
+            key: "/m.key".into(),
+        }),
+        client_ca_file: Some("/m.ca".into()),
+    };
+    assert_eq!(config.metrics, Some(metrics));
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
     assert_eq!(config.kernel.bpffs, Path::new("/b"));
     assert_eq!(config.enforce.namespaces, ["a", "b"]);
@@ -337,6 +348,20 @@ const REFUSED: &str = r#"
 + gateway: {listen: '0.0.0.0:6444', tls: {certificateFile: /x}}
 + enforce:
 = 12:40: field `gateway.tls.keyFile` is required
+
+- enforce:
++ metrics: {listen: '9444', names: ['https://m'], tls: {certificateFile: /x}}
++ enforce:
+= 11:19: field `metrics.listen` is "9444"; write address:port, such as 0.0.0.0:9444 or '[::]:9444'
+= 11:35: field `metrics.names`: "https://m" is neither a DNS name nor an address; write each name by itself, such as api.example.com, without `*`, https:// or a port
+= 11:54: field `metrics.tls.keyFile` is required
+
+- enforce:
++ authentication: {configFile: /a}
++ gateway: {listen: '0.0.0.0:6444'}
++ metrics: {listen: '192.0.2.1:6444'}
++ enforce:
+= 13:19: field `metrics.listen` has the port of `gateway.listen`; give each its own
 
 - enforce:
 +   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]
