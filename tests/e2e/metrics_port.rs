@@ -23,7 +23,9 @@ const TOKEN: &str = "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)"
 /// Asks with curl in a pod of `direct`, which checks the certificate: the body, and the code in a last line.
 fn scrape(world: &World, ca: &str, path: &str, token: Option<&str>) -> Result<(String, String)> {
     let address = world.cluster.node().address;
-    let header = token.map_or(String::new(), |token| format!("-H \"Authorization: Bearer {token}\""));
+    let header = token.map_or(String::new(), |token| {
+        format!("-H \"Authorization: Bearer {token}\"")
+    });
     let line = format!(
         "echo '{ca}' > /tmp/ca.crt; curl -sS -m 20 --cacert /tmp/ca.crt {header} -w '\\n%{{http_code}}' https://{address}:{PORT}{path}"
     );
@@ -44,7 +46,13 @@ fn a_scraper_with_the_right_reads_the_metrics_and_nobody_else_does(world: &mut W
     world.agent.restart()?;
     let done = judged(world, &config);
     let ignore = "--ignore-not-found";
-    world.admin(&["delete", "clusterrolebinding", BINDING, "picket-node-metrics", ignore])?;
+    world.admin(&[
+        "delete",
+        "clusterrolebinding",
+        BINDING,
+        "picket-node-metrics",
+        ignore,
+    ])?;
     world.admin(&["delete", "clusterrole", BINDING, "picket-node-metrics", ignore])?;
     std::fs::write(world.agent.config_file(), before)?;
     world.agent.stop()?;
@@ -64,7 +72,14 @@ fn judged(world: &World, config: &Value) -> Result<()> {
         "{body}"
     );
     let account = "--serviceaccount=direct:worker";
-    world.admin(&["create", "clusterrolebinding", BINDING, "--clusterrole", BINDING, account])?;
+    world.admin(&[
+        "create",
+        "clusterrolebinding",
+        BINDING,
+        "--clusterrole",
+        BINDING,
+        account,
+    ])?;
     let (body, _) = until(|| Ok(Some(ask("/metrics", Some(TOKEN))?).filter(|(_, code)| code == "200")))?;
     ensure!(
         body.contains("picket_build_info{") && body.ends_with("# EOF"),
@@ -72,20 +87,37 @@ fn judged(world: &World, config: &Value) -> Result<()> {
     );
 
     let (body, code) = ask("/metrics", None)?;
-    ensure!(code == "401" && body.contains("\"reason\":\"Unauthorized\""), "{code}: {body}");
+    ensure!(
+        code == "401" && body.contains("\"reason\":\"Unauthorized\""),
+        "{code}: {body}"
+    );
     for path in ["/", "/readyz", "/v1/sessions", "/debug/pprof"] {
         let (body, code) = ask(path, Some(TOKEN))?;
-        ensure!(code == "404" && body.contains("\"kind\":\"Status\""), "{path}: {code}: {body}");
+        ensure!(
+            code == "404" && body.contains("\"kind\":\"Status\""),
+            "{path}: {code}: {body}"
+        );
     }
     // The same account's token with the audience that enrolment gives.
-    let enrolled = world.admin(&["-n", "direct", "create", "token", "worker", "--audience", "picket.dev"])?;
+    let enrolled = world.admin(&[
+        "-n",
+        "direct",
+        "create",
+        "token",
+        "worker",
+        "--audience",
+        "picket.dev",
+    ])?;
     let enrolled = enrolled.trim();
     let (body, code) = ask("/metrics", Some(enrolled))?;
     ensure!(code == "401", "a token of audience picket.dev: {code}: {body}");
 
     // An enforced pod reaches the port on no node: the kernel denies it.
     for node in world.cluster.nodes() {
-        let line = format!("curl -sk -m 5 -o /dev/null https://{}:{PORT}/metrics", node.address);
+        let line = format!(
+            "curl -sk -m 5 -o /dev/null https://{}:{PORT}/metrics",
+            node.address
+        );
         let said = world.worker(&line)?;
         // curl's code for a connection that cannot be made.
         ensure!(said.code == 7, "{}: {said:?}", node.address);

@@ -76,7 +76,7 @@ pub fn metrics_reference() -> String {
     audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
     KernelMetrics::register(&modules.registry, KernelCounters::none());
     let mut page = String::from(
-        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`, and so does `metrics.listen` over TLS. Names in labels are constants of the program, or come\nfrom the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
+        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`, and so does `metrics.listen` over TLS. Names in labels are\nconstants of the program, or come from the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for metric in modules.registry.reference() {
         let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();

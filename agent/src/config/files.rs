@@ -34,7 +34,10 @@ impl Config {
                 note(&format!("tls.trustBundles of {}", bundle.trust_domain), found);
             }
         }
-        let clients = self.metrics.iter().filter_map(|metrics| metrics.client_ca_file.as_ref());
+        let clients = self
+            .metrics
+            .iter()
+            .filter_map(|metrics| metrics.client_ca_file.as_ref());
         for file in clients {
             if let Ok(found) = Authorities::of_file(file, now) {
                 note("metrics.clientCAFile", found);

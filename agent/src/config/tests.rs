@@ -525,7 +525,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 42);
+    assert_eq!(cases.len(), 44);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");

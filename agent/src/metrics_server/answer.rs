@@ -44,7 +44,9 @@ async fn judged<B>(
     if request.method() != Method::GET {
         let text = "the metrics can be read only";
         let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", text);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET"));
         return (NotFound, response);
     }
     let Some(credential) = ScrapeCredential::of(request.headers(), certificate) else {

@@ -102,7 +102,10 @@ mod tests {
         let answers = Answers::default();
         answers.keep(&token("good"), ScrapeVerdict::Allowed);
         for number in 0..3 * KEPT {
-            answers.keep(&token(&format!("made-up-{number}")), ScrapeVerdict::Unauthenticated);
+            answers.keep(
+                &token(&format!("made-up-{number}")),
+                ScrapeVerdict::Unauthenticated,
+            );
         }
         assert!(answers.0.lock().len() <= KEPT);
         assert_eq!(answers.get(&token("good")), Some(ScrapeVerdict::Allowed));

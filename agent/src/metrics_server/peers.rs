@@ -169,7 +169,10 @@ mod tests {
         for _ in CONNECTIONS..PER_SECOND as usize {
             peers.place().await;
         }
-        assert!(peers.place().now_or_never().is_none(), "this second's are used up");
+        assert!(
+            peers.place().now_or_never().is_none(),
+            "this second's are used up"
+        );
         tokio::time::timeout(Duration::from_secs(1), peers.place())
             .await
             .expect("room in the next second");

@@ -287,7 +287,10 @@ mod tests {
         let names = leaf.subject_alternative_name().unwrap().unwrap().value;
         let text = format!("{:?}", names.general_names);
         assert!(text.contains("picket-metrics.picket-system.svc"), "{text}");
-        assert!(text.contains("[192, 0, 2, 1]") && !text.contains("kubernetes"), "{text}");
+        assert!(
+            text.contains("[192, 0, 2, 1]") && !text.contains("kubernetes"),
+            "{text}"
+        );
         node_ca(folder.path(), "two");
         certificates.renew_due(SystemTime::now());
         assert_ne!(first, served(&tls), "a new CA signs");
@@ -314,7 +317,11 @@ mod tests {
         std::fs::write(&clients, "nothing").unwrap();
         tls.renew(SystemTime::now());
         let (bytes, told) = in_force();
-        assert_eq!(bytes.as_deref(), Some(good.certificate_pem.as_bytes()), "the last good one");
+        assert_eq!(
+            bytes.as_deref(),
+            Some(good.certificate_pem.as_bytes()),
+            "the last good one"
+        );
         assert!(told.is_some() && Arc::ptr_eq(&tls.base.load_full(), &with));
     }
 }

@@ -51,7 +51,10 @@ pub(in crate::app) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watc
     } = handles.files.clone();
     let expiry = move || {
         [
-            ("metrics", metrics_tls.as_ref().and_then(|tls| tls.own_not_after())),
+            (
+                "metrics",
+                metrics_tls.as_ref().and_then(|tls| tls.own_not_after()),
+            ),
             ("upstream", upstream.credential_not_after()),
             ("upstream-ca", upstream.ca_not_after()),
             ("issuer-ca", issuers.ca_not_after()),

@@ -53,17 +53,14 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
-    let mut followed = followed_with(config.objects.cluster, objects.set.as_deref());
-    if config.metrics.is_some() {
-        followed.extend(reviews());
-    }
+    let needed = needed(config, objects.set.as_deref());
     let grants = objects.usable(Timestamp::now());
     let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
     let mut names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
     names.reviews = config.metrics.is_some();
     let upstream_client = upstream.as_ref().ok().map(|(client, _)| client.clone());
     let (cluster, upstream, of_node, excess) = tokio::join!(
-        check(CLUSTER, cluster, &followed, &none, advice),
+        check(CLUSTER, cluster, &needed, &none, advice),
         check(
             UPSTREAM,
             upstream,
@@ -95,6 +92,15 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let excess = excess.filter(|_| upstream.status != CheckStatus::Missing);
     let of_credentials = [cluster, upstream].into_iter().chain(excess);
     of_credentials.chain(of_node).collect()
+}
+
+/// What the agent follows, and what it asks about callers of its own.
+fn needed(config: &Config, set: Option<&PolicySet>) -> Vec<Need> {
+    let mut needs = followed_with(config.objects.cluster, set);
+    if config.metrics.is_some() {
+        needs.extend(reviews());
+    }
+    needs
 }
 
 /// What the agent follows: beside its node's pods and the like the objects that the cluster keeps, and namespaces where rules look at them.
