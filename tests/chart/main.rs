@@ -8,6 +8,7 @@
 
 mod helm;
 mod installed;
+mod manifests;
 mod monitoring;
 mod rendered;
 mod values;
@@ -23,5 +24,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, monitoring, installed })
+    harness::run::<World>(picket_tests::modules! { values, rendered, monitoring, manifests, installed })
 }
