@@ -44,9 +44,10 @@
 //! | [`store`] | identities, grants and policies from files and from the cluster, with a status for each object | `cluster`, `metrics`, `runtime` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates, trust bundles for clients' certificates | - |
 //! | [`metrics`] | the metrics registry | - |
+//! | [`metrics_server`] | metrics over TLS, for whom the API server lets read them | `cluster`, `metrics`, `reject`, `tls` |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Five more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
@@ -109,6 +110,8 @@ pub mod session;
 pub mod pipeline;
 
 pub mod runtime;
+
+pub mod metrics_server;
 
 pub mod admin;
 

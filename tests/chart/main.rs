@@ -11,6 +11,8 @@ mod controller;
 mod guards;
 mod helm;
 mod installed;
+mod manifests;
+mod monitoring;
 mod rendered;
 mod rights;
 mod uninstall;
@@ -27,5 +29,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, address, guards, controller, installed, rights, uninstall })
+    harness::run::<World>(picket_tests::modules! { values, rendered, monitoring, manifests, address, guards, controller, installed, rights, uninstall })
 }

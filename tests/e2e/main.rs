@@ -34,6 +34,7 @@ mod life_cycle;
 mod limits;
 mod lines;
 mod mcp;
+mod metrics_port;
 mod namespaces;
 mod nodes;
 mod old_object;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         rbac,
         cli,
         doctor,
+        metrics_port,
         records,
         leaks,
         reports,

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::metrics::ModuleMetrics;
 use super::settings::{server_names, upstream_config};
-use crate::config::Config;
+use crate::config::{Config, MetricsSection};
 use crate::identity::jwt::Issuers;
-use crate::pki::{CaFiles, TrustBundles};
-use crate::tls::{Certificates, GatewayCertificate};
+use crate::pki::{CaFiles, PkiError, TrustBundles};
+use crate::tls::{Certificates, EndpointTls, OwnCertificate};
 use crate::upstream::Upstream;
 
 /// The name in `/readyz` of the credential for the API server.
@@ -24,6 +24,8 @@ pub(super) struct FileParts {
     pub(super) issuers: Issuers,
     pub(super) certificates: Arc<Certificates>,
     pub(super) upstream: Upstream,
+    /// Of the metrics' port. It is in none of the faults below: an agent without that port enforces as well.
+    pub(super) metrics_tls: Option<Arc<EndpointTls>>,
 }
 
 impl FileParts {
@@ -42,12 +44,16 @@ impl FileParts {
         };
         let trust_bundles = TrustBundles::open(config.tls.trust_bundles.clone());
         let own = config.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref());
-        let gateway = own.map(|own| GatewayCertificate::open(own.files.clone()));
+        let gateway = own.map(|own| OwnCertificate::open("gateway", own.files.clone()));
         let names = server_names(config);
+        let certificates = Certificates::open_with_gateway(ca, &names, trust_bundles, gateway)?;
+        let of_metrics = config.metrics.as_ref();
+        let metrics_tls = of_metrics.map(|given| metrics_tls(given, &certificates));
         Ok(Self {
             issuers: Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone()),
-            certificates: Certificates::open_with_gateway(ca, &names, trust_bundles, gateway)?,
+            certificates,
             upstream: Upstream::open(upstream_config(config)?, threads)?,
+            metrics_tls: metrics_tls.transpose()?,
         })
     }
 
@@ -74,4 +80,17 @@ impl FileParts {
         }
         failing
     }
+}
+
+/// The certificate of the metrics' port: its own, or one of the node CA.
+fn metrics_tls(
+    given: &MetricsSection,
+    certificates: &Arc<Certificates>,
+) -> Result<Arc<EndpointTls>, PkiError> {
+    let clients = given.client_ca_file.clone();
+    let tls = match &given.tls {
+        Some(files) => EndpointTls::with_own(OwnCertificate::open("metrics", files.clone()), clients),
+        None => EndpointTls::with_node_ca(Arc::clone(certificates), &given.names, clients),
+    };
+    tls.map(Arc::new)
 }

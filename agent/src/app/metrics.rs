@@ -14,6 +14,7 @@ use crate::kernel::{KernelCounters, KernelMetrics};
 use crate::limits::LimitMetrics;
 use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
+use crate::metrics_server::ScrapeMetrics;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
@@ -36,6 +37,7 @@ pub(super) struct ModuleMetrics {
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
     pub(super) claims: ClaimMetrics,
+    pub(super) scrapes: ScrapeMetrics,
     pub(super) session: SessionMetrics,
     pub(super) store: StoreMetrics,
     pub(super) upgrade: UpgradeMetrics,
@@ -57,6 +59,7 @@ impl ModuleMetrics {
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),
             claims: ClaimMetrics::register(&registry),
+            scrapes: ScrapeMetrics::register(&registry),
             session: SessionMetrics::register(&registry),
             store: StoreMetrics::register(&registry),
             upgrade: UpgradeMetrics::register(&registry),
@@ -73,7 +76,7 @@ pub fn metrics_reference() -> String {
     audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
     KernelMetrics::register(&modules.registry, KernelCounters::none());
     let mut page = String::from(
-        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`. Names in labels are constants of the program, or come\nfrom the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
+        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`, and so does `metrics.listen` over TLS. Names in labels are\nconstants of the program, or come from the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for metric in modules.registry.reference() {
         let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();

@@ -279,6 +279,7 @@ impl App {
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
+        wiring::metrics_port(&mut tasks, &handles);
         wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);
         let last = endpoints.clone();

@@ -67,23 +67,27 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
 
 /// The protected endpoints as the configuration has them, and those that the kernel has already.
 pub(super) fn endpoints_config(config: &Config, inherited: ProtectedEndpoints) -> ProtectedEndpointsConfig {
-    let gateway = config.gateway.iter();
+    let gateway = config.gateway.iter().map(|gateway| gateway.listen);
+    let metrics = config.metrics.iter().map(|metrics| metrics.listen);
     ProtectedEndpointsConfig {
         node: config.node_name.clone(),
         redirect: api_servers(config),
         deny: denied(config),
-        deny_on_nodes: gateway.map(|gateway| gateway.listen.port()).collect(),
+        deny_on_nodes: gateway.chain(metrics).map(|address| address.port()).collect(),
         allow: config.protected_endpoints.allow.iter().copied().collect(),
         inherited,
     }
 }
 
-/// What enforced pods may not reach, besides what is denied everywhere: the gateway's own address too.
+/// What enforced pods may not reach, besides what is denied everywhere: the own addresses of gateway and metrics too.
 fn denied(config: &Config) -> Vec<EndpointTarget> {
-    let gateway = config.gateway.as_ref().map(|gateway| gateway.listen);
-    let gateway = gateway.filter(|address| !address.ip().is_unspecified());
+    let gateway = config.gateway.iter().map(|gateway| gateway.listen);
+    let metrics = config.metrics.iter().map(|metrics| metrics.listen);
+    let own = gateway
+        .chain(metrics)
+        .filter(|address| !address.ip().is_unspecified());
     let configured = config.protected_endpoints.deny.iter().cloned();
-    configured.chain(gateway.map(EndpointTarget::Address)).collect()
+    configured.chain(own.map(EndpointTarget::Address)).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.
@@ -93,5 +97,23 @@ pub(super) fn cgroup_root(config: &Config) -> anyhow::Result<PathBuf> {
         None => {
             kernel::cgroup_mount().context("kernel.cgroupRoot is not given, and no cgroup v2 mount was found")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enforced_pods_reach_no_port_of_the_agents_own_on_any_node() {
+        let text = "nodeName: n\ncluster: {kubeconfig: /k}\n\
+                    upstream: {server: 'https://api.example:6443', caFile: /ca, tokenFile: /t}\n\
+                    tls: {caCertificateFile: /c, caKeyFile: /y}\nenforce: {namespaces: [a]}\nobjects: {files: [/o]}\n\
+                    authentication: {configFile: /a}\ngateway: {listen: '0.0.0.0:6444'}\nmetrics: {listen: '192.0.2.1:9444'}\n";
+        let config = Config::parse("f", text).expect("a configuration");
+        let endpoints = endpoints_config(&config, ProtectedEndpoints::default());
+        assert_eq!(endpoints.deny_on_nodes, [6444, 9444]);
+        let own = EndpointTarget::Address(([192, 0, 2, 1], 9444).into());
+        assert_eq!(endpoints.deny, [own]);
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn run() -> ExitCode {
 }
 
 /// All of them as one file.
-fn text() -> String {
+pub(super) fn text() -> String {
     let documents: Vec<_> = crd_files().into_iter().map(|(_, text)| text).collect();
     documents.join("---\n")
 }

@@ -17,6 +17,7 @@ mod guard;
 mod health;
 mod identity;
 mod kubeconfig;
+mod manifests;
 mod output;
 mod plugin;
 mod policy;
@@ -75,6 +76,8 @@ enum Command {
     /// Prints the CustomResourceDefinitions of the objects, for `kubectl apply --server-side -f -`.
     #[command(after_help = crds::HELP)]
     Crds,
+    /// Prints the whole installation as plain manifests, for a cluster without Helm.
+    Manifests(manifests::ManifestsArgs),
     /// Prints a completion script for a shell.
     Completion(completion::CompletionArgs),
     /// Removes Picket's programs, links and maps from the kernel.
@@ -126,6 +129,7 @@ impl Cli {
             Command::Kubeconfig(args) => kubeconfig::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Crds => crds::run(),
+            Command::Manifests(args) => manifests::run(&args),
             Command::Completion(args) => completion::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
             Command::Reference(args) => reference::run(&args),

@@ -34,6 +34,15 @@ impl Config {
                 note(&format!("tls.trustBundles of {}", bundle.trust_domain), found);
             }
         }
+        let clients = self
+            .metrics
+            .iter()
+            .filter_map(|metrics| metrics.client_ca_file.as_ref());
+        for file in clients {
+            if let Ok(found) = Authorities::of_file(file, now) {
+                note("metrics.clientCAFile", found);
+            }
+        }
         let issuers = self.authentication.config_file.as_ref();
         let issuers = issuers.and_then(|file| check_authentication(file).ok());
         let of_issuers = issuers.iter().flat_map(|issuers| issuers.doubtful_authorities());
@@ -79,6 +88,14 @@ impl Config {
             }
             if let Some(Err(error)) = own.ca_file.as_ref().map(|file| readable(file)) {
                 note("gateway.tls.caFile", error.to_string());
+            }
+        }
+        if let Some(metrics) = &self.metrics {
+            if let Some(Err(error)) = metrics.tls.as_ref().map(check_server_certificate) {
+                note("metrics.tls", error.to_string());
+            }
+            if let Some(Err(error)) = metrics.client_ca_file.as_ref().map(|file| readable(file)) {
+                note("metrics.clientCAFile", error.to_string());
             }
         }
         for bundle in &self.tls.trust_bundles {

@@ -7,6 +7,7 @@
 mod addresses;
 mod audit;
 mod files;
+mod metrics;
 mod read;
 mod reference;
 #[cfg(test)]
@@ -92,6 +93,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// The administrators' socket.
     pub admin: AdminSection,
+    /// The port for metrics over TLS, if there is one.
+    pub metrics: Option<MetricsSection>,
     /// The agent's own log.
     pub log: LogConfig,
     /// How it stops.
@@ -168,6 +171,19 @@ pub struct GatewayTlsSection {
     pub files: ServerCertificateFiles,
     /// The CA that callers check it against, for the kubeconfigs that are made; the system's own where it is not given.
     pub ca_file: Option<PathBuf>,
+}
+
+/// The port for metrics over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsSection {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Names in the certificate that the node CA signs, besides the address that is dialled.
+    pub names: Vec<String>,
+    /// A certificate of its own, in place of one that the node CA signs.
+    pub tls: Option<ServerCertificateFiles>,
+    /// The CA of clients' certificates, which count beside tokens.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// The kernel programs' surroundings.

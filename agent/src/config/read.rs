@@ -15,7 +15,7 @@ use super::texts::{optional_path, optional_section, optional_text, texts, values
 use super::{
     AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, GatewaySection,
     GatewayTlsSection, KernelSection, MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection,
-    UpstreamSection, addresses, audit, trust,
+    UpstreamSection, addresses, audit, metrics, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
@@ -68,6 +68,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode, node: Option<String>) -> Opti
     let node = node_name.as_deref().unwrap_or_default();
     let audit = audit::read(decoder, &top, node);
     let admin = admin(decoder, &top);
+    let metrics = metrics::read(decoder, &top, gateway.as_ref());
     let log = log(decoder, &top);
     let shutdown = shutdown(decoder, &top);
     Some(Config {
@@ -83,6 +84,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode, node: Option<String>) -> Opti
         authentication,
         audit,
         admin,
+        metrics,
         log,
         shutdown,
     })
@@ -168,7 +170,7 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
 }
 
 /// Names that a certificate is made for.
-fn server_names(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Vec<String> {
+pub(super) fn server_names(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Vec<String> {
     let names = texts(decoder, fields, name);
     for Spanned { value, at } in &names {
         if LeafNames::new(std::slice::from_ref(value)).is_err() {
@@ -441,7 +443,7 @@ fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str) -> Option<Fi
     decoder.fields(node, name, &fields_of(name), &[])
 }
 
-fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
+pub(super) fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(decoder.required_text(fields, name)?.value))
 }
 

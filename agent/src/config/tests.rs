@@ -86,6 +86,7 @@ protectedEndpoints:
 objects: [/o, /p]
 audit: {directory: /a, maxSegmentSize: 2Mi, maxSegmentAge: 1h30m, maxTotalSize: 4194304, sinks: [{name: out, stdout: {}}, {name: copy, file: {path: /x}}]}
 admin: {socket: /s}
+metrics: {listen: '[::]:9444', names: [m.example], tls: {certificateFile: /m.crt, keyFile: /m.key}, clientCAFile: /m.ca}
 log: {format: json, filter: warn}
 shutdown: {drainSeconds: 0}
 ";
@@ -121,6 +122,16 @@ shutdown: {drainSeconds: 0}
         }),
     };
     assert_eq!(config.gateway, Some(gateway));
+    let metrics = MetricsSection {
+        listen: "[::]:9444".parse().unwrap(),
+        names: vec!["m.example".to_owned()],
+        tls: Some(ServerCertificateFiles {
+            certificate: "/m.crt".into(),
+            key: "/m.key".into(),
+        }),
+        client_ca_file: Some("/m.ca".into()),
+    };
+    assert_eq!(config.metrics, Some(metrics));
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
     assert_eq!(config.kernel.bpffs, Path::new("/b"));
     assert!(config.enforce.enrolled);
@@ -345,6 +356,20 @@ const REFUSED: &str = r#"
 = 12:40: field `gateway.tls.keyFile` is required
 
 - enforce:
++ metrics: {listen: '9444', names: ['https://m'], tls: {certificateFile: /x}}
++ enforce:
+= 11:19: field `metrics.listen` is "9444"; write address:port, such as 0.0.0.0:9444 or '[::]:9444'
+= 11:35: field `metrics.names`: "https://m" is neither a DNS name nor an address; write each name by itself, such as api.example.com, without `*`, https:// or a port
+= 11:54: field `metrics.tls.keyFile` is required
+
+- enforce:
++ authentication: {configFile: /a}
++ gateway: {listen: '0.0.0.0:6444'}
++ metrics: {listen: '192.0.2.1:6444'}
++ enforce:
+= 13:19: field `metrics.listen` has the port of `gateway.listen`; give each its own
+
+- enforce:
 +   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]
 + enforce:
 = 11:32: field `tls.trustBundles[0].trustDomain` is "Example.org"; a trust domain has lower-case letters, digits, `.`, `-` and `_`
@@ -506,7 +531,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 43);
+    assert_eq!(cases.len(), 45);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");

@@ -103,7 +103,7 @@ pub struct ProtectedEndpointsConfig {
     pub redirect: Vec<EndpointTarget>,
     /// What enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
     pub deny: Vec<EndpointTarget>,
-    /// Ports that they may not reach on any node: the gateways'.
+    /// Ports that they may not reach on any node: those of gateways and metrics.
     pub deny_on_nodes: Vec<u16>,
     /// What of all that they may reach after all.
     pub allow: BTreeSet<SocketAddr>,

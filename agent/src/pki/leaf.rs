@@ -38,11 +38,18 @@ pub struct LeafNames {
 impl LeafNames {
     /// The service's names and those of the configuration, each a DNS name or an address.
     pub fn new(extra: &[String]) -> Result<LeafNames, PkiError> {
+        let mut names = Self::without_service(extra)?;
+        names.dns.extend(SERVICE_NAMES.map(str::to_owned));
+        Ok(names)
+    }
+
+    /// These names alone: what has such a leaf is not taken for the API server by its name.
+    pub fn without_service(given: &[String]) -> Result<LeafNames, PkiError> {
         let mut names = LeafNames {
-            dns: SERVICE_NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            dns: BTreeSet::new(),
             addresses: BTreeSet::new(),
         };
-        for name in extra {
+        for name in given {
             if let Ok(address) = name.parse::<IpAddr>() {
                 names.addresses.insert(address.to_canonical());
             } else if rustls_pki_types::DnsName::try_from(name.as_str()).is_ok() {

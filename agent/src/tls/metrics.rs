@@ -25,7 +25,7 @@ impl CertificateMetrics {
             expiry: registry.times(
                 "certificate_expiry",
                 ["certificate"],
-                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `gateway`, `upstream`; of CAs that others are checked against the last of each file, and of several files the first: `upstream-ca`, `issuer-ca`, `trust-bundle`",
+                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `gateway`, `metrics`, `upstream`; of CAs that others are checked against the last of each file, and of several files the first: `upstream-ca`, `issuer-ca`, `trust-bundle`",
             ),
         }
     }

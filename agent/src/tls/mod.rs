@@ -2,11 +2,13 @@
 //!
 //! In: the node CA's files and a connection from the listener. Out: a TLS session that a client with Picket's bundle accepts as
 //! the API server. Leaf certificates live in memory, one for each address that clients dial, and are replaced before they
-//! expire and when the CA's files do; a broken CA file is reported and the last good one kept.
+//! expire and when the CA's files do; a broken CA file is reported and the last good one kept. Other ports of the agent have
+//! certificates of their own ([`EndpointTls`]).
 
 pub(crate) mod client_certificate;
-mod gateway;
+mod endpoint_tls;
 mod metrics;
+mod own_certificate;
 mod publish;
 
 use std::sync::Arc;
@@ -17,8 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use gateway::GatewayCertificate;
+pub use endpoint_tls::EndpointTls;
 pub use metrics::CertificateMetrics;
+pub use own_certificate::OwnCertificate;
 pub use publish::{CertificateReload, Certificates, LeafError};
 
 /// The longest a pod's client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit

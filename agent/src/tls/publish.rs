@@ -16,14 +16,14 @@ use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
 use super::client_certificate::ProofOfKey;
-use super::gateway::GatewayCertificate;
+use super::own_certificate::OwnCertificate;
 use crate::pki::PkiError;
 use crate::pki::ca::{CaFiles, CaSource, NodeCa};
 use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, TrustBundles, mint};
 
 /// How often the CA's files are looked at. They are two small files; reading them sees every way in which they are
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Leaves for dialled addresses that are kept; each takes some 2 KB here and a tenth of a millisecond to make. Pods dial one or
 /// two addresses; whoever dials many has the others' minted anew at most.
@@ -44,6 +44,9 @@ pub enum LeafError {
     /// The CA's files could not be used since the agent's start.
     #[error("the node has had no usable CA since the agent's start")]
     NoCa,
+    /// The files of the port's own certificate could not be used since the agent's start.
+    #[error("there has been no usable certificate of the port's own since the agent's start")]
+    NoOwn,
     /// It could not be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -62,7 +65,7 @@ pub struct Certificates {
     /// Leaves for dialled addresses; emptied when the current one is replaced, so that they are renewed with it.
     single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
     status: ArcSwapOption<CertificateReload>,
-    gateway: Option<Arc<GatewayCertificate>>,
+    gateway: Option<Arc<OwnCertificate>>,
 }
 
 struct Source {
@@ -100,7 +103,7 @@ impl Certificates {
         files: CaFiles,
         extra: &[String],
         trust_bundles: Arc<TrustBundles>,
-        gateway: Option<GatewayCertificate>,
+        gateway: Option<OwnCertificate>,
     ) -> Result<Arc<Certificates>, PkiError> {
         let certificates = Arc::new(Certificates {
             files,
@@ -301,6 +304,16 @@ impl Certificates {
         Ok(config)
     }
 
+    /// A leaf of the node CA for a port that is not the API server's: with these names alone.
+    ///
+    /// # Errors
+    /// As [`Self::config_for`].
+    pub(super) fn mint_other(&self, names: LeafNames) -> Result<Leaf, LeafError> {
+        let source = self.source.lock();
+        let ca = &source.as_ref().ok_or(LeafError::NoCa)?.ca;
+        Ok(mint(ca, names, SystemTime::now())?)
+    }
+
     fn leaf_for(&self, source: &Source, dialled: IpAddr) -> Result<Leaf, PkiError> {
         mint(&source.ca, self.base.with_addresses([dialled]), SystemTime::now())
     }
@@ -310,8 +323,9 @@ impl Certificates {
     }
 }
 
+/// One certificate, whatever the client asks for.
 #[derive(Debug)]
-struct Single(Arc<CertifiedKey>);
+pub(super) struct Single(pub(super) Arc<CertifiedKey>);
 
 impl ResolvesServerCert for Single {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

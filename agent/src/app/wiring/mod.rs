@@ -40,7 +40,7 @@ pub(super) use node::{
     checkpoint, denied, endpoints, initial_sync, kernel, node_listener, node_name, upgrade, workload,
 };
 pub(super) use requests::{connections, files, gateway, observer};
-pub(super) use shown::{admin, admin_socket, metrics};
+pub(super) use shown::{admin, admin_socket, metrics, metrics_port};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;

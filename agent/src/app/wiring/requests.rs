@@ -104,6 +104,7 @@ pub(in crate::app) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Share
         issuers,
         certificates,
         upstream,
+        metrics_tls,
     } = files;
 
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
@@ -118,6 +119,9 @@ pub(in crate::app) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Share
     );
     tasks.spawn("token issuers", issuers.clone().run());
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
+    if let Some(tls) = metrics_tls {
+        tasks.spawn("certificate of metrics", Arc::clone(tls).run(cancel.clone()));
+    }
     // Sessions are judged by these too.
     let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());
     tasks.spawn(

@@ -1,10 +1,13 @@
-//! What the agent shows of itself: metrics that are read from the parts, and the admin socket.
+//! What the agent shows of itself: metrics that are read from the parts, the admin socket, and metrics over TLS.
 //!
 //! In: the opened parts. Out: their tasks, and the answer of `/readyz`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +17,18 @@ use super::{Handles, Tasks};
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
+use crate::cluster::Connector;
 use crate::metrics::MetricsRegistry;
+use crate::metrics_server::MetricsServer;
+use crate::runtime::backoff::Backoff;
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::Readiness;
 use crate::session::Registry;
 use crate::store::Store;
 use crate::workload::PodCounts;
+
+/// The first and the longest pause after the metrics' address could not be listened at.
+const METRICS_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// What `/readyz` says of an agent that drains.
 const DRAINING: &str = "the agent is stopping and accepts no more connections";
@@ -35,10 +44,17 @@ pub(in crate::app) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watc
         ..
     } = handles.metrics.clone();
     let FileParts {
-        upstream, issuers, ..
+        upstream,
+        issuers,
+        metrics_tls,
+        ..
     } = handles.files.clone();
     let expiry = move || {
         [
+            (
+                "metrics",
+                metrics_tls.as_ref().and_then(|tls| tls.own_not_after()),
+            ),
             ("upstream", upstream.credential_not_after()),
             ("upstream-ca", upstream.ca_not_after()),
             ("issuer-ca", issuers.ca_not_after()),
@@ -51,6 +67,49 @@ pub(in crate::app) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watc
     let reviews = reviews.follow(Arc::clone(&handles.store), Timestamp::now);
     tasks.spawn("overdue reviews", reviews);
     tasks.spawn("exclusive identities", claims.follow(Arc::clone(&handles.store)));
+}
+
+/// Metrics over TLS, where they are wanted. The port is the predecessor's until that one has stopped. It is no part of `/readyz`: an
+/// agent without it enforces as well, and the scraper sees that nothing answers.
+pub(in crate::app) fn metrics_port(tasks: &mut Tasks, handles: &Handles) {
+    let (Some(given), Some(tls)) = (&handles.config.metrics, &handles.files.metrics_tls) else {
+        return;
+    };
+    let server = MetricsServer::new(
+        Arc::clone(&handles.metrics.registry),
+        Connector::new(&handles.config.cluster.kubeconfig),
+        Arc::clone(tls),
+        handles.metrics.scrapes.clone(),
+    );
+    let (address, phase, cancel) = (given.listen, handles.phase.watch(), handles.cancel.clone());
+    tasks.spawn("metrics over TLS", async move {
+        if phase.reached(Phase::PredecessorStopped).await.is_ok()
+            && let Some(listener) = cancel.run_until_cancelled(metrics_listener(address)).await
+        {
+            server.run(listener, cancel).await;
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+/// Listens, however often that has to be tried: another program may have the port for a time.
+async fn metrics_listener(address: SocketAddr) -> TcpListener {
+    let mut pauses = Backoff::exact(METRICS_PAUSES.0, METRICS_PAUSES.1);
+    let mut told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "metrics are served over TLS");
+                return listener;
+            }
+            Err(error) if !told => {
+                tracing::error!(%address, %error, "metrics cannot be served over TLS: metrics.listen cannot be listened at; the agent tries again");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pauses.pause()).await;
+    }
 }
 
 /// What the admin socket shows.

@@ -16,7 +16,7 @@ use super::excess::{self, Granted};
 use super::namespaced::Bound;
 use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, namespaces,
-    narrowed, on_samples, on_verbs, tokens,
+    narrowed, on_samples, on_verbs, reviews, tokens,
 };
 use super::node::{self, Server};
 use super::objects;
@@ -53,13 +53,14 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
-    let followed = followed_with(config, objects.set.as_deref());
+    let needed = needed(config, objects.set.as_deref());
     let grants = objects.usable(Timestamp::now());
     let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
-    let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
+    let mut names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
+    names.reviews = config.metrics.is_some();
     let upstream_client = upstream.as_ref().ok().map(|(client, _)| client.clone());
     let (cluster, upstream, of_node, excess) = tokio::join!(
-        check(CLUSTER, cluster, &followed, &none, advice),
+        check(CLUSTER, cluster, &needed, &none, advice),
         check(
             UPSTREAM,
             upstream,
@@ -91,6 +92,15 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let excess = excess.filter(|_| upstream.status != CheckStatus::Missing);
     let of_credentials = [cluster, upstream].into_iter().chain(excess);
     of_credentials.chain(of_node).collect()
+}
+
+/// What the agent follows, and what it asks about callers of its own.
+fn needed(config: &Config, set: Option<&PolicySet>) -> Vec<Need> {
+    let mut needs = followed_with(config, set);
+    if config.metrics.is_some() {
+        needs.extend(reviews());
+    }
+    needs
 }
 
 /// What the agent follows: beside its node's pods and the like the objects that the cluster keeps, and namespaces where enrolment counts

@@ -56,6 +56,22 @@ async fn asked_with_rules(
 }
 
 #[tokio::test]
+async fn who_serves_metrics_over_tls_must_be_let_ask_who_wants_them() {
+    let needs = |more: &str| {
+        let config = Config::parse("f", &format!("{SMALLEST}{more}")).expect("a configuration");
+        needed(&config, None)
+    };
+    let with = needs("metrics: {listen: '0.0.0.0:9444'}\n");
+    assert_eq!(with.len(), needs("").len() + 2);
+    let check = asked(&with, |of| Ok(of["verb"] != "create")).await;
+    assert_eq!(
+        check.detail,
+        "may not create tokenreviews, to know who asks for metrics\n\
+         may not create subjectaccessreviews, to know who asks for metrics"
+    );
+}
+
+#[tokio::test]
 async fn a_credential_with_the_rights_of_the_grants_is_accepted() {
     let needs = impersonated(&users());
     let ways = |need: &Need| -> Vec<Vec<String>> {

@@ -16,7 +16,7 @@ use kube::Client;
 use picket_policy::api::GROUP;
 use picket_policy::{DEFAULT_NAMESPACE, PolicySet, service_account};
 
-use super::needs::{AUTHENTICATION, CONSTRAINED, EXTRAS, PLAIN};
+use super::needs::{AUTHENTICATION, CONSTRAINED, EXTRAS, PLAIN, REVIEWS};
 use crate::cluster::rights::{ReviewError, Right, lacking, rules_in};
 use crate::kernel::doctor::{Check, CheckStatus};
 
@@ -90,6 +90,8 @@ pub(super) struct Granted {
     tokens: BTreeSet<String>,
     /// The namespaces of both.
     namespaces: BTreeSet<String>,
+    /// Whether the agent asks who its own callers are: for metrics over TLS.
+    pub(super) reviews: bool,
     /// Whether there are no other grants. A name that none of them has is too much only then.
     is_complete: bool,
     /// Whether people are among the users, or in the groups, whom no grant names one by one.
@@ -316,7 +318,7 @@ fn of_rule(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
             )),
         }
     }
-    much.extend(unneeded_verbs(rule));
+    much.extend(unneeded_verbs(rule, granted.reviews));
     much
 }
 
@@ -381,7 +383,7 @@ fn impersonation(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
 }
 
 /// What a rule allows besides, that neither the agent nor every credential needs.
-fn unneeded_verbs(rule: &ResourceRule) -> Option<String> {
+fn unneeded_verbs(rule: &ResourceRule, reviews: bool) -> Option<String> {
     let resources = rule.resources.as_deref().unwrap_or_default();
     let mut extra: (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
     for group in rule.api_groups.as_deref().unwrap_or_default() {
@@ -393,7 +395,8 @@ fn unneeded_verbs(rule: &ResourceRule) -> Option<String> {
                 let is_needed = NEEDED.iter().any(|(of, resources, verbs)| {
                     group == of && resources.contains(&resource.as_str()) && verbs.contains(&verb.as_str())
                 });
-                if !is_needed {
+                let is_review = reviews && verb == "create" && REVIEWS.contains(&(group, resource));
+                if !is_needed && !is_review {
                     extra.0.insert(verb);
                     extra.1.insert(resource);
                 }

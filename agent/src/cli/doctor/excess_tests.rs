@@ -20,6 +20,7 @@ fn granted() -> Granted {
         accounts: set(&["bot"]),
         tokens: set(&["deployer"]),
         namespaces: set(&["ci"]),
+        reviews: false,
         is_complete: true,
         others: Others::default(),
     }
@@ -46,6 +47,28 @@ fn the_rules_of_the_deployment_are_not_too_wide() {
         }
     }
     assert!(seen > 8, "{seen} rules");
+}
+
+#[test]
+fn reviews_of_callers_are_needed_where_metrics_are_served_over_tls() {
+    const METRICS: &str = include_str!("../../../../deploy/metrics.yaml");
+    let with = Granted {
+        reviews: true,
+        ..granted()
+    };
+    let mut seen = 0;
+    for document in serde_saphyr::from_multiple::<Value>(METRICS).expect("YAML") {
+        for value in document["rules"].as_array().into_iter().flatten() {
+            if value.get("nonResourceURLs").is_none() {
+                assert_eq!(of_rule(&rule(value.clone()), &with), [""; 0], "{value}");
+                assert!(much(value.clone()).starts_with("create "), "{value}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 2, "a rule for each review");
+    let other = json!({"verbs": ["create", "get"], "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"]});
+    assert_eq!(of_rule(&rule(other), &with), ["get tokenreviews"]);
 }
 
 #[test]

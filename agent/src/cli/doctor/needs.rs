@@ -37,6 +37,12 @@ const VERBS: [&str; 8] = [
 /// The API group of impersonated users and groups.
 pub(in crate::cli) const AUTHENTICATION: &str = "authentication.k8s.io";
 
+/// What the agent creates to learn who asks for metrics, and what the caller may: API group and resource.
+pub(super) const REVIEWS: [(&str, &str); 2] = [
+    (AUTHENTICATION, "tokenreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
+
 /// What the agent adds to each impersonated user.
 pub(in crate::cli) const EXTRAS: [&str; 3] = ["picket.dev/identity", "picket.dev/pod", "picket.dev/session"];
 
@@ -348,6 +354,18 @@ pub(super) fn namespaces(looks: &str) -> Vec<Need> {
         })
     };
     ["list", "watch"].map(need).into()
+}
+
+/// What it takes besides, where metrics are served over TLS.
+pub(super) fn reviews() -> Vec<Need> {
+    REVIEWS
+        .map(|(group, resource)| {
+            only(Step {
+                what: format!("create {resource}, to know who asks for metrics"),
+                right: Right::on("create", group, resource),
+            })
+        })
+        .into()
 }
 
 /// A need of one right.

@@ -69,6 +69,19 @@ kernel:
 audit: {{ toJson (merge (dict "directory" "/var/log/picket/audit") .Values.audit) }}
 admin:
   socket: /run/picket/admin.sock
+{{- with .Values.metrics }}
+{{- if .enabled }}
+metrics:
+  listen: {{ printf (contains ":" .address | ternary "[%s]:%d" "%s:%d") .address (int .port) | quote }}
+  names: [picket-metrics.picket-system.svc]
+  {{- if .existingSecret }}
+  tls: {certificateFile: /etc/picket/metrics.crt, keyFile: /etc/picket/metrics.key}
+  {{- end }}
+  {{- if .clientCA }}
+  clientCAFile: /etc/picket/metrics-client-ca.crt
+  {{- end }}
+{{- end }}
+{{- end }}
 log: {{ toJson $log }}
 shutdown:
   drainSeconds: {{ .Values.shutdown.drainSeconds }}
@@ -150,6 +163,11 @@ seLinuxOptions: {{ toJson . }}
       - secret:
           name: {{ include "picket.nodeCA" . | quote }}
           items: [{key: ca.crt, path: ca.crt}, {key: ca.key, path: ca.key}]
+      {{- if and .Values.metrics.enabled .Values.metrics.existingSecret }}
+      - secret:
+          name: {{ .Values.metrics.existingSecret | quote }}
+          items: [{key: tls.crt, path: metrics.crt}, {key: tls.key, path: metrics.key}]
+      {{- end }}
 - {name: bpffs, hostPath: {path: {{ .Values.host.bpffs }}, type: Directory}}
 - {name: cgroup, hostPath: {path: {{ .Values.host.cgroup }}, type: Directory}}
 - {name: run, hostPath: {path: {{ .Values.host.run }}, type: DirectoryOrCreate}}

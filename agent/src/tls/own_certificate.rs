@@ -1,7 +1,7 @@
-//! The gateway's own server certificate, where an operator brings one.
+//! The own server certificate of a port, where an operator brings one: the gateway's, or that of the metrics.
 //!
 //! In: its files, which are read again when they change. Out: the certificate for each handshake. Files that cannot be used change
-//! nothing: the last good certificate serves on, and the log says so. Where none was good since the start, handshakes at the gateway
+//! nothing: the last good certificate serves on, and the log says so. Where none was good since the start, handshakes at that port
 //! fail, and nothing else does.
 
 use std::fmt;
@@ -15,8 +15,10 @@ use rustls::sign::CertifiedKey;
 
 use crate::pki::{PkiError, ServerCertificate, ServerCertificateFiles, ServerCertificateSource};
 
-/// The gateway's certificate.
-pub struct GatewayCertificate {
+/// A port's own certificate.
+pub struct OwnCertificate {
+    /// What it is of, for the log.
+    port: &'static str,
     files: ServerCertificateFiles,
     source: Mutex<Option<ServerCertificateSource>>,
     current: ArcSwapOption<ServerCertificate>,
@@ -24,25 +26,26 @@ pub struct GatewayCertificate {
     told: Mutex<Option<String>>,
 }
 
-impl fmt::Debug for GatewayCertificate {
+impl fmt::Debug for OwnCertificate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("GatewayCertificate")
+        out.debug_struct("OwnCertificate")
             .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
 
-impl GatewayCertificate {
+impl OwnCertificate {
     /// Reads the files.
-    pub fn open(files: ServerCertificateFiles) -> Self {
-        let gateway = Self {
+    pub fn open(port: &'static str, files: ServerCertificateFiles) -> Self {
+        let own = Self {
+            port,
             files,
             source: Mutex::default(),
             current: ArcSwapOption::empty(),
             told: Mutex::default(),
         };
-        gateway.renew(SystemTime::now());
-        gateway
+        own.renew(SystemTime::now());
+        own
     }
 
     /// When the certificate that is served now expires, where there is one.
@@ -63,14 +66,15 @@ impl GatewayCertificate {
             Ok(changed) => {
                 let was_unusable = told.take().is_some();
                 if changed || was_unusable {
-                    tracing::info!(file = %self.files.certificate.display(), "the gateway's certificate was read again");
+                    let file = self.files.certificate.display();
+                    tracing::info!(port = self.port, %file, "the port's own certificate was read again");
                 }
             }
             Err(error) => {
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
                     let serves = self.current.load().is_some();
-                    tracing::error!(%error, last_good_serves = serves, "the gateway's certificate cannot be used");
+                    tracing::error!(port = self.port, %error, last_good_serves = serves, "the port's own certificate cannot be used");
                 }
                 *told = Some(error);
             }
@@ -89,9 +93,16 @@ impl GatewayCertificate {
     }
 }
 
-impl ResolvesServerCert for GatewayCertificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+impl OwnCertificate {
+    /// The certificate of now with its key.
+    pub(super) fn key(&self) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.current.load().as_ref()?.key))
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.key()
     }
 }
 
@@ -110,7 +121,7 @@ mod tests {
         files
     }
 
-    fn served(gateway: &GatewayCertificate) -> Vec<u8> {
+    fn served(gateway: &OwnCertificate) -> Vec<u8> {
         gateway.current.load().as_ref().unwrap().key.cert[0].to_vec()
     }
 
@@ -118,7 +129,7 @@ mod tests {
     fn a_new_pair_is_served_and_half_a_pair_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let files = write(folder.path(), "one");
-        let gateway = GatewayCertificate::open(files.clone());
+        let gateway = OwnCertificate::open("gateway", files.clone());
         let (first, now) = (served(&gateway), SystemTime::now());
         gateway.renew(now);
         assert_eq!(served(&gateway), first);
@@ -157,7 +168,7 @@ mod tests {
         std::fs::write(&files.key, "nothing").unwrap();
         assert!(said(SystemTime::now()).contains("gateway.key:1: no private key in it"));
         std::fs::write(&files.certificate, "nothing").unwrap();
-        let gateway = GatewayCertificate::open(files);
+        let gateway = OwnCertificate::open("gateway", files);
         let fault = gateway.fault().expect("nothing serves");
         assert!(fault.contains("gateway.crt:1: "), "{fault}");
         assert_eq!(gateway.not_after(), None);
