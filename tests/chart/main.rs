@@ -8,6 +8,7 @@
 
 mod helm;
 mod installed;
+mod node_bound;
 mod rendered;
 mod values;
 mod world;
@@ -22,5 +23,5 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, installed })
+    harness::run::<World>(picket_tests::modules! { values, rendered, installed, node_bound })
 }

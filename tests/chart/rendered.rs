@@ -168,7 +168,12 @@ fn nobody_is_impersonated_without_a_name(world: &mut World) -> Result<()> {
 
 fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Result<()> {
     let chart = with(world, EXAMPLES)?;
-    for file in ["enrolment.yaml", "token-secrets.yaml", "flow-control.yaml"] {
+    for file in [
+        "enrolment.yaml",
+        "token-secrets.yaml",
+        "flow-control.yaml",
+        "node-bound.yaml",
+    ] {
         let objects = deployed(file)?;
         ensure!(objects.len() == 2, "{file} has {} objects", objects.len());
         for theirs in &objects {

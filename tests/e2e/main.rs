@@ -34,6 +34,7 @@ mod life_cycle;
 mod limits;
 mod lines;
 mod namespaces;
+mod node_ca;
 mod nodes;
 mod old_object;
 mod on_behalf_of;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         gateway,
         gateway_socket,
         issuers,
+        node_ca,
         on_behalf_of,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.

@@ -8,6 +8,8 @@ pub(crate) mod client_certificate;
 mod gateway;
 mod metrics;
 mod publish;
+#[cfg(test)]
+mod rotation_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

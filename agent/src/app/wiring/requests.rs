@@ -104,6 +104,7 @@ pub(in crate::app) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Share
         issuers,
         certificates,
         upstream,
+        node_ca: _,
     } = files;
 
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.

@@ -16,7 +16,7 @@ use super::excess::{self, Granted};
 use super::namespaced::Bound;
 use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, namespaces,
-    narrowed, on_samples, on_verbs, tokens,
+    narrowed, node_ca, on_samples, on_verbs, tokens,
 };
 use super::node::{self, Server};
 use super::objects;
@@ -25,7 +25,7 @@ use crate::cluster::rights::{
     CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rules_in_all,
 };
 use crate::cluster::{ClusterError, Connector};
-use crate::config::Config;
+use crate::config::{Config, NodeCaSource};
 use crate::kernel::doctor::{Check, CheckStatus};
 use crate::runtime::causes::with_causes;
 
@@ -53,7 +53,10 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
-    let followed = followed_with(config.objects.cluster, objects.set.as_deref());
+    let mut followed = followed_with(config.objects.cluster, objects.set.as_deref());
+    if config.tls.node_ca == NodeCaSource::Cluster {
+        followed.extend(node_ca());
+    }
     let grants = objects.usable(Timestamp::now());
     let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
     let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());

@@ -66,8 +66,7 @@ upstream:
   caFile: {{ $credential }}/ca.crt
   tokenFile: {{ $credential }}/token
 tls:
-  caCertificateFile: /etc/picket/ca.crt
-  caKeyFile: /etc/picket/ca.key
+  nodeCA: cluster
   extraNames: {{ toJson .Values.tls.extraNames }}
 enforce:
   namespaces: {{ toJson .Values.enrol.namespaces }}
@@ -152,7 +151,7 @@ seLinuxOptions: {{ toJson . }}
 - {name: cgroup, mountPath: /host/cgroup, readOnly: true}
 # The sockets by which a successor finds its predecessor, so of the node and not of the pod.
 - {name: run, mountPath: /run/picket}
-# What the next agent needs after a boot, before the API server answers.
+# The node CA, and what the next agent needs after a boot, before the API server answers.
 - {name: state, mountPath: /var/lib/picket}
 # Audit records.
 - {name: log, mountPath: /var/log/picket}
@@ -160,13 +159,7 @@ seLinuxOptions: {{ toJson . }}
 
 {{- define "picket.volumes" -}}
 - name: config
-  projected:
-    defaultMode: 0400
-    sources:
-      - configMap: {name: picket}
-      - secret:
-          name: {{ include "picket.nodeCA" . | quote }}
-          items: [{key: ca.crt, path: ca.crt}, {key: ca.key, path: ca.key}]
+  configMap: {name: picket, defaultMode: 0400}
 - {name: bpffs, hostPath: {path: {{ .Values.host.bpffs }}, type: Directory}}
 - {name: cgroup, hostPath: {path: {{ .Values.host.cgroup }}, type: Directory}}
 - {name: run, hostPath: {path: {{ .Values.host.run }}, type: DirectoryOrCreate}}
