@@ -34,6 +34,7 @@
 //! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `upgrade`, `workload` |
 //! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `metrics`, `runtime`, `workload` |
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
+//! | `node_ca` | the node CA that Picket's controller signs, kept in the state folder and renewed | `cluster`, `metrics`, `notify`, `pki`, `runtime` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
 //!
 //! The process:
@@ -47,7 +48,7 @@
 //! | [`metrics_server`] | metrics over TLS, for whom the API server lets read them | `cluster`, `metrics`, `reject`, `tls` |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `node_ca`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Five more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
@@ -74,6 +75,8 @@ pub mod endpoints;
 pub mod pki;
 
 pub mod workload;
+
+mod node_ca;
 
 pub mod notify;
 

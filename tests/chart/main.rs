@@ -13,6 +13,7 @@ mod helm;
 mod installed;
 mod manifests;
 mod monitoring;
+mod node_bound;
 mod rendered;
 mod rights;
 mod uninstall;
@@ -29,5 +30,7 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::modules! { values, rendered, monitoring, manifests, address, guards, controller, installed, rights, uninstall })
+    harness::run::<World>(picket_tests::modules! {
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, rights, uninstall,
+    })
 }

@@ -178,6 +178,7 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
         ("admission-guards.yaml", 21),
         ("token-secrets.yaml", 2),
         ("flow-control.yaml", 2),
+        ("node-bound.yaml", 2),
     ];
     for (file, count) in files {
         let objects = deployed(file)?;

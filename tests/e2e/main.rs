@@ -36,6 +36,7 @@ mod lines;
 mod mcp;
 mod metrics_port;
 mod namespaces;
+mod node_ca;
 mod nodes;
 mod old_object;
 mod on_behalf_of;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         gateway,
         gateway_socket,
         issuers,
+        node_ca,
         on_behalf_of,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.

@@ -48,8 +48,10 @@ pub(crate) struct Bundles {
 }
 
 impl Bundles {
+    /// `own` is the release's namespace: who scrapes the agents checks their certificates against the bundle there.
     pub(crate) fn new(
         client: Client,
+        own: &str,
         trust: watch::Receiver<Option<Arc<Trust>>>,
         published: watch::Sender<Option<Arc<str>>>,
     ) -> Self {
@@ -57,7 +59,10 @@ impl Bundles {
             client,
             trust,
             published,
-            enrolment: Enrolment::default(),
+            enrolment: Enrolment {
+                own: own.to_owned(),
+                ..Enrolment::default()
+            },
         }
     }
 
@@ -218,6 +223,8 @@ struct Enrolment {
     pods: Known<BTreeSet<String>>,
     maps: Known<MapFacts>,
     bundle: Option<Arc<str>>,
+    /// The release's namespace, which has a bundle always.
+    own: String,
     /// Namespaces to look at.
     dirty: BTreeSet<String>,
 }
@@ -341,7 +348,8 @@ impl Enrolment {
     fn change(&self, namespace: &str, bundle: &Arc<str>) -> Option<BundleChange> {
         // One that ends takes its objects along, and takes no new ones.
         let is_labelled = *self.namespaces.by_namespace.get(namespace)?;
-        let is_needed = is_labelled || self.pods.by_namespace.contains_key(namespace);
+        let has_pods = self.pods.by_namespace.contains_key(namespace);
+        let is_needed = is_labelled || has_pods || namespace == self.own;
         let found = self.maps.by_namespace.get(namespace);
         match (is_needed, found) {
             (true, Some(map))

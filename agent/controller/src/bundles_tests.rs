@@ -196,3 +196,13 @@ fn what_is_removed_is_what_was_looked_at() {
     assert_eq!(preconditions.uid.as_deref(), Some("u"));
     assert_eq!(preconditions.resource_version.as_deref(), Some("7"));
 }
+
+#[test]
+fn the_release_s_own_namespace_has_a_bundle_without_a_label() {
+    let mut enrolment = Enrolment {
+        own: "b".to_owned(),
+        ..enrolment()
+    };
+    enrolment.see_all(vec![namespace("a", false), namespace("b", false)], vec![], vec![]);
+    assert_eq!(enrolment.told(), ["+b"]);
+}

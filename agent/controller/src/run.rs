@@ -92,7 +92,7 @@ async fn work(settings: &ControllerSettings, client: Client, fault: watch::Sende
         settings.permitted.clone(),
         trusted.clone(),
     );
-    let bundles = Bundles::new(client.clone(), trusted, published);
+    let bundles = Bundles::new(client.clone(), namespace, trusted, published);
     let labels = NodeLabels::new(client, namespace, identity);
     join!(
         keeper.keep(trust, everywhere, fault),

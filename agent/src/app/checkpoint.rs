@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError};
 use crate::endpoints::ProtectedEndpoints;
+use crate::node_ca::KeptNodeCa;
 use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::state::{StateDirectory, StateError};
@@ -90,6 +91,11 @@ impl NodeCheckpoint {
         }
     }
 
+    /// The node CA that is kept beside it.
+    pub(super) fn node_ca(&self) -> KeptNodeCa {
+        KeptNodeCa::new(self.folder.clone())
+    }
+
     /// Says what configuration is kept once an agent serves by it.
     #[must_use]
     pub fn keeping(self, configuration: &str) -> Self {
@@ -144,13 +150,14 @@ impl NodeCheckpoint {
         Ok(self.folder.write(ENDPOINTS, &serde_json::to_vec(&saved)?)?)
     }
 
-    /// Removes it: no start closes a node by what an agent knew that is not there any more.
+    /// Removes it, and the node CA: no start closes a node by what an agent knew that is not there any more, and signs by its key.
     ///
     /// # Errors
     /// [`StateError`] where a file stays.
     pub fn remove(&self) -> Result<(), StateError> {
         self.folder.remove(CONFIGURATION)?;
-        self.folder.remove(ENDPOINTS)
+        self.folder.remove(ENDPOINTS)?;
+        self.node_ca().remove()
     }
 
     /// Writes the checkpoint once this agent serves and no other does, and again whenever the protected endpoints have changed. What

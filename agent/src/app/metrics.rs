@@ -15,6 +15,7 @@ use crate::limits::LimitMetrics;
 use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
 use crate::metrics_server::ScrapeMetrics;
+use crate::node_ca::NodeCaMetrics;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
@@ -33,6 +34,7 @@ pub(super) struct ModuleMetrics {
     pub(super) gateway: GatewayMetrics,
     pub(super) jwt: JwtMetrics,
     pub(super) limits: LimitMetrics,
+    pub(super) node_ca: NodeCaMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
@@ -55,6 +57,7 @@ impl ModuleMetrics {
             gateway: GatewayMetrics::register(&registry),
             jwt: JwtMetrics::register(&registry),
             limits: LimitMetrics::register(&registry),
+            node_ca: NodeCaMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),

@@ -61,6 +61,9 @@ const LAST_REDIRECTS: Duration = Duration::from_millis(500);
 /// How long a successor waits for the API server to list the cluster's objects. The predecessor serves meanwhile.
 const LIST_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a successor waits for a node CA where its predecessor left none.
+const NODE_CA_LIMIT: Duration = Duration::from_secs(60);
+
 /// What the last line of a successor's log begins with, whatever it failed by.
 const UPGRADE_FAILED: &str = "upgrade failed";
 
@@ -113,7 +116,7 @@ impl App {
         let objects_ready = readiness.register("objects");
         tasks.spawn("first set", wiring::first_set(Arc::clone(&store), objects_ready));
         let threads = workers::count();
-        let files = FileParts::open(&config, &metrics, threads);
+        let files = FileParts::open(&config, checkpoint.node_ca(), &metrics, threads);
         let files = match alone {
             Some(_) => files?,
             None => files.context(UPGRADE_FAILED)?,
@@ -278,6 +281,7 @@ impl App {
         wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
+        wiring::node_ca(&mut tasks, &handles);
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::metrics_port(&mut tasks, &handles);
         wiring::object_status(&mut tasks, &handles, &shared);
@@ -341,6 +345,7 @@ async fn request_upgrade(
         store.listed(LIST_LIMIT).await;
     }
     store.namespaces_tried(LIST_LIMIT).await;
+    files.first_node_ca(NODE_CA_LIMIT).await;
     if let Some(reason) = unfit(config, store, files).await {
         upgrade::give_up(&socket, &reason, limit).await;
         bail!("upgrade failed: the predecessor keeps serving, because {reason}");

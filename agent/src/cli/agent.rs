@@ -27,8 +27,8 @@ pub(super) struct Args {
     /// The node's configuration file.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
-    /// The folder of what the next start needs after a boot: the protected endpoints, and the configuration that was valid last. Only root
-    /// may write to it
+    /// The folder of what the next start needs after a boot: the protected endpoints, the configuration that was valid last, and the node
+    /// CA that Picket's controller signed. Only root may write to it
     #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIRECTORY)]
     state_directory: PathBuf,
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::{ArgGroup, Args};
@@ -17,7 +17,7 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::{configuration, output};
-use crate::config::Config;
+use crate::config::{Config, NodeCaSource};
 use crate::pki::pem;
 
 const HELP: &str = "\
@@ -105,7 +105,7 @@ fn made(args: &KubeconfigArgs) -> anyhow::Result<String> {
         Some(file) => Some(file.clone()),
         None => {
             let config = configuration(args.config.as_deref())?;
-            ca_of(&config.context("give --ca: this machine has no configuration of Picket's")?)
+            ca_of(&config.context("give --ca: this machine has no configuration of Picket's")?)?
         }
     };
     let ca = ca.as_deref().map(certificates).transpose()?;
@@ -114,10 +114,19 @@ fn made(args: &KubeconfigArgs) -> anyhow::Result<String> {
 }
 
 /// The CA that callers check this node's gateway against; none where that is their system's to know.
-fn ca_of(config: &Config) -> Option<PathBuf> {
-    match config.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref()) {
-        Some(own) => own.ca_file.clone(),
-        None => Some(config.tls.ca_certificate_file.clone()),
+///
+/// # Errors
+/// The CA is not on this node: Picket's controller signed the node's, and renews it every day.
+fn ca_of(config: &Config) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(own) = config.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref()) {
+        return Ok(own.ca_file.clone());
+    }
+    match &config.tls.node_ca {
+        NodeCaSource::Files(files) => Ok(Some(files.certificate.clone())),
+        NodeCaSource::Cluster => bail!(
+            "give --ca: the root is not on this node, since the configuration has nodeCA: cluster; save key ca.crt of ConfigMap \
+             picket-ca.crt to a file"
+        ),
     }
 }
 
@@ -258,7 +267,7 @@ mod tests {
                 "nodeName: n\ncluster: {{kubeconfig: /k}}\nupstream: {{server: 'https://api.example', caFile: /ca, tokenFile: /t}}\n\
                  tls: {{caCertificateFile: /node-ca, caKeyFile: /y, trustBundles: [{{trustDomain: one.test, file: /b}}]}}\nenforce: {{namespaces: [a]}}\nobjects: [/o]\n{gateway}"
             );
-            ca_of(&Config::parse("f", &text).unwrap())
+            ca_of(&Config::parse("f", &text).unwrap()).unwrap()
         };
         let own = |more: &str| {
             format!("gateway: {{listen: '0.0.0.0:1', tls: {{certificateFile: /c, keyFile: /k{more}}}}}\n")
@@ -266,6 +275,10 @@ mod tests {
         assert_eq!(of("gateway: {listen: '0.0.0.0:1'}\n"), Some("/node-ca".into()));
         assert_eq!(of(&own(", caFile: /gateway-ca")), Some("/gateway-ca".into()));
         assert_eq!(of(&own("")), None);
+        let by_cluster = "nodeName: n\ncluster: {kubeconfig: /k}\nupstream: {server: 'https://api.example', caFile: /ca, tokenFile: /t}\n\
+             tls: {nodeCA: cluster}\nenforce: {namespaces: [a]}\nobjects: [/o]\n";
+        let said = ca_of(&Config::parse("f", by_cluster).unwrap()).unwrap_err();
+        assert!(said.to_string().starts_with("give --ca: "), "{said}");
         let line = "--identity ci --server https://gate:6444 --client-certificate /c --client-key /k";
         let document = document(&parsed(line).unwrap(), None);
         assert_eq!(

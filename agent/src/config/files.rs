@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::Config;
+use super::{Config, NodeCaSource};
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
 use crate::identity::jwt::check as check_authentication;
@@ -66,6 +66,10 @@ impl Config {
             Err(error) => note("cluster.kubeconfig", error.to_string()),
         }
         let upstream = &self.upstream;
+        let of_ca = match &self.tls.node_ca {
+            NodeCaSource::Files(files) => Some(files),
+            NodeCaSource::Cluster => None,
+        };
         let files = [
             ("upstream.caFile", Some(&upstream.ca_file)),
             (
@@ -74,8 +78,8 @@ impl Config {
             ),
             ("upstream.clientKeyFile", upstream.client_key_file.as_ref()),
             ("upstream.tokenFile", upstream.token_file.as_ref()),
-            ("tls.caCertificateFile", Some(&self.tls.ca_certificate_file)),
-            ("tls.caKeyFile", Some(&self.tls.ca_key_file)),
+            ("tls.caCertificateFile", of_ca.map(|files| &files.certificate)),
+            ("tls.caKeyFile", of_ca.map(|files| &files.key)),
         ];
         for (field, file) in files {
             if let Some(Err(error)) = file.map(|file| readable(file)) {

@@ -26,7 +26,7 @@ pub use reference::markdown as reference;
 
 use crate::audit::AuditConfig;
 use crate::kernel::FailMode;
-use crate::pki::{ServerCertificateFiles, TrustBundle};
+use crate::pki::{CaFiles, ServerCertificateFiles, TrustBundle};
 use crate::runtime::telemetry::LogConfig;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
@@ -136,14 +136,21 @@ pub struct UpstreamSection {
 /// The certificates that the pods' clients see.
 #[derive(Debug, Clone)]
 pub struct TlsSection {
-    /// The node CA's certificate (PEM), which the pods' bundle holds or leads to.
-    pub ca_certificate_file: PathBuf,
-    /// The node CA's key (PEM).
-    pub ca_key_file: PathBuf,
+    /// Where the node CA comes from.
+    pub node_ca: NodeCaSource,
     /// DNS names that clients dial besides `kubernetes`, `kubernetes.default` and so on.
     pub extra_names: Vec<String>,
     /// The CAs of each trust domain whose client certificates count.
     pub trust_bundles: Vec<TrustBundle>,
+}
+
+/// Where the node CA comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeCaSource {
+    /// From files that somebody else writes. The pods' bundle holds the certificate or leads to it.
+    Files(CaFiles),
+    /// From Picket's controller, which signs a key of the agent's own.
+    Cluster,
 }
 
 /// Whose tokens are verified.

@@ -14,13 +14,13 @@ use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
     AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, GatewaySection,
-    GatewayTlsSection, KernelSection, MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection,
-    UpstreamSection, addresses, audit, metrics, trust,
+    GatewayTlsSection, KernelSection, MAX_DRAIN_SECONDS, NodeCaSource, ObjectsSection, ShutdownSection,
+    TlsSection, UpstreamSection, addresses, audit, metrics, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
-use crate::pki::{LeafNames, ServerCertificateFiles};
+use crate::pki::{CaFiles, LeafNames, ServerCertificateFiles};
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
 /// `node` is the node's name for a text that has none.
@@ -159,14 +159,42 @@ fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
 
 fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
     let fields = section(decoder, top, "tls")?;
-    let ca_certificate_file = path(decoder, &fields, "caCertificateFile");
-    let ca_key_file = path(decoder, &fields, "caKeyFile");
+    let node_ca = node_ca(decoder, &fields);
     Some(TlsSection {
         extra_names: server_names(decoder, &fields, "extraNames"),
         trust_bundles: trust::bundles(decoder, &fields),
-        ca_certificate_file: ca_certificate_file?,
-        ca_key_file: ca_key_file?,
+        node_ca: node_ca?,
     })
+}
+
+/// Where the node CA comes from: of the two sources exactly one is given.
+fn node_ca(decoder: &mut Decoder, tls: &Fields<'_>) -> Option<NodeCaSource> {
+    let given = |name| tls.get(name).is_some();
+    let (certificate, key) = (given("caCertificateFile"), given("caKeyFile"));
+    let Some(node) = tls.get("nodeCA") else {
+        if !certificate && !key {
+            decoder.error_at(
+                tls.node,
+                "field `tls`: give either nodeCA: cluster, or caCertificateFile with caKeyFile",
+            );
+            return None;
+        }
+        let certificate = path(decoder, tls, "caCertificateFile");
+        let key = path(decoder, tls, "caKeyFile");
+        return Some(NodeCaSource::Files(CaFiles {
+            certificate: certificate?,
+            key: key?,
+        }));
+    };
+    let source = decoder.choice(node, &tls.path("nodeCA"), &[("cluster", ())]);
+    if certificate || key {
+        decoder.error_at(
+            node,
+            "field `tls.nodeCA` goes with neither caCertificateFile nor caKeyFile: the agent keeps the CA in its state folder",
+        );
+        return None;
+    }
+    source.map(|()| NodeCaSource::Cluster)
 }
 
 /// Names that a certificate is made for.

@@ -102,8 +102,11 @@ shutdown: {drainSeconds: 0}
     );
     assert_eq!(config.upstream.client_key_file, Some(PathBuf::from("/key")));
     assert_eq!(config.upstream.token_file, None);
-    assert_eq!(config.tls.ca_certificate_file, Path::new("/c"));
-    assert_eq!(config.tls.ca_key_file, Path::new("/y"));
+    let files = CaFiles {
+        certificate: "/c".into(),
+        key: "/y".into(),
+    };
+    assert_eq!(config.tls.node_ca, NodeCaSource::Files(files));
     assert_eq!(config.tls.extra_names, ["api.example"]);
     let bundle = TrustBundle {
         trust_domain: "example.org".to_owned(),
@@ -376,6 +379,28 @@ const REFUSED: &str = r#"
 = 11:98: field `tls.trustBundles[2].trustDomain`: "a" has a bundle already; put all its CAs into one file
 = 11:112: field `tls.trustBundles[3].trustDomain` is required
 
+-   caKeyFile:
++   nodeCA: cluster
++   caKeyFil:
+= 10:11: field `tls.nodeCA` goes with neither caCertificateFile nor caKeyFile: the agent keeps the CA in its state folder
+= 11:3: unknown field `tls.caKeyFil`; known here: nodeCA, caCertificateFile, caKeyFile, extraNames, trustBundles
+
+-   caCertificateFile:
++   nodeCA: cluster
++   caCertificateFil:
+= 9:11: field `tls.nodeCA` goes with neither caCertificateFile nor caKeyFile: the agent keeps the CA in its state folder
+= 10:3: unknown field `tls.caCertificateFil`; known here: nodeCA, caCertificateFile, caKeyFile, extraNames, trustBundles
+
+-   caCertificateFile: /etc/picket/node-ca.crt
++   extraNames: []
+= 9:3: field `tls.caCertificateFile` is required
+
+- enforce:
++   nodeCA: vault
++ enforce:
+= 11:11: field `tls.nodeCA` is "vault"; it can be cluster
+= 11:11: field `tls.nodeCA` goes with neither caCertificateFile nor caKeyFile: the agent keeps the CA in its state folder
+
 - enforce:
 + log: {filter: picket=loud}
 + enforce:
@@ -531,7 +556,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 45);
+    assert_eq!(cases.len(), 49);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");
@@ -561,6 +586,18 @@ fn what_makes_no_sense_is_refused_with_its_line() {
     assert_eq!(
         faults("a: 1\n---\nb: 2\n"),
         "f:3:1: a second document; a configuration is one"
+    );
+}
+
+#[test]
+fn the_node_ca_comes_from_the_cluster_or_from_files() {
+    let files = "  caCertificateFile: /etc/picket/node-ca.crt\n  caKeyFile: /etc/picket/node-ca.key\n";
+    let with = |tls: &str| GOOD.replace(files, tls);
+    let config = Config::parse("f", &with("  nodeCA: cluster\n")).unwrap();
+    assert_eq!(config.tls.node_ca, NodeCaSource::Cluster);
+    assert_eq!(
+        faults(&with("  extraNames: []\n")),
+        "f:9:3: field `tls`: give either nodeCA: cluster, or caCertificateFile with caKeyFile"
     );
 }
 

@@ -79,6 +79,10 @@ pub enum Reason {
     ProgramReplaced,
     /// A kernel program is missing and cannot be attached again.
     ProgramMissing,
+    /// Picket's controller signs no node CA for this node.
+    NodeCaDenied,
+    /// The node CA ends soon, and no new one came.
+    NodeCaExpiring,
 }
 
 impl Reason {
@@ -96,6 +100,8 @@ impl Reason {
             Self::LimitExceeded => "LimitExceeded",
             Self::ProgramReplaced => "ProgramReplaced",
             Self::ProgramMissing => "ProgramMissing",
+            Self::NodeCaDenied => "NodeCaDenied",
+            Self::NodeCaExpiring => "NodeCaExpiring",
         }
     }
 }

@@ -33,6 +33,16 @@ pub struct CaFiles {
     pub key: PathBuf,
 }
 
+impl CaFiles {
+    /// One file with both, which is replaced in one step.
+    pub(crate) fn in_one(file: PathBuf) -> Self {
+        Self {
+            certificate: file.clone(),
+            key: file,
+        }
+    }
+}
+
 /// A CA certificate and its key as PEM text.
 pub struct CreatedCa {
     /// The certificate, also the bundle that clients are to trust.
@@ -79,10 +89,23 @@ pub(crate) struct CaSource {
 
 impl CaSource {
     pub(crate) fn read(files: &CaFiles) -> Result<CaSource, PemError> {
+        let certificate = pem::read(&files.certificate)?;
+        // One file is read once: it may be replaced between two reads.
+        if files.key == files.certificate {
+            return Ok(Self::in_one(certificate));
+        }
         Ok(CaSource {
-            certificate: pem::read(&files.certificate)?,
+            certificate,
             key: pem::read(&files.key)?,
         })
+    }
+
+    /// The bytes of a file with both.
+    pub(crate) fn in_one(bytes: Vec<u8>) -> Self {
+        Self {
+            key: bytes.clone(),
+            certificate: bytes,
+        }
     }
 }
 
@@ -91,6 +114,7 @@ pub(crate) struct NodeCa {
     pub(crate) issuer: Issuer<'static, KeyPair>,
     /// What is sent after the leaf: the node CA and those above it, self-signed ones left out as clients hold them.
     pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
 
@@ -143,6 +167,7 @@ impl NodeCa {
         Ok(NodeCa {
             issuer,
             chain,
+            not_before,
             not_after,
         })
     }

@@ -5,15 +5,19 @@
 
 mod authorities;
 pub mod ca;
+mod issued;
 mod leaf;
 pub(crate) mod pem;
 mod server_certificate;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trust_bundles;
 
 use picket_controller::ec_key;
 
 pub use authorities::Authorities;
 pub use ca::CaFiles;
+pub(crate) use issued::{CaRequest, IssuedCa, IssuedCaError};
 pub use leaf::{LEAF_LIFETIME, LeafNames};
 pub(crate) use leaf::{Leaf, mint};
 pub use pem::PemError;

@@ -3,7 +3,7 @@
 //! In: a folder that root alone may write to, and small files. Out: the files, whole or not at all: each is replaced in one step
 //! and is on disk when that is done.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,12 @@ pub enum StateError {
     /// It is larger than [`MAX_BYTES`].
     #[error("{}: it is larger than {MAX_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
+}
+
+/// A lock of the folder, which ends with this value, and with the process.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
 }
 
 /// The folder; cheap to clone.
@@ -106,10 +112,7 @@ impl StateDirectory {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.file(name);
         let failed = failed_at("write", &path);
-        let mut folder = DirBuilder::new();
-        folder.recursive(true).mode(0o700);
-        folder.create(&self.0).map_err(failed_at("make", &self.0))?;
-        self.check_folder()?;
+        self.make()?;
         // Such a file has mode 0600.
         let mut draft = NamedTempFile::new_in(&self.0).map_err(&failed)?;
         draft.write_all(bytes).map_err(&failed)?;
@@ -117,6 +120,30 @@ impl StateDirectory {
         draft.persist(&path).map_err(|error| failed(error.error))?;
         let synced = File::open(&self.0).and_then(|folder| folder.sync_all());
         synced.map_err(&failed)
+    }
+
+    /// Takes the lock that this file stands for; `None` while another process of the node has it.
+    ///
+    /// # Errors
+    /// [`StateError`] where the file cannot be made.
+    pub fn try_lock(&self, name: &str) -> Result<Option<StateLock>, StateError> {
+        let path = self.file(name);
+        let failed = failed_at("lock", &path);
+        self.make()?;
+        // A pipe of that name would hold the caller.
+        let opened = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        let file = opened.map_err(&failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(StateLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
     }
 
     /// Removes a file, where there is one.
@@ -129,6 +156,14 @@ impl StateDirectory {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed_at("remove", &path)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Makes the folder where it is missing.
+    fn make(&self) -> Result<(), StateError> {
+        let mut folder = DirBuilder::new();
+        folder.recursive(true).mode(0o700);
+        folder.create(&self.0).map_err(failed_at("make", &self.0))?;
+        self.check_folder()
     }
 
     fn check_folder(&self) -> Result<(), StateError> {
@@ -209,6 +244,17 @@ mod tests {
             let error = error.expect_err("open").to_string();
             assert!(error.contains("others may write to it"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_lock_is_one_process_s_until_it_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDirectory::new(&folder.path().join("state"));
+        let held = state.try_lock("a.lock").expect("no fault").expect("free");
+        assert!(state.try_lock("a.lock").expect("no fault").is_none());
+        assert!(state.try_lock("b.lock").expect("no fault").is_some());
+        drop(held);
+        assert!(state.try_lock("a.lock").expect("no fault").is_some());
     }
 
     /// As a backup leaves it, or a tool for configurations.

@@ -10,6 +10,8 @@ mod endpoint_tls;
 mod metrics;
 mod own_certificate;
 mod publish;
+#[cfg(test)]
+mod rotation_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! In: the opened parts. Out: their tasks.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Handles, Shared, Tasks, pod_facts};
 use crate::cluster::Connector;
 use crate::config::Config;
+use crate::node_ca::NodeCaRenewal;
 use crate::notify::{self, KubeEvent};
 use crate::runtime::readiness::Pending;
 use crate::store::Store;
@@ -88,6 +89,25 @@ pub(in crate::app) fn object_status(tasks: &mut Tasks, handles: &Handles, shared
         CancellationToken::new(),
     );
     tasks.spawn("status of objects", written);
+}
+
+/// The node CA, where Picket's controller signs it: asked for at once, since no client gets a TLS session without. A lock keeps the two
+/// agents of an upgrade from asking both.
+pub(in crate::app) fn node_ca(tasks: &mut Tasks, handles: &Handles) {
+    let Some(exchange) = handles.files.node_ca.clone() else {
+        return;
+    };
+    let certificates = Arc::clone(&handles.files.certificates);
+    let renewal = NodeCaRenewal::new(
+        exchange,
+        handles.readiness.clone(),
+        handles.kube_events.clone(),
+        move || certificates.renew_due(SystemTime::now()),
+    );
+    let cancel = handles.cancel.clone();
+    tasks.spawn("node CA", async move {
+        cancel.run_until_cancelled(renewal.run()).await;
+    });
 }
 
 /// Kubernetes Events.

@@ -35,7 +35,9 @@ use crate::store::{PodFacts, Store};
 use crate::upgrade::Successor;
 use crate::workload::{Netns, Pod};
 
-pub(super) use cluster::{cluster_objects, first_set, kubeconfig, namespaces, notify, object_status};
+pub(super) use cluster::{
+    cluster_objects, first_set, kubeconfig, namespaces, node_ca, notify, object_status,
+};
 pub(super) use node::{
     checkpoint, denied, endpoints, initial_sync, kernel, node_listener, node_name, upgrade, workload,
 };

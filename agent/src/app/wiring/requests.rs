@@ -105,6 +105,7 @@ pub(in crate::app) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Share
         certificates,
         upstream,
         metrics_tls,
+        node_ca: _,
     } = files;
 
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.

@@ -16,7 +16,7 @@ use super::excess::{self, Granted};
 use super::namespaced::Bound;
 use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, namespaces,
-    narrowed, on_samples, on_verbs, reviews, tokens,
+    narrowed, node_ca, on_samples, on_verbs, reviews, tokens,
 };
 use super::node::{self, Server};
 use super::objects;
@@ -25,7 +25,7 @@ use crate::cluster::rights::{
     CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rules_in_all,
 };
 use crate::cluster::{ClusterError, Connector};
-use crate::config::Config;
+use crate::config::{Config, NodeCaSource};
 use crate::kernel::doctor::{Check, CheckStatus};
 use crate::runtime::causes::with_causes;
 
@@ -94,11 +94,14 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     of_credentials.chain(of_node).collect()
 }
 
-/// What the agent follows, and what it asks about callers of its own.
+/// What the agent follows, and what it asks for: about callers of its own, and a node CA.
 fn needed(config: &Config, set: Option<&PolicySet>) -> Vec<Need> {
     let mut needs = followed_with(config, set);
     if config.metrics.is_some() {
         needs.extend(reviews());
+    }
+    if config.tls.node_ca == NodeCaSource::Cluster {
+        needs.extend(node_ca());
     }
     needs
 }

@@ -467,6 +467,32 @@ async fn the_right_to_namespaces_is_asked_about_where_rules_or_enrolment_look_at
     );
 }
 
+#[tokio::test]
+async fn the_right_to_a_node_ca_is_asked_about_where_the_controller_signs_it() {
+    let server = reviewing(|of| Ok(of["resource"] != "certificatesigningrequests")).await;
+    let (folder, _) = Connector::for_tests(&server);
+    let text = SMALLEST.replace(
+        "/nonexistent/k}",
+        &folder.path().join("kubeconfig}").display().to_string(),
+    );
+    let by_cluster = text.replace(
+        "tls: {caCertificateFile: /nonexistent/c, caKeyFile: /nonexistent/y}",
+        "tls: {nodeCA: cluster}",
+    );
+    assert_ne!(text, by_cluster);
+    let lacked = "may not create certificatesigningrequests, by which the controller signs the node CA\n\
+                  may not get certificatesigningrequests, by which the controller signs the node CA";
+    for (text, said) in [(text, None), (by_cluster, Some(lacked))] {
+        let config = Config::parse("f", &text).expect("a configuration");
+        let checks = checks(&config, LIMIT).await;
+        let check = checks.iter().find(|check| check.name == CLUSTER).expect(CLUSTER);
+        match said {
+            Some(said) => assert_eq!(check.detail, said, "{check:?}"),
+            None => assert_eq!(check.status, CheckStatus::Ok, "{check:?}"),
+        }
+    }
+}
+
 /// Key files that are not those of their certificates.
 #[test]
 fn a_key_of_another_certificate_is_found_before_the_start() {
@@ -495,8 +521,10 @@ fn a_key_of_another_certificate_is_found_before_the_start() {
         write("kubeconfig", &text.to_string())
     };
     for (key, found) in [(&own, false), (&foreign, true)] {
-        config.tls.ca_certificate_file = certificate.clone();
-        config.tls.ca_key_file = key.clone();
+        config.tls.node_ca = NodeCaSource::Files(crate::pki::CaFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        });
         config.upstream.ca_file = certificate.clone();
         config.upstream.client_certificate_file = Some(certificate.clone());
         config.upstream.client_key_file = Some(key.clone());

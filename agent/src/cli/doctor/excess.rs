@@ -42,7 +42,7 @@ const ADVICE: &str = "remove these rules from the roles of the credential, or li
                       shows the roles that are bound to the credential's user and groups";
 
 /// Rights that the agent needs, and those that every credential has: API group, resources, verbs.
-const NEEDED: [(&str, &[&str], &[&str]); 9] = [
+const NEEDED: [(&str, &[&str], &[&str]); 10] = [
     (
         "",
         &["pods", "services", "nodes", "namespaces"],
@@ -74,6 +74,12 @@ const NEEDED: [(&str, &[&str], &[&str]); 9] = [
         "certificates.k8s.io",
         &["clustertrustbundles"],
         &["get", "list", "watch"],
+    ),
+    // The node CA, where the controller signs it. A request gives nothing before somebody approves it.
+    (
+        "certificates.k8s.io",
+        &["certificatesigningrequests"],
+        &["create", "get"],
     ),
     // Reads of the Service whose address is the API server's.
     ("", &["services"], &["get"]),

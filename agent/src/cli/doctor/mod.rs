@@ -24,10 +24,9 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, ValueEnum};
 
 use super::output;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, NodeCaSource};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
-use crate::pki::CaFiles;
 use crate::pki::ca::{CaSource, NodeCa};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
@@ -202,14 +201,12 @@ fn slow(limit: Duration) -> String {
 
 /// What the agent would find wrong with the certificates that pods see. Files that cannot be read are found by others.
 fn served(config: &Config) -> Vec<String> {
-    let tls = &config.tls;
-    let files = CaFiles {
-        certificate: tls.ca_certificate_file.clone(),
-        key: tls.ca_key_file.clone(),
+    let NodeCaSource::Files(files) = &config.tls.node_ca else {
+        return Vec::new();
     };
     let are_files = [&files.certificate, &files.key].iter().all(|file| file.is_file());
-    let source = are_files.then(|| CaSource::read(&files).ok()).flatten();
-    let ca = source.map(|source| NodeCa::parse(&files, &source, SystemTime::now()).map(drop));
+    let source = are_files.then(|| CaSource::read(files).ok()).flatten();
+    let ca = source.map(|source| NodeCa::parse(files, &source, SystemTime::now()).map(drop));
     let fault = ca.and_then(Result::err);
     fault.map(|error| format!("tls: {error}")).into_iter().collect()
 }

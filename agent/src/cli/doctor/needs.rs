@@ -368,6 +368,17 @@ pub(super) fn reviews() -> Vec<Need> {
         .into()
 }
 
+/// What it takes besides, where Picket's controller signs the node CA.
+pub(super) fn node_ca() -> Vec<Need> {
+    let need = |verb: &'static str| {
+        only(Step {
+            what: format!("{verb} certificatesigningrequests, by which the controller signs the node CA"),
+            right: Right::on(verb, "certificates.k8s.io", "certificatesigningrequests"),
+        })
+    };
+    ["create", "get"].map(need).into()
+}
+
 /// A need of one right.
 fn only(step: Step) -> Need {
     Need::Rights(Way(vec![step]))

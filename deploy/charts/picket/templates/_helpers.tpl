@@ -53,8 +53,7 @@ upstream:
   caFile: {{ $credential }}/ca.crt
   tokenFile: {{ $credential }}/token
 tls:
-  caCertificateFile: /etc/picket/ca.crt
-  caKeyFile: /etc/picket/ca.key
+  nodeCA: cluster
   extraNames: {{ toJson .Values.tls.extraNames }}
 enforce:
   enrolled: true
@@ -148,7 +147,7 @@ seLinuxOptions: {{ toJson . }}
 - {name: cgroup, mountPath: /host/cgroup, readOnly: true}
 # The sockets by which a successor finds its predecessor, so of the node and not of the pod.
 - {name: run, mountPath: /run/picket}
-# What the next agent needs after a boot, before the API server answers.
+# The node CA, and what the next agent needs after a boot, before the API server answers.
 - {name: state, mountPath: /var/lib/picket}
 # Audit records.
 - {name: log, mountPath: /var/log/picket}
@@ -160,9 +159,6 @@ seLinuxOptions: {{ toJson . }}
     defaultMode: 0400
     sources:
       - configMap: {name: picket}
-      - secret:
-          name: {{ include "picket.nodeCA" . | quote }}
-          items: [{key: ca.crt, path: ca.crt}, {key: ca.key, path: ca.key}]
       {{- if and .Values.metrics.enabled .Values.metrics.existingSecret }}
       - secret:
           name: {{ .Values.metrics.existingSecret | quote }}

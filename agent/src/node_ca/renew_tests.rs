@@ -1,0 +1,265 @@
+//! Unit tests of exchange and renewal, against an API server with a controller that decides as it is told.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::super::testing::{Decision, Meeting, read};
+use super::*;
+use crate::metrics::MetricsRegistry;
+use crate::notify::NotifyMetrics;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_secs(20);
+const BRIEF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(20));
+
+/// A renewal that runs.
+struct Running {
+    meeting: Meeting,
+    readiness: Readiness,
+    events: mpsc::Receiver<KubeEvent>,
+    changes: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    fn begin(meeting: Meeting) -> Self {
+        let (readiness, changes) = (Readiness::default(), Arc::new(AtomicUsize::default()));
+        let (queue, events) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+        let counted = Arc::clone(&changes);
+        let mut renewal = NodeCaRenewal::new(meeting.exchange.clone(), readiness.clone(), queue, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        renewal.pauses = Pauses {
+            look: BRIEF.0,
+            failure: BRIEF,
+            refusal: BRIEF,
+        };
+        Self {
+            task: tokio::spawn(renewal.run()),
+            meeting,
+            readiness,
+            events,
+            changes,
+        }
+    }
+
+    fn said(&self) -> String {
+        let failing = self.readiness.failing();
+        failing
+            .into_iter()
+            .filter(|(part, _)| *part == PART)
+            .map(|(_, reason)| reason)
+            .collect()
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        let waited = async {
+            while !is(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = timeout(SOON, waited).await;
+        assert!(waited.is_ok(), "{what}: {}", self.said());
+    }
+
+    async fn event(&mut self) -> KubeEvent {
+        let event = timeout(SOON, self.events.recv()).await;
+        event.expect("no Event").expect("the queue ended")
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_a_ca_waits_for_the_controller_and_says_so() {
+    let mut running = Running::begin(Meeting::begin(Decision::None).await);
+    let waits = "CertificateSigningRequest picket-node-ca-0 waits for Picket's controller";
+    running.until("it waits", |of| of.said().contains(waits)).await;
+    assert!(
+        running.said().contains("no client gets a TLS session"),
+        "{}",
+        running.said()
+    );
+    assert!(running.meeting.exchange.look().expect("no fault").is_none());
+    running.meeting.decide(Decision::Sign);
+    running.until("a CA", |of| of.said().is_empty()).await;
+    let file = running.meeting.file();
+    let mode = std::fs::metadata(&file).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "root's alone");
+    let folder = std::fs::metadata(file.parent().expect("a folder")).expect("there");
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        (running.meeting.asked(), running.meeting.counted("success")),
+        (1, 1)
+    );
+    assert_eq!(running.changes.load(Ordering::Relaxed), 1);
+    // None is due for a day.
+    let before = read(&file);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((running.meeting.asked(), read(&file)), (1, before));
+    assert!(running.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_ca_of_a_day_is_replaced_by_one_with_a_new_key() {
+    let meeting = Meeting::begin(Decision::Sign).await;
+    let first = meeting.keep_since(28 * HOUR);
+    let running = Running::begin(meeting);
+    running
+        .until("another", |of| read(&of.meeting.file()) != first)
+        .await;
+    let second = read(&running.meeting.file());
+    let key = |pem: &[u8]| {
+        String::from_utf8_lossy(pem)
+            .split("-----END")
+            .next()
+            .map(str::to_owned)
+    };
+    assert!(key(&first).is_some_and(|key| key.contains("PRIVATE KEY")));
+    assert_ne!(key(&first), key(&second));
+    running
+        .until("known", |of| of.changes.load(Ordering::Relaxed) == 1)
+        .await;
+    assert_eq!(running.said(), "");
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_reason_and_the_last_ca_stays() {
+    let meeting = Meeting::begin(Decision::Deny).await;
+    let first = meeting.keep_since(28 * HOUR);
+    let mut running = Running::begin(meeting);
+    let event = running.event().await;
+    assert_eq!((event.about, event.reason), (About::Node, Reason::NodeCaDenied));
+    let words = "was refused: Node: the token is of node-2";
+    assert!(event.note.contains(words), "{}", event.note);
+    running.until("it fails", |of| of.said().contains(words)).await;
+    running.until("it tries again", |of| of.meeting.asked() > 2).await;
+    assert!(running.meeting.counted("denied") > 1);
+    assert_eq!(read(&running.meeting.file()), first);
+    running.meeting.decide(Decision::Sign);
+    running.until("a new one", |of| of.said().is_empty()).await;
+    assert_ne!(read(&running.meeting.file()), first);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_key_is_not_used() {
+    let meeting = Meeting::begin(Decision::SignAnother).await;
+    let first = meeting.keep_since(28 * HOUR);
+    let mut running = Running::begin(meeting);
+    let words = "is not used: the issued certificate:1: this is not the key of the certificate";
+    assert!(running.event().await.note.contains(words));
+    running.until("it fails", |of| of.said().contains(words)).await;
+    assert!(running.meeting.counted("refused") > 0);
+    assert_eq!(read(&running.meeting.file()), first);
+    assert_eq!(running.changes.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn while_the_controller_is_away_the_last_ca_is_used_and_its_end_is_told_in_time() {
+    let meeting = Meeting::begin(Decision::None).await;
+    meeting.keep_since(28 * HOUR);
+    let running = Running::begin(meeting);
+    running
+        .until("it asks", |of| of.meeting.exchange.waiting().is_some())
+        .await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert_eq!(running.said(), "", "it has two days left");
+    drop(running);
+
+    let meeting = Meeting::begin(Decision::None).await;
+    let first = meeting.keep_since(50 * HOUR);
+    let mut running = Running::begin(meeting);
+    let event = running.event().await;
+    assert_eq!(event.reason, Reason::NodeCaExpiring);
+    let waits = "CertificateSigningRequest picket-node-ca-0 waits for Picket's controller";
+    running.until("it is told", |of| of.said().contains(waits)).await;
+    assert!(
+        running.said().contains("the node CA ends at "),
+        "{}",
+        running.said()
+    );
+    assert_eq!(
+        (running.meeting.asked(), read(&running.meeting.file())),
+        (1, first)
+    );
+    assert!(running.events.try_recv().is_err(), "once an hour");
+}
+
+#[tokio::test]
+async fn a_request_that_is_gone_is_made_anew_and_a_missing_right_is_named() {
+    let running = Running::begin(Meeting::begin(Decision::Remove).await);
+    running.until("it asks again", |of| of.meeting.asked() > 1).await;
+    running
+        .until("it says so", |of| {
+            of.said().contains("is gone, and nobody decided on it")
+        })
+        .await;
+    running.meeting.decide(Decision::Code(403));
+    running
+        .until("it says so", |of| of.said().contains("no, and here is why"))
+        .await;
+    assert!(running.meeting.counted("failure") > 1);
+    running.meeting.decide(Decision::Code(500));
+    running.meeting.decide(Decision::Sign);
+    running.until("a CA", |of| of.said().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_named_and_replaced() {
+    let meeting = Meeting::begin(Decision::None).await;
+    meeting.keep_since(28 * HOUR);
+    std::fs::write(meeting.file(), "broken").expect("written");
+    let running = Running::begin(meeting);
+    running
+        .until("it is named", |of| {
+            of.said().contains("node-ca.pem:1: no certificate in it")
+        })
+        .await;
+    running.meeting.decide(Decision::Sign);
+    running.until("a CA", |of| of.said().is_empty()).await;
+}
+
+#[tokio::test]
+async fn of_two_agents_of_a_node_one_asks() {
+    let meeting = Meeting::begin(Decision::None).await;
+    let (one, other) = (meeting.exchange.clone(), meeting.exchange.clone());
+    let asking = tokio::spawn(async move { one.exchange().await.map_err(|error| error.to_string()) });
+    let asked = async {
+        while meeting.asked() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, asked).await.expect("nobody asks");
+    let exchanged = other.exchange().await.expect("no fault");
+    assert_eq!(exchanged, Exchanged::Elsewhere);
+    // A successor waits for what its predecessor gets.
+    let waiting = tokio::spawn(async move {
+        other.first(SOON).await;
+        other.exchange().await.map_err(|error| error.to_string())
+    });
+    meeting.decide(Decision::Sign);
+    assert_eq!(asking.await.expect("no panic"), Ok(Exchanged::New));
+    assert_eq!(waiting.await.expect("no panic"), Ok(Exchanged::Current));
+    assert_eq!(meeting.asked(), 1);
+}
+
+#[tokio::test]
+async fn who_must_not_begin_without_a_ca_gets_one_or_waits_no_longer_than_it_may() {
+    let meeting = Meeting::begin(Decision::None).await;
+    meeting.exchange.first(Duration::from_millis(100)).await;
+    assert_eq!(read(&meeting.file()), b"");
+    meeting.decide(Decision::Sign);
+    meeting.exchange.first(SOON).await;
+    assert!(meeting.exchange.look().is_ok_and(|kept| kept.is_some()));
+    let asked = meeting.asked();
+    meeting.exchange.first(SOON).await;
+    assert_eq!(meeting.asked(), asked, "there is one");
+}
