@@ -35,6 +35,7 @@
 //! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `metrics`, `runtime`, `workload` |
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
+//! | [`node_status`] | what the agent says of its node at the API server, for `picket status` | `cluster`, `metrics`, `runtime` |
 //!
 //! The process:
 //!
@@ -46,8 +47,8 @@
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
-//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `node_status`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Four more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
 //! `picket-masking` (agent/masking) takes hidden items out of lists and watches; `picket-common` (agent-common)
@@ -72,6 +73,8 @@ pub mod endpoints;
 pub mod pki;
 
 pub mod workload;
+
+pub mod node_status;
 
 pub mod notify;
 

@@ -48,6 +48,7 @@ mod reports;
 mod schema_cases;
 mod sessions;
 mod spellings;
+mod status;
 mod statuses;
 mod streams;
 mod token;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         old_object,
         spellings,
         statuses,
+        status,
         pods,
         outages,
         files,

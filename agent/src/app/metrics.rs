@@ -14,6 +14,7 @@ use crate::kernel::{KernelCounters, KernelMetrics};
 use crate::limits::LimitMetrics;
 use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
+use crate::node_status::NodeStatusMetrics;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
@@ -32,6 +33,7 @@ pub(super) struct ModuleMetrics {
     pub(super) gateway: GatewayMetrics,
     pub(super) jwt: JwtMetrics,
     pub(super) limits: LimitMetrics,
+    pub(super) node_status: NodeStatusMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
@@ -53,6 +55,7 @@ impl ModuleMetrics {
             gateway: GatewayMetrics::register(&registry),
             jwt: JwtMetrics::register(&registry),
             limits: LimitMetrics::register(&registry),
+            node_status: NodeStatusMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),

@@ -225,6 +225,7 @@ impl App {
             );
         }
         shutdown.write_denials().await;
+        shutdown.say_stopped().await;
         tasks.abort().await;
         let flushed = handles.audit.flush().await;
         handles.audit.close(LAST_DELIVERIES).await;
@@ -276,6 +277,7 @@ impl App {
         wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
+        wiring::node_status(&mut tasks, &handles, shutdown, pods.clone());
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);

@@ -7,6 +7,7 @@
 
 mod agent;
 mod audit;
+mod bundle;
 mod ca;
 mod completion;
 mod crds;
@@ -15,11 +16,13 @@ mod grant;
 mod health;
 mod identity;
 mod kubeconfig;
+mod man;
 mod output;
 mod plugin;
 mod policy;
 mod reference;
 mod sessions;
+mod status;
 mod target;
 mod uninstall;
 
@@ -48,6 +51,10 @@ pub struct Cli {
 enum Command {
     /// Runs the node's agent in the foreground until SIGTERM.
     Agent(agent::Args),
+    /// Shows which nodes of the cluster have an agent, whether it is ready, and which pods are not enforced and why.
+    Status(status::StatusArgs),
+    /// Writes an archive of what a support case needs to know of the cluster's Picket, without secrets.
+    SupportBundle(bundle::BundleArgs),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
     /// Names agents, shows them, and switches them off.
@@ -71,6 +78,8 @@ enum Command {
     Crds,
     /// Prints a completion script for a shell.
     Completion(completion::CompletionArgs),
+    /// Writes man pages of all commands.
+    Man(man::ManArgs),
     /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
     /// Writes the generated pages of the manual into a folder.
@@ -108,6 +117,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Agent(args) => agent::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::SupportBundle(args) => bundle::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Identity(args) => identity::run(&args),
             Command::Grant(args) => grant::run(&args),
@@ -119,6 +130,7 @@ impl Cli {
             Command::Ca(args) => ca::run(&args),
             Command::Crds => crds::run(),
             Command::Completion(args) => completion::run(&args),
+            Command::Man(args) => man::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
             Command::Reference(args) => reference::run(&args),
         }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod node;
+mod node_status;
 mod requests;
 mod shown;
 
@@ -39,6 +40,7 @@ pub(super) use cluster::{cluster_objects, first_set, kubeconfig, namespaces, not
 pub(super) use node::{
     checkpoint, denied, endpoints, initial_sync, kernel, node_listener, node_name, upgrade, workload,
 };
+pub(super) use node_status::node_status;
 pub(super) use requests::{connections, files, gateway, observer};
 pub(super) use shown::{admin, admin_socket, metrics};
 
