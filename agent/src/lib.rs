@@ -36,6 +36,7 @@
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
 //! | `node_ca` | the node CA that Picket's controller signs, kept in the state folder and renewed | `cluster`, `metrics`, `notify`, `pki`, `runtime` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
+//! | [`node_status`] | what the agent says of its node at the API server, for `picket status` | `cluster`, `metrics`, `runtime` |
 //!
 //! The process:
 //!
@@ -48,8 +49,8 @@
 //! | [`metrics_server`] | metrics over TLS, for whom the API server lets read them | `cluster`, `metrics`, `reject`, `tls` |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `node_ca`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
-//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `node_ca`, `node_status`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Five more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
 //! `picket-controller` (agent/controller) is the cluster side, `picket controller`, with a code map of its own;
@@ -77,6 +78,8 @@ pub mod pki;
 pub mod workload;
 
 mod node_ca;
+
+pub mod node_status;
 
 pub mod notify;
 

@@ -79,7 +79,7 @@ fn the_crds_are_those_of_deploy(_: &mut World) -> Result<()> {
         files(&format!("{CHART}/crds"))?,
         files(&format!("{CHART}/../../crds"))?,
     );
-    ensure!(deploy.len() == 3, "{} CRDs", deploy.len());
+    ensure!(deploy.len() == 4, "{} CRDs", deploy.len());
     ensure!(
         chart == deploy,
         "deploy/charts/picket/crds differs from deploy/crds: run `cargo xtask generate`"

@@ -51,6 +51,7 @@ mod reports;
 mod schema_cases;
 mod sessions;
 mod spellings;
+mod status;
 mod statuses;
 mod streams;
 mod token;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         old_object,
         spellings,
         statuses,
+        status,
         pods,
         outages,
         files,

@@ -35,7 +35,7 @@ const OWN_USERS: [&str; 2] = [
 ];
 
 /// Objects whose status Picket writes.
-const OBJECTS: [&str; 3] = ["agentidentities", "agentgrants", "agentpolicies"];
+const OBJECTS: [&str; 4] = ["agentidentities", "agentgrants", "agentpolicies", "picketnodes"];
 
 /// Fails where a secret of the suite stands where it must not.
 ///

@@ -16,6 +16,7 @@ use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
 use crate::metrics_server::ScrapeMetrics;
 use crate::node_ca::NodeCaMetrics;
+use crate::node_status::NodeStatusMetrics;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
@@ -35,6 +36,7 @@ pub(super) struct ModuleMetrics {
     pub(super) jwt: JwtMetrics,
     pub(super) limits: LimitMetrics,
     pub(super) node_ca: NodeCaMetrics,
+    pub(super) node_status: NodeStatusMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
@@ -58,6 +60,7 @@ impl ModuleMetrics {
             jwt: JwtMetrics::register(&registry),
             limits: LimitMetrics::register(&registry),
             node_ca: NodeCaMetrics::register(&registry),
+            node_status: NodeStatusMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),

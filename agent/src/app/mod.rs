@@ -230,6 +230,7 @@ impl App {
             );
         }
         shutdown.write_denials().await;
+        shutdown.say_stopped().await;
         tasks.abort().await;
         let flushed = handles.audit.flush().await;
         handles.audit.close(LAST_DELIVERIES).await;
@@ -282,6 +283,7 @@ impl App {
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::node_ca(&mut tasks, &handles);
+        wiring::node_status(&mut tasks, &handles, shutdown, pods.clone());
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::metrics_port(&mut tasks, &handles);
         wiring::object_status(&mut tasks, &handles, &shared);

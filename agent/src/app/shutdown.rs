@@ -27,6 +27,8 @@ pub(super) struct Shutdown {
     pub(super) served: CancellationToken,
     /// The denials are with the audit log.
     pub(super) written: CancellationToken,
+    /// The API server knows that this agent stops, or is not told.
+    pub(super) said: CancellationToken,
 }
 
 impl Shutdown {
@@ -39,6 +41,13 @@ impl Shutdown {
         self.last.cancel();
         if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
             tracing::warn!("connections that were just accepted are not served in time");
+        }
+    }
+
+    /// Waits until the API server knows that this agent stops, as long as that may take.
+    pub(super) async fn say_stopped(&self) {
+        if timeout(STOP_LIMIT, self.said.cancelled()).await.is_err() {
+            tracing::debug!("the last status of this node is not written in time");
         }
     }
 

@@ -36,7 +36,7 @@ mod tests {
     use picket_policy::yaml::parse;
 
     #[test]
-    fn the_crds_are_three_documents_of_one_file() {
-        assert_eq!(parse("crds.yaml", &super::text()).expect("YAML").len(), 3);
+    fn the_crds_are_four_documents_of_one_file() {
+        assert_eq!(parse("crds.yaml", &super::text()).expect("YAML").len(), 4);
     }
 }

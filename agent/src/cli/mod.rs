@@ -7,6 +7,7 @@
 
 mod agent;
 mod audit;
+mod bundle;
 mod ca;
 mod completion;
 mod controller;
@@ -17,12 +18,14 @@ mod guard;
 mod health;
 mod identity;
 mod kubeconfig;
+mod man;
 mod manifests;
 mod output;
 mod plugin;
 mod policy;
 mod reference;
 mod sessions;
+mod status;
 mod target;
 mod uninstall;
 
@@ -53,6 +56,10 @@ enum Command {
     Agent(agent::Args),
     /// Runs the cluster's controller in the foreground until SIGTERM.
     Controller(controller::ControllerArgs),
+    /// Shows which nodes of the cluster have an agent, whether it is ready, and which pods are not enforced and why.
+    Status(status::StatusArgs),
+    /// Writes an archive of what a support case needs to know of the cluster's Picket, without secrets.
+    SupportBundle(bundle::BundleArgs),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
     /// Names agents, shows them, and switches them off.
@@ -80,6 +87,8 @@ enum Command {
     Manifests(manifests::ManifestsArgs),
     /// Prints a completion script for a shell.
     Completion(completion::CompletionArgs),
+    /// Writes man pages of all commands.
+    Man(man::ManArgs),
     /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
     /// Writes the generated pages of the manual into a folder.
@@ -118,6 +127,8 @@ impl Cli {
         match self.command {
             Command::Agent(args) => agent::run(&args),
             Command::Controller(args) => controller::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::SupportBundle(args) => bundle::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Identity(args) => identity::run(&args),
             Command::Grant(args) => grant::run(&args),
@@ -131,6 +142,7 @@ impl Cli {
             Command::Crds => crds::run(),
             Command::Manifests(args) => manifests::run(&args),
             Command::Completion(args) => completion::run(&args),
+            Command::Man(args) => man::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
             Command::Reference(args) => reference::run(&args),
         }

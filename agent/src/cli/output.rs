@@ -151,7 +151,8 @@ pub(super) fn reader_went(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn table<R: Row>(format: Format, rows: &[R], colour: bool) -> String {
+/// The rows as a table.
+pub(super) fn table<R: Row>(format: Format, rows: &[R], colour: bool) -> String {
     let shown: Vec<usize> = (0..R::COLUMNS.len())
         .filter(|column| format == Format::Wide || !R::COLUMNS[*column].wide)
         .collect();

@@ -115,6 +115,52 @@ mod tests {
     }
 
     #[test]
+    fn the_manifest_for_krew_names_this_plugin_and_version_and_its_binary() {
+        let text = include_str!("../../../deploy/krew/picket.yaml");
+        let manifest: serde_json::Value = serde_saphyr::from_str(text).expect("YAML");
+        assert_eq!(
+            manifest["apiVersion"],
+            "krew.googlecontainertools.github.com/v1alpha2"
+        );
+        assert_eq!(
+            (&manifest["kind"], &manifest["metadata"]["name"]),
+            (&"Plugin".into(), &"picket".into())
+        );
+        let (spec, version) = (&manifest["spec"], concat!("v", env!("CARGO_PKG_VERSION")));
+        assert_eq!(spec["version"], version);
+        // Krew's index takes a short description without a full stop.
+        let short = spec["shortDescription"].as_str().expect("a text");
+        assert!(
+            !short.is_empty() && short.len() <= 60 && !short.ends_with('.'),
+            "{short}"
+        );
+        let platforms = spec["platforms"].as_array().expect("a list");
+        let mut names = BTreeSet::new();
+        for platform in platforms {
+            let labels = &platform["selector"]["matchLabels"];
+            let (os, arch) = (labels["os"].as_str(), labels["arch"].as_str());
+            let name = format!("{}-{}", os.expect("a system"), arch.expect("an architecture"));
+            let uri = platform["uri"].as_str().expect("a place");
+            assert!(
+                uri.ends_with(&format!("/picket-{version}-{name}.tar.gz")),
+                "{uri}"
+            );
+            let sum = name.to_uppercase().replace('-', "_");
+            assert_eq!(platform["sha256"], format!("SHA256_{sum}"));
+            let files = platform["files"].as_array().expect("files");
+            assert!(
+                files.iter().any(|file| file["to"] == platform["bin"]),
+                "{platform}"
+            );
+            names.insert(name);
+        }
+        assert_eq!(
+            names,
+            BTreeSet::from(["linux-amd64".to_owned(), "linux-arm64".to_owned()])
+        );
+    }
+
+    #[test]
     fn help_shows_what_the_plugins_users_type() {
         let error = typed(Cli::command())
             .try_get_matches_from(["kubectl-picket", "identity", "revoke", "--help"])

@@ -121,6 +121,17 @@ pub(crate) async fn listing(
 pub(crate) async fn answering(
     answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, serde_json::Value) + Send + Sync + 'static,
 ) -> String {
+    answering_texts(move |request| {
+        let (code, object) = answer(request);
+        (code, object.to_string())
+    })
+    .await
+}
+
+/// An API server that answers each request with a code and a text; the URL.
+pub(crate) async fn answering_texts(
+    answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, String) + Send + Sync + 'static,
+) -> String {
     use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
@@ -133,10 +144,10 @@ pub(crate) async fn answering(
                 async move {
                     let (head, body) = request.into_parts();
                     let body = body.collect().await?.to_bytes();
-                    let (code, object) = answer(&http::Request::from_parts(head, body));
+                    let (code, text) = answer(&http::Request::from_parts(head, body));
                     let response = http::Response::builder().status(code);
                     let response = response.header("content-type", "application/json");
-                    let body = http_body_util::Full::new(bytes::Bytes::from(object.to_string()));
+                    let body = http_body_util::Full::new(bytes::Bytes::from(text));
                     Ok::<_, hyper::Error>(response.body(body).unwrap())
                 }
             });

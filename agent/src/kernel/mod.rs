@@ -316,6 +316,15 @@ impl Kernel {
         Ok(counters)
     }
 
+    /// How many of the programs for the whole node are attached now, of [`Program::ROOT`].
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        let is_attached = |program: &&Program| {
+            sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
+        };
+        Program::ROOT.iter().filter(is_attached).count()
+    }
+
     /// Whether programs of an agent with another map layout are still attached: they hold the pods that it knew.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod causes;
+pub mod chance;
 pub mod drain;
 pub mod epoch;
 pub mod limits;

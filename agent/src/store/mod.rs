@@ -23,6 +23,7 @@ mod source;
 mod stand_in;
 mod status;
 mod status_queue;
+mod summary;
 mod usage;
 mod watch;
 mod writer;
@@ -51,6 +52,7 @@ pub use nodes::{PodFacts, PodsOfNode};
 pub use reviews::ReviewMetrics;
 pub use source::{Manifest, Source, TextFault};
 pub use status::{IdentityState, ObjectStatus, StatusReason};
+pub use summary::PolicySummary;
 pub use usage::Usage;
 
 use crate::runtime::epoch::Epoch;

@@ -28,10 +28,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterObjects, ShownNodes};
-use super::report::chance;
 use super::writer::StatusWriter;
 use super::{Store, StoreMetrics};
 use crate::cluster::Connector;
+use crate::runtime::chance::chance;
 
 /// How often the entries are compared.
 const COMPARE: Duration = Duration::from_secs(2);

@@ -24,6 +24,7 @@ use super::status_queue::{ObjectId, StatusQueue};
 use super::writer::StatusWriter;
 use super::{Store, StoreMetrics};
 use crate::cluster::Connector;
+use crate::runtime::chance::chance;
 
 /// The field manager of every agent's conditions.
 const MANAGER: &str = "picket";
@@ -175,12 +176,6 @@ fn keep_times(wanted: &mut [ObjectCondition], shown: &[ObjectCondition]) {
             condition.last_transition_time = before.last_transition_time;
         }
     }
-}
-
-/// A number from 0 to 1, by chance.
-pub(super) fn chance() -> f64 {
-    f64::from(u32::try_from(uuid::Uuid::new_v4().as_u128() & 0xffff_ffff).unwrap_or_default())
-        / f64::from(u32::MAX)
 }
 
 /// The wait for a chance: its fourth root, of the longest.

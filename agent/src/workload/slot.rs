@@ -168,6 +168,8 @@ pub(super) struct Slot<H> {
     /// Attempts in a row without success, whether they failed or found no namespace yet, and when the next is due.
     pub(super) attempts: Attempts,
     pub(super) failing: bool,
+    /// Why the last attempt to enforce the pod failed, until one succeeds.
+    pub(super) fault: Option<String>,
     pub(super) due: Option<Instant>,
     /// What was last aimed at; a new goal does not wait for the pause that an old one's failure set.
     pub(super) goal: Discriminant<Wanted>,
@@ -220,6 +222,7 @@ impl<H> Slot<H> {
             stale: false,
             attempts: Attempts::default(),
             failing: false,
+            fault: None,
             due: None,
             goal: discriminant(&Wanted::Same),
             since: (!inherited).then(Instant::now),
@@ -352,6 +355,7 @@ impl<H> Slot<H> {
     /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
     pub(super) fn settle(&mut self, applied: Applied<H>) {
         self.applied = applied;
+        self.fault = None;
         self.attempts.reset();
     }
 

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::GROUP;
 use super::schema::{FREE, VALIDATED, schema_of, spec_schema};
 use super::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, CelRule, GrantStatus, IdentityStatus, PolicyStatus,
-    Spec,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, CelRule, GrantStatus, IdentityStatus,
+    PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus, PolicyStatus, Spec,
 };
 use crate::yaml::to_yaml;
 
@@ -56,6 +56,21 @@ const POLICY_COLUMNS: [Column; 3] = [
     ("Age", "date", ".metadata.creationTimestamp"),
 ];
 
+const NODE_COLUMNS: [Column; 7] = [
+    ("Ready", "string", READY),
+    ("Version", "string", ".status.version"),
+    ("Enforced", "integer", ".status.pods.enforced"),
+    ("Not-Covered", "integer", ".status.pods.notCovered"),
+    ("Policy", "string", ".status.policy.hash"),
+    // How long ago the agent wrote: a node whose agent is gone stays Ready here.
+    ("Heard", "date", ".status.lastHeartbeat"),
+    ("Age", "date", ".metadata.creationTimestamp"),
+];
+
+/// What a PicketNode is, for `kubectl explain`.
+const NODE_DESCRIPTION: &str =
+    "What the agent of a node says of itself. The agent writes it; its name is the Node's. It has no spec.";
+
 /// Every CRD with its kind.
 #[must_use]
 pub fn custom_resource_definitions() -> Vec<(&'static str, Value)> {
@@ -74,10 +89,16 @@ pub fn custom_resource_definitions() -> Vec<(&'static str, Value)> {
         singular: "agentpolicy",
         short: "agpol",
     };
+    let node = Names {
+        plural: PICKET_NODE_PLURAL,
+        singular: "picketnode",
+        short: "pn",
+    };
     vec![
         definition::<AgentIdentitySpec>(&identity, &IDENTITY_COLUMNS, schema_of::<IdentityStatus>()),
         definition::<AgentGrantSpec>(&grant, &GRANT_COLUMNS, schema_of::<GrantStatus>()),
         definition::<AgentPolicySpec>(&policy, &POLICY_COLUMNS, schema_of::<PolicyStatus>()),
+        node_definition(&node),
     ]
 }
 
@@ -96,7 +117,6 @@ fn definition<S: Spec>(names: &Names, columns: &[Column], mut status: Value) -> 
     let description = spec["description"].clone();
     structural(&mut spec);
     structural(&mut status);
-    let column = |(name, kind, path): &Column| json!({"name": name, "type": kind, "jsonPath": path});
     let mut schema = json!({
         "type": "object",
         "description": description,
@@ -114,6 +134,30 @@ fn definition<S: Spec>(names: &Names, columns: &[Column], mut status: Value) -> 
             add_rule(schema, rule);
         }
     }
+    (S::KIND, named(S::KIND, names, columns, schema))
+}
+
+/// The CRD of the kind that agents write about themselves, which has no spec.
+fn node_definition(names: &Names) -> (&'static str, Value) {
+    let mut status = schema_of::<PicketNodeStatus>();
+    structural(&mut status);
+    let schema = json!({
+        "type": "object",
+        "description": NODE_DESCRIPTION,
+        "properties": {
+            "apiVersion": {"type": "string", "description": "The group and version of the object."},
+            "kind": {"type": "string", "description": "The kind of the object."},
+            "metadata": {"type": "object"},
+            "status": status,
+        },
+    });
+    let definition = named(PICKET_NODE_KIND, names, &NODE_COLUMNS, schema);
+    (PICKET_NODE_KIND, definition)
+}
+
+/// The CRD of a kind with this schema.
+fn named(kind: &str, names: &Names, columns: &[Column], schema: Value) -> Value {
+    let column = |(name, kind, path): &Column| json!({"name": name, "type": kind, "jsonPath": path});
     let mut definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -121,8 +165,8 @@ fn definition<S: Spec>(names: &Names, columns: &[Column], mut status: Value) -> 
         "spec": {
             "group": GROUP,
             "names": {
-                "kind": S::KIND,
-                "listKind": format!("{}List", S::KIND),
+                "kind": kind,
+                "listKind": format!("{kind}List"),
                 "plural": names.plural,
                 "singular": names.singular,
                 "shortNames": [names.short],
@@ -140,7 +184,7 @@ fn definition<S: Spec>(names: &Names, columns: &[Column], mut status: Value) -> 
         },
     });
     definition.sort_all_objects();
-    (S::KIND, definition)
+    definition
 }
 
 /// Makes a schema one that a CRD takes.
@@ -281,7 +325,8 @@ mod tests {
                 match kind {
                     AgentIdentitySpec::KIND => AgentIdentitySpec::CEL_RULES,
                     AgentGrantSpec::KIND => AgentGrantSpec::CEL_RULES,
-                    _ => AgentPolicySpec::CEL_RULES,
+                    AgentPolicySpec::KIND => AgentPolicySpec::CEL_RULES,
+                    _ => &[],
                 },
                 &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
             );

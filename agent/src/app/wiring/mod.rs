@@ -4,6 +4,7 @@
 
 mod cluster;
 mod node;
+mod node_status;
 mod requests;
 mod shown;
 
@@ -41,6 +42,7 @@ pub(super) use cluster::{
 pub(super) use node::{
     checkpoint, denied, endpoints, initial_sync, kernel, node_listener, node_name, upgrade, workload,
 };
+pub(super) use node_status::node_status;
 pub(super) use requests::{connections, files, gateway, observer};
 pub(super) use shown::{admin, admin_socket, metrics, metrics_port};
 

@@ -167,7 +167,7 @@ pub(in crate::app) async fn admin_socket(
 }
 
 /// The answer of `/readyz`: which parts are not ready yet, and which were and fail now.
-fn report(
+pub(super) fn report(
     readiness: Readiness,
     audit: AuditLog,
     files: FileParts,

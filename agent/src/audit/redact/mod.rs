@@ -42,6 +42,12 @@ pub struct Redactor {
 }
 
 impl Redactor {
+    /// Whether a field, parameter or variable of this name holds a secret.
+    #[must_use]
+    pub fn names_secret(name: &str) -> bool {
+        is_secret_name(name)
+    }
+
     /// A redactor whose marks are made with this key.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Redactor {

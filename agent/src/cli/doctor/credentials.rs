@@ -16,7 +16,7 @@ use super::excess::{self, Granted};
 use super::namespaced::Bound;
 use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, namespaces,
-    narrowed, node_ca, on_samples, on_verbs, reviews, tokens,
+    narrowed, node_ca, node_status, on_samples, on_verbs, reviews, tokens,
 };
 use super::node::{self, Server};
 use super::objects;
@@ -32,6 +32,7 @@ use crate::runtime::causes::with_causes;
 /// The names of the checks.
 const CLUSTER: &str = "cluster credential";
 const UPSTREAM: &str = "upstream credential";
+const NODE_STATUS: &str = "node status";
 
 /// All of them. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
@@ -59,7 +60,8 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let mut names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
     names.reviews = config.metrics.is_some();
     let upstream_client = upstream.as_ref().ok().map(|(client, _)| client.clone());
-    let (cluster, upstream, of_node, excess) = tokio::join!(
+    let told = asked.clone();
+    let (cluster, upstream, told, of_node, excess) = tokio::join!(
         check(CLUSTER, cluster, &needed, &none, advice),
         check(
             UPSTREAM,
@@ -70,6 +72,7 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
              user and all its groups"
                 .to_owned()
         ),
+        told_of_node(told),
         of_node(config, asked),
         async {
             match &upstream_client {
@@ -90,8 +93,26 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
         .into_iter()
         .filter_map(|tried| tried.map_or_else(|untried| may_ask.then_some(untried), Some));
     let excess = excess.filter(|_| upstream.status != CheckStatus::Missing);
-    let of_credentials = [cluster, upstream].into_iter().chain(excess);
+    let told = told.filter(|_| may_ask);
+    let of_credentials = [cluster, upstream].into_iter().chain(excess).chain(told);
     of_credentials.chain(of_node).collect()
+}
+
+/// Whether the agent may say how its node is, for `picket status`. It works without.
+async fn told_of_node(asked: Option<(Client, String)>) -> Option<Check> {
+    let advice = "give the credential the rights on picketnodes and picketnodes/status that deploy/rbac.yaml has, or `picket status` \
+                  shows this node as one without an agent";
+    let reached = Ok(asked?);
+    let mut told = check(
+        NODE_STATUS,
+        reached,
+        &node_status(),
+        &Bound::default(),
+        advice.to_owned(),
+    )
+    .await;
+    told.status = told.status.min(CheckStatus::Degraded);
+    Some(told)
 }
 
 /// What the agent follows, and what it asks for: about callers of its own, and a node CA.

@@ -493,6 +493,20 @@ async fn the_right_to_a_node_ca_is_asked_about_where_the_controller_signs_it() {
     }
 }
 
+#[tokio::test]
+async fn without_the_right_to_say_how_the_node_is_the_agent_is_restricted_and_works() {
+    let told = async |may: bool| {
+        let server = reviewing(move |of| Ok(may || of["subresource"] != "status")).await;
+        let (_folder, connector) = Connector::for_tests(&server);
+        let client = connector.connect().await.expect("a client");
+        told_of_node(Some((client, server))).await.expect("a check")
+    };
+    assert_eq!(told(true).await.status, CheckStatus::Ok);
+    let lacking = told(false).await;
+    assert_eq!(lacking.status, CheckStatus::Degraded);
+    assert_eq!(lacking.detail, "may not patch picketnodes/status");
+}
+
 /// Key files that are not those of their certificates.
 #[test]
 fn a_key_of_another_certificate_is_found_before_the_start() {

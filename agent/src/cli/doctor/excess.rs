@@ -42,7 +42,7 @@ const ADVICE: &str = "remove these rules from the roles of the credential, or li
                       shows the roles that are bound to the credential's user and groups";
 
 /// Rights that the agent needs, and those that every credential has: API group, resources, verbs.
-const NEEDED: [(&str, &[&str], &[&str]); 10] = [
+const NEEDED: [(&str, &[&str], &[&str]); 12] = [
     (
         "",
         &["pods", "services", "nodes", "namespaces"],
@@ -64,6 +64,8 @@ const NEEDED: [(&str, &[&str], &[&str]); 10] = [
         ],
         &["patch"],
     ),
+    (GROUP, &["picketnodes"], &["get", "create", "patch"]),
+    (GROUP, &["picketnodes/status"], &["patch"]),
     (
         "authorization.k8s.io",
         &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],

@@ -5,12 +5,14 @@
 //! (credentials.rs; excess.rs; objects.rs says for which grants), and whether the configuration is this node's (node.rs).
 
 mod certificates;
+mod cloud;
 mod credentials;
 mod excess;
 mod namespaced;
 pub(super) mod needs;
 mod node;
 mod objects;
+mod report;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -46,6 +48,7 @@ Examples:
   picket doctor
   picket doctor --config /etc/picket/agent.yaml.new
   picket doctor -o json | jq '.[] | select(.status != \"ok\")'
+  picket doctor --report > report.md
 
 Exit codes: 0 Picket works here, perhaps with restrictions; 1 a check is missing or open, or could not be tested, or the configuration \
 is not valid; 2 wrong usage.";
@@ -76,6 +79,9 @@ pub(super) struct DoctorArgs {
     /// How to print the result
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
+    /// Print the result as Markdown to paste into a report: with versions, and without secrets
+    #[arg(long, conflicts_with = "output")]
+    pub report: bool,
     /// Be the pod of the redirect's trial: join this cgroup and dial this address
     #[arg(long, hide = true, num_args = 2, value_names = ["CGROUP", "ADDRESS"])]
     pub probe: Option<Vec<String>>,
@@ -101,14 +107,14 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     }
     let config = match configured(args) {
         Ok(config) => config,
-        Err(error) if args.output == Output::Json => {
+        Err(error) if args.output == Output::Json || args.report => {
             let check = Check::bad(
                 CONFIGURATION,
                 CheckStatus::Missing,
                 error.to_string(),
                 "correct the file, or name another with --config",
             );
-            return show(args.output, &[check]);
+            return show(args, &[check]);
         }
         Err(error) => return crate::cli::fail(&error.into()),
     };
@@ -123,11 +129,12 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         args.bpffs.clone().unwrap_or(kernel.bpffs),
     );
     checks.extend(doctor::run(&surroundings, &start_probe, &start_attempt));
-    show(args.output, &checks)
+    show(args, &checks)
 }
 
-fn show(output: Output, checks: &[Check]) -> ExitCode {
-    let text = match output {
+fn show(args: &DoctorArgs, checks: &[Check]) -> ExitCode {
+    let text = match args.output {
+        _ if args.report => report::markdown(checks),
         Output::Table => table(checks),
         Output::Json => json(checks),
     };

@@ -10,7 +10,9 @@
 use std::collections::BTreeSet;
 
 use picket_policy::api::GROUP;
-use picket_policy::api::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Spec};
+use picket_policy::api::v1alpha1::{
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, PICKET_NODE_PLURAL, Spec,
+};
 use picket_policy::{ServiceAccount, service_account};
 
 use crate::cluster::rights::{MAX_RIGHTS, Right, RuleVerbs};
@@ -343,6 +345,23 @@ pub(super) fn kept_objects() -> Vec<Need> {
     ];
     let all = plurals.into_iter().flat_map(needs);
     all.map(|(what, right)| only(Step { what, right })).collect()
+}
+
+/// What it takes to say how the node is. The agent works without.
+pub(super) fn node_status() -> Vec<Need> {
+    let right = |verb: &'static str| Right::on(verb, GROUP, PICKET_NODE_PLURAL);
+    let need = |what: &str, right: Right| {
+        only(Step {
+            what: what.to_owned(),
+            right,
+        })
+    };
+    vec![
+        need("get picketnodes", right("get")),
+        need("create picketnodes", right("create")),
+        need("patch picketnodes", right("patch")),
+        need("patch picketnodes/status", right("patch").of("status")),
+    ]
 }
 
 /// What it takes besides, while rules or enrolment look at namespaces. `looks` says which does.

@@ -1,4 +1,4 @@
-//! Whether the configuration is this node's: its name, the pods that it selects, and the API server's own address.
+//! Whether the configuration is this node's: its name, the pods that it selects, the API server's own address, and its cloud.
 //!
 //! In: a configuration, and a client with the kubeconfig's credential. Out: a check of each, or why it could not be made.
 
@@ -13,6 +13,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use picket_policy::DEFAULT_NAMESPACE;
 
+use super::cloud;
 use crate::cluster::printable;
 use crate::config::{Config, EnforceSection};
 use crate::kernel::doctor::{Check, CheckStatus};
@@ -52,15 +53,19 @@ pub(super) type Tried = Result<Check, Check>;
 pub(super) async fn checks(config: &Config, client: &Client, servers: &[Server<'_>]) -> Vec<Tried> {
     let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     let node = &config.node_name;
-    let (name, pods, address) = tokio::join!(
+    let (name, pods, address, cloud) = tokio::join!(
         in_time(NODE, name(client, node, boot_id.trim())),
         in_time(PODS, selected(client, node, &config.enforce)),
         in_time(SERVER, address(client, servers)),
+        in_time(
+            cloud::CLOUD,
+            cloud::check(client, node, &config.protected_endpoints)
+        ),
     );
     // That none of its pods is selected says nothing of a Node that is not there.
     match &name {
         Ok(check) if check.status == CheckStatus::Missing => vec![name, address],
-        _ => vec![name, pods, address],
+        _ => vec![name, pods, address, cloud],
     }
 }
 

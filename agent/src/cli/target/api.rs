@@ -442,7 +442,7 @@ fn in_files(files: &[PathBuf], kind: &str, name: &str) -> Option<String> {
     files.iter().find(of).map(|path| path.display().to_string())
 }
 
-fn connect(person: &PersonalConfig) -> anyhow::Result<(Runtime, Client)> {
+pub(super) fn connect(person: &PersonalConfig) -> anyhow::Result<(Runtime, Client)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

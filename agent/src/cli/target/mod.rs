@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `api` | objects that the cluster keeps: listed, changed, and when they are in force |
 //! | `names` | names of objects in the cluster, for a shell that completes a line |
+//! | `person` | how a command reaches the cluster where it is about nothing else |
 //! | `moment` | moments as people write them: a date, or a time from now |
 //! | `print` | objects as a table, JSON, YAML or names |
 //! | `wait` | when a change is in force on this node |
@@ -14,6 +15,7 @@
 mod api;
 pub(super) mod moment;
 pub(super) mod names;
+pub(super) mod person;
 pub(super) mod print;
 pub(super) mod wait;
 

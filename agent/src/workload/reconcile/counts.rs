@@ -1,14 +1,22 @@
-//! How many pods are in which class.
+//! How many pods are in which class, and which should be enforced and are not.
 //!
 //! In: what is in force for each pod, and the pods that the API server knows. Out: [`PodCounts`] through a watch channel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use picket_policy::api::v1alpha1::{MAX_UNCOVERED_PODS, UncoveredPod, UncoveredReason};
 
 use super::Reconciler;
+use crate::workload::Pod;
 use crate::workload::enforce::Enforcer;
 use crate::workload::levels;
 use crate::workload::pods::PodMap;
-use crate::workload::slot::Applied;
+use crate::workload::sandbox;
+use crate::workload::slot::{Applied, Slot};
+
+/// How long a new pod may be closed before it counts as not covered: it waits for its sandbox, which an image may hold up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many pods are in which class, for metrics and readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +46,10 @@ pub struct PodCounts {
     pub sandboxed: BTreeMap<String, usize>,
     /// Attempts that failed since the start.
     pub failures: u64,
+    /// Pods that should be enforced and are not, or not wholly.
+    pub not_covered: usize,
+    /// The first of those by name, at most [`MAX_UNCOVERED_PODS`].
+    pub uncovered: Vec<UncoveredPod>,
 }
 
 impl PodCounts {
@@ -56,7 +68,9 @@ impl<E: Enforcer> Reconciler<E> {
             failures: self.failures,
             ..PodCounts::default()
         };
+        let mut uncovered = Vec::new();
         for slot in self.slots.values() {
+            uncovered.extend(uncovered_slot(slot, pods));
             status.too_deep += usize::from(levels::check(slot.found.group.level).is_err());
             match &slot.applied {
                 Applied::Enforced { covered, pod, .. } => {
@@ -81,12 +95,23 @@ impl<E: Enforcer> Reconciler<E> {
         if let Some(pods) = pods {
             let seen: BTreeSet<_> = self.slots.values().map(|slot| &slot.found.uid).collect();
             status.reported = pods.keys().filter(|uid| seen.contains(uid)).count();
-            status.no_cgroup = pods
+            let without = pods
                 .values()
                 .filter(|known| known.running && self.selection.enforces(known))
-                .filter(|known| !seen.contains(&known.cgroup_uid))
-                .count();
+                .filter(|known| !seen.contains(&known.cgroup_uid));
+            let before = uncovered.len();
+            uncovered.extend(without.map(|known| UncoveredPod {
+                pod: full_name(&known.pod),
+                reason: UncoveredReason::NoCgroup,
+                message: "it has no cgroup below kernel.cgroupRoot, so that nothing holds it".to_owned(),
+            }));
+            status.no_cgroup = uncovered.len() - before;
         }
+        status.not_covered = uncovered.len();
+        // In an order that stays: what differs is told.
+        uncovered.sort();
+        uncovered.truncate(MAX_UNCOVERED_PODS);
+        status.uncovered = uncovered;
         // Once synced it stays so: pods that come later are no reason to be not ready.
         status.synced |= self.status.borrow().synced;
         self.status.send_if_modified(|last| {
@@ -94,5 +119,71 @@ impl<E: Enforcer> Reconciler<E> {
             *last = status;
             changed
         });
+    }
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// Why a pod that has a cgroup is not covered; none where it is, or need not be.
+fn uncovered_slot<H>(slot: &Slot<H>, pods: Option<&PodMap>) -> Option<UncoveredPod> {
+    let of = |name: String, reason, message: String| {
+        Some(UncoveredPod {
+            pod: name,
+            reason,
+            message,
+        })
+    };
+    match &slot.applied {
+        Applied::Exempt | Applied::AssumedExempt => None,
+        Applied::Enforced { pod, covered, .. } => {
+            let pod = pod.load();
+            if let Some(class) = &pod.sandboxed_by {
+                return of(
+                    full_name(&pod),
+                    UncoveredReason::RuntimeClass,
+                    sandbox::note(class),
+                );
+            }
+            let why = match (covered, pod.host_network) {
+                (Some(false), true) => "it shares the node's network",
+                (Some(false), false) => "an interface of it has no side in the node's network",
+                _ => return None,
+            };
+            let message = format!(
+                "{why}: its connections are redirected, and packets that pass no socket are not dropped"
+            );
+            of(full_name(&pod), UncoveredReason::EgressUnfiltered, message)
+        }
+        Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
+            let known = pods.and_then(|pods| pods.get(&slot.found.uid));
+            let name = known.or(slot.last.as_ref()).map(|known| full_name(&known.pod));
+            let name = name.unwrap_or_else(|| slot.found.uid.0.clone());
+            if let Err(error) = levels::check(slot.found.group.level) {
+                return of(name, UncoveredReason::TooDeep, error.to_string());
+            }
+            if let Some(fault) = &slot.fault {
+                let message =
+                    format!("the agent cannot enforce it, and it reaches no protected endpoint: {fault}");
+                return of(name, UncoveredReason::Closed, message);
+            }
+            // Before the first list of pods nobody knows which should be enforced.
+            if pods.is_none() || slot.since.is_some_and(|since| since.elapsed() < PATIENCE) {
+                return None;
+            }
+            match (known, &slot.last) {
+                (Some(_), _) => {
+                    let message = "it has no network namespace yet, and reaches no protected endpoint";
+                    of(name, UncoveredReason::Closed, message.to_owned())
+                }
+                // It was enforced, and ends.
+                (None, Some(_)) => None,
+                (None, None) => {
+                    let message = "the API server has not reported a pod of this node with this UID; it reaches no protected endpoint";
+                    of(name, UncoveredReason::Unreported, message.to_owned())
+                }
+            }
+        }
     }
 }

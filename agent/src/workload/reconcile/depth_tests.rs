@@ -1,5 +1,7 @@
 //! Pods whose cgroup lies deeper than the kernel programs look.
 
+use picket_policy::api::v1alpha1::UncoveredReason;
+
 use super::*;
 use crate::kernel::LEVELS;
 
@@ -18,6 +20,14 @@ async fn a_pod_deeper_than_the_kernel_programs_look_is_never_said_to_be_enforced
         (status.enforced, status.pending, status.too_deep) == (1, 1, 1) && status.failures > 0
     })
     .await;
+    let reasons: Vec<_> = node
+        .status
+        .borrow()
+        .uncovered
+        .iter()
+        .map(|pod| pod.reason)
+        .collect();
+    assert_eq!(reasons, [UncoveredReason::TooDeep]);
     assert!(!node.calls(10).contains(&"enforced"));
     let event = node.to_post.recv().await.unwrap();
     assert_eq!(event.reason, Reason::EnforcementFailed);

@@ -36,6 +36,7 @@ impl<E: Enforcer> Reconciler<E> {
             }
             Outcome::Enforced { handle, own, pod } => {
                 slot.attempts.reset();
+                slot.fault = None;
                 if let Some(since) = slot.since.take() {
                     (self.judged)(since.elapsed());
                 }
@@ -100,6 +101,7 @@ impl<E: Enforcer> Reconciler<E> {
                         note: format!("Picket cannot enforce this pod, which reaches no API server until it can: {error}"),
                     });
                 }
+                slot.fault = Some(error.to_string());
                 slot.applied = Applied::Unknown;
                 slot.later(Retry::Failure, now);
             }

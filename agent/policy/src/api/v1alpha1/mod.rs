@@ -1,6 +1,7 @@
 //! Version `v1alpha1` of the objects: the one source that files are read from and that JSON Schema is generated from.
 //!
-//! In: documents, by serde. Out: [`AgentIdentity`], [`AgentGrant`] and [`AgentPolicy`], and the schema of each.
+//! In: documents, by serde. Out: [`AgentIdentity`], [`AgentGrant`] and [`AgentPolicy`], and the schema of each; and
+//! [`PicketNodeStatus`], which agents write of themselves.
 //!
 //! The schema holds a type's fields, which of them are required, and their defaults, words and lengths. What a schema cannot
 //! express is in the type's [`Spec::validate`].
@@ -16,6 +17,7 @@ mod label_selector;
 mod limits;
 mod object;
 mod on_behalf_of;
+mod picket_node;
 mod policy_rule;
 mod rule_match;
 mod status;
@@ -33,6 +35,10 @@ pub use label_selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use limits::Limits;
 pub use object::{ApiVersion, CelRule, KindName, Object, ObjectMeta, Spec};
 pub use on_behalf_of::OnBehalfOf;
+pub use picket_node::{
+    MAX_UNCOVERED_PODS, NodeAudit, NodeCertificates, NodeFault, NodeKernel, NodePhase, NodePods, NodePolicy,
+    PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus, UncoveredPod, UncoveredReason,
+};
 pub(crate) use policy_rule::STORED_SUBRESOURCES;
 pub use policy_rule::{DryRun, PolicyRule};
 pub use rule_match::Match;

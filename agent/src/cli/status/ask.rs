@@ -1,0 +1,158 @@
+//! What `picket status` asks the API server for.
+//!
+//! In: a client with the person's own rights. Out: the cluster's Nodes, what their agents say, and the pods of enrolled namespaces;
+//! where the person may not list one of these, what is not known for that.
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Api, Client, ResourceExt};
+use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
+use picket_policy::api::{API_VERSION, GROUP};
+
+use crate::cli::target::person::{AskError, list};
+
+/// The label of enrolled namespaces and of enrolled pods.
+pub(super) const ENROLLED: &str = "picket.dev/enrolled";
+
+/// The label by which a kubelet tells its operating system.
+const SYSTEM: &str = "kubernetes.io/os";
+
+/// What the API server said.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answers {
+    /// The Nodes by name; nothing where the person may not list them.
+    pub(super) nodes: Option<Vec<NodeFacts>>,
+    /// What agents say.
+    pub(super) told: Vec<NodeTold>,
+    /// The pods of each enrolled namespace, which may have none; nothing where the person may not list them.
+    pub(super) enrolled: Option<Vec<EnrolledNamespace>>,
+    /// What is not known, and why.
+    pub(super) unknown: Vec<String>,
+}
+
+/// A Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeFacts {
+    pub(super) name: String,
+    /// Whether an agent can run there.
+    pub(super) is_linux: bool,
+}
+
+/// What an agent says of its node.
+#[derive(Debug, Clone)]
+pub(super) struct NodeTold {
+    pub(super) node: String,
+    /// Nothing where no status is written yet; or why it cannot be read.
+    pub(super) status: Option<Result<Box<PicketNodeStatus>, String>>,
+}
+
+/// A namespace with the label of enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EnrolledNamespace {
+    pub(super) name: String,
+    /// How many pods run in it.
+    pub(super) pods: usize,
+    /// Those of them that were made without enrolment.
+    pub(super) without: Vec<String>,
+}
+
+/// Asks for all of it, or for what is about one node.
+///
+/// # Errors
+/// Where the person cannot ask what the agents say; with what to do about it.
+pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, AskError> {
+    let mut answers = Answers::default();
+    let of_node = match node {
+        Some(node) => ListParams::default().fields(&format!("metadata.name={node}")),
+        None => ListParams::default(),
+    };
+    let told = list(&picket_nodes(client), PICKET_NODE_PLURAL, &of_node).await;
+    answers.told = told.map_err(explained)?.iter().map(told_by).collect();
+    match list(&Api::<Node>::all(client.clone()), "nodes", &of_node).await {
+        Ok(nodes) => answers.nodes = Some(nodes.iter().map(facts).collect()),
+        Err(error) => answers.unknown.push(format!("nodes without an agent: {error}")),
+    }
+    match enrolled(client, node).await {
+        Ok(enrolled) => answers.enrolled = Some(enrolled),
+        Err(error) => answers
+            .unknown
+            .push(format!("pods that run without enrolment: {error}")),
+    }
+    Ok(answers)
+}
+
+/// The PicketNodes, as whatever their versions say.
+fn picket_nodes(client: &Client) -> Api<DynamicObject> {
+    let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
+    let kind = GroupVersionKind::gvk(GROUP, version, PICKET_NODE_KIND);
+    let resource = ApiResource::from_gvk_with_plural(&kind, PICKET_NODE_PLURAL);
+    Api::all_with(client.clone(), &resource)
+}
+
+/// The same error with what to do about it.
+fn explained(error: AskError) -> AskError {
+    match error {
+        AskError::NoKind(_) => AskError::NoKind(format!(
+            "kind {PICKET_NODE_KIND}: Picket is not installed, or older than this command. Where it is installed, apply this version's \
+             CRDs: picket crds | kubectl apply --server-side -f -"
+        )),
+        AskError::Denied(said) => AskError::Denied(format!(
+            "{said}\nThe command needs the verb list on picketnodes.picket.dev, and, to show nodes without an agent and pods without \
+             enrolment, on nodes, namespaces and pods"
+        )),
+        other @ AskError::Other(_) => other,
+    }
+}
+
+fn told_by(object: &DynamicObject) -> NodeTold {
+    let status = object.data.get("status").cloned();
+    let read = |status| serde_json::from_value::<PicketNodeStatus>(status).map(Box::new);
+    NodeTold {
+        node: object.name_any(),
+        status: status.map(|status| read(status).map_err(|error| error.to_string())),
+    }
+}
+
+fn facts(node: &Node) -> NodeFacts {
+    let system = node.labels().get(SYSTEM);
+    NodeFacts {
+        name: node.name_any(),
+        is_linux: system.is_none_or(|system| system == "linux"),
+    }
+}
+
+/// The enrolled namespaces with their pods, of one node where one is meant.
+async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNamespace>, AskError> {
+    let labelled = ListParams::default().labels(&format!("{ENROLLED}=true"));
+    let namespaces = list(&Api::<Namespace>::all(client.clone()), "namespaces", &labelled).await?;
+    let of_node = match node {
+        Some(node) => ListParams::default().fields(&format!("spec.nodeName={node}")),
+        None => ListParams::default(),
+    };
+    let mut found = Vec::new();
+    for namespace in namespaces {
+        let name = namespace.name_any();
+        let pods = Api::<Pod>::namespaced(client.clone(), &name);
+        let what = format!("pods in namespace {name}");
+        let pods = list(&pods, &what, &of_node).await?;
+        let (mut running, mut without) = (0, Vec::new());
+        for pod in pods.iter().filter(|pod| is_running(pod)) {
+            running += 1;
+            if !pod.labels().contains_key(ENROLLED) {
+                without.push(pod.name_any());
+            }
+        }
+        found.push(EnrolledNamespace {
+            name,
+            pods: running,
+            without,
+        });
+    }
+    Ok(found)
+}
+
+/// Whether a pod is neither done nor about to be deleted.
+fn is_running(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}

@@ -1,0 +1,30 @@
+//! Metrics of the node's status.
+//!
+//! In: what became of each write. Out: counters in the registry.
+
+use crate::metrics::{CounterFamily, MetricsRegistry};
+
+/// The metrics of the node's status; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeStatusMetrics {
+    writes: CounterFamily<1>,
+}
+
+impl NodeStatusMetrics {
+    /// Registers them.
+    pub fn register(registry: &MetricsRegistry) -> Self {
+        let writes = registry.counters(
+            "node_status_writes",
+            ["result"],
+            "Times that the agent wrote the status of its node's PicketNode, by result: `success`, or `failure` where the API server is away, or the CRD or a right is missing",
+        );
+        for result in ["success", "failure"] {
+            writes.show([result]);
+        }
+        Self { writes }
+    }
+
+    pub(super) fn wrote(&self, is_written: bool) {
+        self.writes.inc([if is_written { "success" } else { "failure" }]);
+    }
+}
