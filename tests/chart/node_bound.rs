@@ -251,6 +251,7 @@ fn each_write(cluster: &Cluster) -> Result<()> {
     }
     certificates(&node, &agent, &nobody)?;
     statuses(&node, &agent, &other, &nobody)?;
+    node_objects(&node, &agent)?;
     events(&node, &agent, &other, &nobody)
 }
 
@@ -319,6 +320,15 @@ fn statuses(node: &str, agent: &Agent<'_>, other: &Agent<'_>, nobody: &Agent<'_>
         nobody.applies(node, &entry(node, 9))?,
         words,
     )
+}
+
+/// The PicketNode, by which an agent tells how its node is.
+fn node_objects(node: &str, agent: &Agent<'_>) -> Result<()> {
+    let own = json!({"apiVersion": "picket.dev/v1alpha1", "kind": "PicketNode", "metadata": {"name": node}});
+    takes("the node's own PicketNode", agent.creates(&own)?)?;
+    let words = format!("the agent of node {node} may write the PicketNode of that name alone");
+    let other = with(&own, "/metadata/name", json!(ELSEWHERE))?;
+    refuses("another's PicketNode", agent.creates(&other)?, &words)
 }
 
 fn events(node: &str, agent: &Agent<'_>, other: &Agent<'_>, nobody: &Agent<'_>) -> Result<()> {

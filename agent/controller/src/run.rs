@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
 use crate::health::{Health, listen};
-use crate::kubernetes::READ_LIMIT;
+use crate::kubernetes::{READ_LIMIT, printable};
 use crate::lease::Candidate;
 use crate::nodes::NodeLabels;
 use crate::root::{RootKeeper, RootSource};
