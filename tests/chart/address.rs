@@ -19,7 +19,11 @@ fn the_address_is_found_and_an_upgrade_keeps_it(world: &mut World) -> Result<()>
     let installer = installer(world)?;
     let server = installer.cluster.server().to_owned();
     let template = |more: &[&str]| {
-        let arguments = ["--dry-run=server", "--kube-version", picket_tests::build::release()];
+        let arguments = [
+            "--dry-run=server",
+            "--kube-version",
+            picket_tests::build::release(),
+        ];
         installer.run(&["template"], &[arguments.as_slice(), more].concat())
     };
     let listed = format!("{server}, https://{ANOTHER}:6443");
@@ -32,7 +36,8 @@ fn the_address_is_found_and_an_upgrade_keeps_it(world: &mut World) -> Result<()>
     .context("several API servers are refused")?;
 
     installer.run(&["install"], &NOWHERE)?;
-    let path = "jsonpath={.metadata.annotations.picket\\.dev/api-server} {.data.agent\\.yaml} {.data.kubeconfig}";
+    let path =
+        "jsonpath={.metadata.annotations.picket\\.dev/api-server} {.data.agent\\.yaml} {.data.kubeconfig}";
     let made = installer.kubectl(&["-n", NAMESPACE, "get", "configmap", "picket", "-o", path])?;
     ensure!(made.starts_with(&format!("{server} ")), "{made}");
     let count = made.matches(&format!("server: \"{server}\"")).count();

@@ -63,7 +63,12 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
     let installer = installer(world)?;
     let text = installer.run(
         &["template"],
-        &["--include-crds", "--dry-run=server", "--kube-version", picket_tests::build::release()],
+        &[
+            "--include-crds",
+            "--dry-run=server",
+            "--kube-version",
+            picket_tests::build::release(),
+        ],
     )?;
     let arguments = [
         "apply",

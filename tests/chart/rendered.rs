@@ -340,10 +340,7 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
             pod["hostNetwork"] == true && pod["hostPID"] == true && pod["hostIPC"].is_null(),
             "{pod:#}"
         );
-        ensure!(
-            pod[kind].as_array().is_some_and(|all| all.len() == 1),
-            "{pod:#}"
-        );
+        ensure!(pod[kind].as_array().is_some_and(|all| all.len() == 1), "{pod:#}");
         let container = &pod[kind][0];
         let rights = &container["securityContext"];
         ensure!(

@@ -62,17 +62,24 @@ fn request() -> Result<String> {
     use base64::Engine as _;
     let key = tempfile::NamedTempFile::new()?;
     let mut command = std::process::Command::new("openssl");
-    command.args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    command.args(["-nodes", "-subj", "/CN=node1", "-keyout"]).arg(key.path());
+    command.args([
+        "req",
+        "-new",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    command
+        .args(["-nodes", "-subj", "/CN=node1", "-keyout"])
+        .arg(key.path());
     let text = picket_tests::helm::said(command.output()?)?;
     Ok(base64::engine::general_purpose::STANDARD.encode(text))
 }
 
 /// Makes them, and the label of a node.
 pub(crate) fn make(installer: &Installer<'_>) -> Result<()> {
-    installer
-        .cluster
-        .apply(&MADE.replace("REQUEST", &request()?))?;
+    installer.cluster.apply(&MADE.replace("REQUEST", &request()?))?;
     let node = &installer.cluster.node().name;
     installer
         .kubectl(&["label", "node", node, "picket.dev/agent=ready"])

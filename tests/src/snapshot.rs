@@ -70,7 +70,10 @@ impl Snapshot {
 
 fn objects(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let client = cluster.kubectl_client();
-    let kinds = client.run(&["api-resources", "--verbs=list", "--cached=false", "-o", "name"], None)?;
+    let kinds = client.run(
+        &["api-resources", "--verbs=list", "--cached=false", "-o", "name"],
+        None,
+    )?;
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !PASSING.contains(kind)).collect();
     // Leases of nodes and API servers come and go; that of a controller of Picket's is looked for by name.
     let text = client.run(&["get", &kinds.join(","), "-A", "-o", "json"], None)?;

@@ -10,8 +10,8 @@ use picket_tests::helm::NAMESPACE;
 use picket_tests::install::Installer;
 use picket_tests::snapshot::Snapshot;
 
-use super::step::{Steps, Want};
 use super::PODS;
+use super::step::{Steps, Want};
 
 /// The chart from the source folder, as a user names it.
 const CHART: &str = "deploy/charts/picket";
@@ -38,7 +38,10 @@ pub(super) fn install(steps: &mut Steps<'_>, installer: &Installer<'_>) -> Resul
         .into_iter()
         .chain(IMPERSONATED)
         .collect();
-    let line = format!("helm install picket {CHART} --namespace {NAMESPACE} {}", more.join(" "));
+    let line = format!(
+        "helm install picket {CHART} --namespace {NAMESPACE} {}",
+        more.join(" ")
+    );
     steps.command("An agent on each node", &line, || {
         installer.run(&["install"], &more)?;
         let agents = installer.agents()?.len();
@@ -74,11 +77,7 @@ pub(super) fn install(steps: &mut Steps<'_>, installer: &Installer<'_>) -> Resul
 }
 
 /// One command takes Picket out of the nodes; the CRDs and the namespace, which Helm keeps, go by one more each.
-pub(super) fn uninstall(
-    steps: &mut Steps<'_>,
-    installer: &Installer<'_>,
-    before: &Snapshot,
-) -> Result<()> {
+pub(super) fn uninstall(steps: &mut Steps<'_>, installer: &Installer<'_>, before: &Snapshot) -> Result<()> {
     steps.chapter(
         "Uninstall",
         "Picket leaves the cluster, the nodes' kernels and their folders as they were. The audit records stay.",

@@ -22,7 +22,8 @@ use crate::cluster::{PersonalConfig, printable};
 const AGENTS: &str = "picket";
 
 /// Pods that keep Picket in a node or make objects: those of the agents and of the controller.
-const WORKING_PODS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component notin (uninstall,uninstaller)";
+const WORKING_PODS: &str =
+    "app.kubernetes.io/name=picket,app.kubernetes.io/component notin (uninstall,uninstaller)";
 
 /// Pods of the DaemonSet that cleans the nodes.
 const CLEANING_PODS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=uninstall";
@@ -175,7 +176,11 @@ impl Uninstall {
     }
 
     fn cleaner_name(&self) -> &str {
-        self.cleaner.metadata.name.as_deref().unwrap_or("picket-uninstall")
+        self.cleaner
+            .metadata
+            .name
+            .as_deref()
+            .unwrap_or("picket-uninstall")
     }
 
     /// The nodes whose kubelets do not answer.
@@ -250,10 +255,7 @@ fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
@@ -261,7 +263,9 @@ fn is_ready(node: &Node) -> bool {
 /// Whether the DaemonSet's controller has seen it, and each of its pods is Ready.
 fn is_done(set: &DaemonSet) -> bool {
     set.status.as_ref().is_some_and(|status| {
-        status.observed_generation.is_some_and(|seen| Some(seen) >= set.metadata.generation)
+        status
+            .observed_generation
+            .is_some_and(|seen| Some(seen) >= set.metadata.generation)
             && status.desired_number_scheduled == status.number_ready
     })
 }
@@ -272,8 +276,7 @@ fn unclean(pods: &[Pod], absent: &BTreeSet<String>) -> Vec<String> {
         let node = node_of(pod).unwrap_or("a node");
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
         let mut conditions = conditions.into_iter().flatten();
-        let is_clean =
-            conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let is_clean = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let reason = if absent.contains(node) {
             "its kubelet does not answer (NotReady)".to_owned()
         } else if is_clean {

@@ -30,7 +30,8 @@ enum Case {
 type Asked = Arc<Mutex<Vec<String>>>;
 
 fn status(code: u16, message: &str) -> (u16, Value) {
-    let object = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message});
+    let object =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message});
     (code, object)
 }
 
@@ -83,8 +84,13 @@ fn answer(case: Case, asked: &Asked, request: &http::Request<bytes::Bytes>) -> (
     let ended = seen("DELETE /apis/apps/v1/daemonsets/picket-uninstall");
     let resource = path.rsplit('/').next().unwrap_or_default();
     match (request.method().as_str(), resource) {
-        ("DELETE", "picket") if case == Case::Forbidden => status(403, "daemonsets.apps \"picket\" is forbidden"),
-        ("DELETE", _) => (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        ("DELETE", "picket") if case == Case::Forbidden => {
+            status(403, "daemonsets.apps \"picket\" is forbidden")
+        }
+        ("DELETE", _) => (
+            200,
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+        ),
         ("PATCH", _) => (200, node("node-1", true, None)),
         ("POST", _) => (201, cleaner()),
         (_, "deployments") => items(json!([{"metadata": {"name": "picket-controller"}}])),
@@ -107,9 +113,10 @@ fn answer(case: Case, asked: &Asked, request: &http::Request<bytes::Bytes>) -> (
             (200, set)
         }
         (_, "namespaces") => items(json!([{"metadata": {"name": "agents"}}, {"metadata": {"name": "hand"}}])),
-        (_, "picket-ca.crt") if path.contains("/agents/") => {
-            (200, json!({"metadata": {"name": "picket-ca.crt", "labels": {"app.kubernetes.io/name": "picket"}}}))
-        }
+        (_, "picket-ca.crt") if path.contains("/agents/") => (
+            200,
+            json!({"metadata": {"name": "picket-ca.crt", "labels": {"app.kubernetes.io/name": "picket"}}}),
+        ),
         (_, "picket-ca.crt") => (200, json!({"metadata": {"name": "picket-ca.crt"}})),
         (_, "certificatesigningrequests") if query.contains("signerName%3Dpicket.dev%2Fnode-ca") => {
             let spec = json!({"request": "", "signerName": "picket.dev/node-ca"});

@@ -39,10 +39,7 @@ const SIGNER: &str = "picket.dev/node-ca";
 /// The API server refuses a part; the others are removed all the same.
 pub(super) async fn remove(of: &Uninstall) -> anyhow::Result<()> {
     let (secrets, leases) = (of.objects::<Secret>(), of.objects::<Lease>());
-    let done = [
-        of.delete(&secrets, ROOT).await,
-        of.delete(&leases, LEASE).await,
-    ];
+    let done = [of.delete(&secrets, ROOT).await, of.delete(&leases, LEASE).await];
     let mut faults: Vec<anyhow::Error> = done.into_iter().filter_map(Result::err).collect();
     faults.extend(bundles(of).await.err());
     faults.extend(node_labels(of).await.err());

@@ -127,7 +127,9 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         output::say(format_args!("nothing of Picket is in {}", bpffs.display()));
     }
     // Last: whatever is still needed when this is tried again is in them.
-    args.remove_folder.iter().try_for_each(|folder| remove_folder(folder))
+    args.remove_folder
+        .iter()
+        .try_for_each(|folder| remove_folder(folder))
 }
 
 fn remove_folder(folder: &Path) -> anyhow::Result<()> {
