@@ -544,32 +544,48 @@ fn a_node_with_a_ready_agent_is_labelled(world: &mut World) -> Result<()> {
         Ok(reasons.contains("AgentReady"))
     })?;
 
-    // The controller's account may change nothing else of a node.
+    // The controller's account may change nothing else of a node. A server-side apply asks for no right to read.
     let account = "--as=system:serviceaccount:picket-system:picket-controller";
-    for (arguments, reason) in [
+    let apply = |metadata: Value| -> Result<String> {
+        let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata});
+        let arguments = [
+            account,
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=test",
+            "-f",
+            "-",
+        ];
+        let done = installer.cluster.kubectl_stdin(&arguments, &object.to_string())?;
+        ensure!(!done.status.success(), "the account may write {object}");
+        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let metadata = |key: &str, name: &str, value: &str| json!({"name": node, key: {name: value}});
+    for (part, reason) in [
         (
-            vec!["label", "node", &node, "other=label"],
+            metadata("labels", "other", "x"),
             "the label picket.dev/agent of a node alone",
         ),
         (
-            vec!["label", "node", &node, "kubernetes.io/os-"],
-            "the label picket.dev/agent of a node alone",
-        ),
-        (
-            vec!["label", "node", &node, "--overwrite", "picket.dev/agent=maybe"],
+            metadata("labels", "picket.dev/agent", "maybe"),
             "has the value ready",
         ),
         (
-            vec!["annotate", "node", &node, "a=b"],
+            metadata("annotations", "other", "x"),
             "may change labels of a node alone",
         ),
+    ] {
+        let said = apply(part)?;
+        ensure!(said.contains(reason), "{said}");
+    }
+    for (arguments, reason) in [
         (
-            vec!["patch", "node", &node, "-p", r#"{"spec":{"unschedulable":true}}"#],
-            "may change labels of a node alone",
+            ["-n", NAMESPACE, "get", "secrets", "-o", "name"],
+            "cannot list resource",
         ),
-        (vec!["-n", NAMESPACE, "get", "secrets"], "cannot list resource"),
         (
-            vec!["-n", "agents", "create", "configmap", "other"],
+            ["-n", "agents", "create", "configmap", "other", "--save-config"],
             "cannot create resource",
         ),
     ] {

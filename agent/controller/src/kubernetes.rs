@@ -81,6 +81,11 @@ pub(crate) fn printable(error: &(dyn Error + 'static)) -> String {
         if matches!(cause.downcast_ref::<kube::Error>(), Some(kube::Error::Auth(_))) {
             return "the controller's credential cannot be used".to_owned();
         }
+        // Its own text has the whole status twice.
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref::<kube::Error>() {
+            parts.push(status.message.clone());
+            break;
+        }
         let text = cause.to_string();
         // Some errors repeat their cause's text.
         if !parts.iter().any(|part| part.contains(&text)) {

@@ -143,6 +143,10 @@ impl Signer {
 }
 
 fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, _: Arc<Signer>) -> Action {
+    // Somebody wrote in between, mostly this signer itself: the watch brings the newest version.
+    if matches!(error, SignError::Api(kube::Error::Api(status)) if status.code == 409) {
+        return Action::await_change();
+    }
     tracing::warn!(
         request = csr.name_any(),
         %error,
