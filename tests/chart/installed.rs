@@ -167,10 +167,14 @@ impl<'w> Installer<'w> {
 
     /// A pod in `agents` that asks the API server for pods, once, and that Pod Security `restricted` takes.
     fn pod(&self, name: &str) -> String {
+        self.pod_that(name, "kubectl get pods 2>&1; echo exit $?")
+    }
+
+    fn pod_that(&self, name: &str, line: &str) -> String {
         let rights = json!({"allowPrivilegeEscalation": false, "runAsNonRoot": true, "runAsUser": 65534,
             "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}});
         let container = json!({"name": "main", "image": "picket.test/kubectl:1", "imagePullPolicy": "Never", "securityContext": rights,
-            "command": ["sh", "-c", "kubectl get pods 2>&1; echo exit $?"], "env": [{"name": "HOME", "value": "/tmp"}]});
+            "command": ["sh", "-c", line], "env": [{"name": "HOME", "value": "/tmp"}]});
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "agents"},
             "spec": {"restartPolicy": "Never", "containers": [container]}})
         .to_string()
@@ -281,7 +285,20 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     let installer = Installer::new(world)?;
     installer.run(&["install"], &[])?;
     let first = installer.wait_for_agents()?;
+    // A pod that is older than the label: no admission changed it, and its namespace's label has it enforced.
+    let again = "while sleep 1; do kubectl get pods 2>&1; done";
+    installer.cluster.apply(&installer.pod_that("older", again))?;
+    let last_line = || {
+        let log = installer.kubectl(&["-n", "agents", "logs", "older", "--tail=1"]);
+        log.unwrap_or_default()
+    };
+    wait("a pod that reaches the API server itself", || {
+        Ok(last_line().contains("cannot list resource \"pods\""))
+    })?;
     installer.enrol()?;
+    wait("the older pod's end of access", || {
+        Ok(last_line().contains("certificate signed by unknown authority"))
+    })?;
     refused(&installer, "first", &first[0])?;
 
     // A changed configuration: a second agent takes over from the first.
