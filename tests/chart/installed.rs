@@ -101,7 +101,21 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
     let installer = installer(world)?;
     installer.run(&["install"], &[])?;
     let first = installer.wait_for_agents()?;
+    // A pod that is older than the label: no admission changed it, and its namespace's label has it enforced.
+    let again = ["sh", "-c", "while sleep 1; do kubectl get pods 2>&1; done"];
+    let older = restricted_pod("agents", "older", "picket.test/kubectl:1", &again);
+    installer.cluster.apply(&older.to_string())?;
+    let last_line = || {
+        let log = installer.kubectl(&["-n", "agents", "logs", "older", "--tail=1"]);
+        log.unwrap_or_default()
+    };
+    wait("a pod that reaches the API server itself", || {
+        Ok(last_line().contains("cannot list resource \"pods\""))
+    })?;
     enrol(&installer)?;
+    wait("the older pod's end of access", || {
+        Ok(last_line().contains("certificate signed by unknown authority"))
+    })?;
     refused(&installer, "first", &first[0])?;
 
     // A changed configuration: a second agent takes over from the first.
