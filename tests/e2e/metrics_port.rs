@@ -31,7 +31,7 @@ fn scrape(world: &World, ca: &str, path: &str, token: Option<&str>) -> Result<(S
     );
     let said = world.run("direct", "worker", &["sh", "-c", &line])?.good()?;
     let (body, code) = said.trim_end().rsplit_once('\n').context("a code")?;
-    Ok((body.to_owned(), code.to_owned()))
+    Ok((body.trim_end().to_owned(), code.to_owned()))
 }
 
 fn a_scraper_with_the_right_reads_the_metrics_and_nobody_else_does(world: &mut World) -> Result<()> {
