@@ -65,7 +65,7 @@ impl<'c> Agent<'c> {
     /// What kubectl prints with the token; or what it says where it fails.
     fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Result<Result<String, String>> {
         let file = self.kubeconfig.to_string_lossy();
-        let arguments = [&["--kubeconfig", &file], arguments].concat();
+        let arguments = [&["--kubeconfig", &file][..], arguments].concat();
         let input = input.map(Value::to_string);
         let done = self
             .cluster
@@ -356,7 +356,7 @@ fn events(node: &str, agent: &Agent<'_>, other: &Agent<'_>, nobody: &Agent<'_>) 
     takes("an Event about a pod", agent.creates(&pod)?)?;
     let again = r#"{"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}"#;
     let patch = ["patch", "events.events.k8s.io", name, "--type=merge", "-p"];
-    let counted = [&["-n", "default"], &patch[..], &[again]].concat();
+    let counted = [&["-n", "default"][..], &patch[..], &[again][..]].concat();
     takes("a second time", agent.kubectl(&counted, None)?)?;
     let words = format!("reportingInstance {ELSEWHERE} alone");
     refuses("a patch by another", other.kubectl(&counted, None)?, &words)?;
