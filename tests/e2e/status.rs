@@ -37,10 +37,10 @@ fn states(report: &Value) -> Vec<&str> {
 fn each_node_tells_how_it_is_and_a_stopped_agent_shows(world: &mut World) -> Result<()> {
     install(world)?;
     // An agent that found no CRD tries again within two minutes; a new one at once.
-    for agent in [&mut world.agent, &mut world.other] {
-        agent.stop()?;
-        agent.restart()?;
-    }
+    world.agent.stop()?;
+    world.agent.restart()?;
+    world.other.stop()?;
+    world.other.restart()?;
     let nodes = until(|| {
         let shown = world.admin(&["get", "picketnodes", "-o", "json"])?;
         let shown: Value = serde_json::from_str(&shown)?;

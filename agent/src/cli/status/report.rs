@@ -260,8 +260,11 @@ fn of_status(line: &NodeLine) -> Vec<String> {
             ));
         }
         (Some(_), None) if status.policy.invalid > 0 => findings.push(format!(
-            "{node}: {} objects are not in force as they are written: see `kubectl get picket`",
-            status.policy.invalid
+            "{node}: {} not in force as written: see `kubectl get picket`",
+            match status.policy.invalid {
+                1 => "1 object is".to_owned(),
+                count => format!("{count} objects are"),
+            }
         )),
         (Some(_), None) => {}
     }

@@ -177,7 +177,7 @@ async fn what_an_agent_says_is_wrong_is_to_be_acted_on() {
         (
             "/policy/invalid",
             json!(1),
-            "a: 1 objects are not in force as they are written: see `kubectl get picket`",
+            "a: 1 object is not in force as written: see `kubectl get picket`",
         ),
         (
             "/audit/failingSinks",
