@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
 use picket_tests::install::{Installer, LIMIT, wait};
+use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -136,7 +136,10 @@ fn the_values_of_trust_reach_the_controller(world: &mut World) -> Result<()> {
         Ok(object(&chart, "Role", "picket-controller")?["rules"].to_string())
     };
     ensure!(role("trust: {existingSecret: mine}")?.contains("\"mine\""));
-    ensure!(!role("")?.contains("delete"), "only the uninstallation removes the root");
+    ensure!(
+        !role("")?.contains("delete"),
+        "only the uninstallation removes the root"
+    );
     Ok(())
 }
 
@@ -644,7 +647,16 @@ fn the_root_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
 
     installer.remove(&[])?;
     ensure!(installer.bundle("agents")?.is_empty(), "the bundle stays");
-    let secret = ["-n", NAMESPACE, "get", "secret", "picket-root-ca", "--ignore-not-found", "-o", "name"];
+    let secret = [
+        "-n",
+        NAMESPACE,
+        "get",
+        "secret",
+        "picket-root-ca",
+        "--ignore-not-found",
+        "-o",
+        "name",
+    ];
     ensure!(installer.kubectl(&secret)?.is_empty(), "the root stays");
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     let kinds = "all,configmap,secret,serviceaccount,lease,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,flowschema,\

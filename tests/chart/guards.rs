@@ -12,9 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, Helm, REQUIRED, documents};
-use crate::installed::wait;
+use crate::helm::{CHART, Helm, REQUIRED, Render as _, documents};
 use crate::world::World;
+use picket_tests::install::wait;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     admission_answers_as_the_rows_say,

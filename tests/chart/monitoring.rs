@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{CHART, NAMESPACE, REQUIRED, deployed, documents, object};
+use crate::helm::{CHART, NAMESPACE, REQUIRED, Render as _, deployed, documents, object};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {

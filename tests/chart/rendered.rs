@@ -226,7 +226,7 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
     let all = kinds("")?;
     let without =
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
-    let cases: [(&str, &[&str]); 7] = [
+    let cases: [(&str, &[&str]); 5] = [
         (
             "enrol: {admission: false}",
             &[

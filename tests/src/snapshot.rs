@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, TestNode};
 use crate::net;
-use crate::sys::bpf;
+use crate::sys::attached;
 
 /// Where programs of a node keep what they know.
 const FOLDERS: [&str; 3] = ["/run", "/var/lib", "/var/log"];
@@ -116,7 +116,7 @@ fn kernel(node: &TestNode) -> Result<BTreeSet<String>> {
             continue;
         }
         // A pod's folder may go meanwhile.
-        for (kind, count) in bpf::attached(&path).unwrap_or_default() {
+        for (kind, count) in attached::to_cgroup(&path).unwrap_or_default() {
             all.insert(format!(
                 "{} cgroup /{folder}: {count} programs of attach type {kind}",
                 node.name
@@ -126,7 +126,7 @@ fn kernel(node: &TestNode) -> Result<BTreeSet<String>> {
     let of_interfaces = net::inside(&node.netns, || {
         let interfaces = nix::net::if_::if_nameindex().context("the interfaces")?;
         let last = interfaces.iter().map(|interface| interface.index()).max();
-        Ok(bpf::attached_to_interfaces(last.unwrap_or_default()))
+        Ok(attached::to_interfaces(last.unwrap_or_default()))
     })?;
     for (interface, count) in of_interfaces {
         all.insert(format!("{} interface {interface}: {count} programs", node.name));

@@ -1,12 +1,13 @@
 //! Starting a process in another place: a cgroup, a network namespace, a mount namespace. The one module with `unsafe`.
 //!
 //! In: a command and the place it shall run in. Out: the same command, changed so that its process is there before its first
-//! instruction. Beside it, [`bpf`].
+//! instruction. Beside it, [`bpf`] and [`attached`].
 #![expect(
     unsafe_code,
     reason = "a child can be moved between fork and exec only through pre_exec, and bpf(2) is called by hand"
 )]
 
+pub mod attached;
 pub mod bpf;
 
 use std::fs::{File, OpenOptions};

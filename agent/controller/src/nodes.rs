@@ -258,10 +258,7 @@ impl Readiness {
         let unlabelled = ready
             .into_iter()
             .filter(|node| self.nodes.get(node) == Some(&false));
-        let over = self
-            .without
-            .iter()
-            .filter(|(_, since)| now >= **since + PAUSE);
+        let over = self.without.iter().filter(|(_, since)| now >= **since + PAUSE);
         let set = unlabelled.map(|node| (node, LabelChange::Set));
         set.chain(over.map(|(node, _)| (node.clone(), LabelChange::Remove)))
             .collect()

@@ -1,7 +1,7 @@
 //! bpf(2) by hand, for what no library does.
 //!
 //! In: a cgroup and a kind of program. Out: a program that is attached for itself alone, so that no other can be attached
-//! beside it; links that are taken away; and how many programs are attached to a cgroup or an interface.
+//! beside it; and links that are taken away.
 //!
 //! The tests of the kernel programs in `agent/tests` take this file too, which is why it uses nothing but libc.
 
@@ -17,16 +17,11 @@ const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET: libc::c_long = 7;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
-const PROG_QUERY: libc::c_long = 16;
 const LINK_DETACH: libc::c_long = 34;
 const SOCK_OPS: u32 = 13;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const CGROUP_SOCK_OPS: u32 = 3;
 const INET4_CONNECT: u32 = 10;
-const TCX_INGRESS: u32 = 46;
-const TCX_EGRESS: u32 = 47;
-/// Kinds that the kernel may have; it refuses those that it does not, and those that are not of cgroups.
-const ATTACH_TYPES: u32 = 64;
 
 /// bpf(2) with this attribute; what it points to the callers keep.
 ///
@@ -163,47 +158,4 @@ fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd
 pub fn detach_link(pin: &Path) -> io::Result<()> {
     let link = open_pin(pin)?;
     call(LINK_DETACH, link.as_raw_fd()).map(drop)
-}
-
-/// `union bpf_attr` as `BPF_PROG_QUERY` reads and writes it. Without room for identifiers it counts.
-#[repr(C)]
-#[derive(Default)]
-struct Query {
-    target: u32,
-    attach_type: u32,
-    flags: [u32; 2],
-    identifiers: u64,
-    count: u32,
-    padding: u32,
-    more: [u64; 3],
-}
-
-/// How many programs are attached to this target as this kind; none where the kernel knows no such kind there.
-fn count(target: u32, attach_type: u32) -> u32 {
-    let mut query = Query {
-        target,
-        attach_type,
-        ..Query::default()
-    };
-    // SAFETY: the attribute is as large as it says, and points to nothing.
-    let outcome = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
-    if outcome < 0 { 0 } else { query.count }
-}
-
-/// The kinds of programs that are attached to a cgroup itself, and how many of each.
-///
-/// # Errors
-/// There is no such cgroup.
-pub fn attached(cgroup: &Path) -> io::Result<Vec<(u32, u32)>> {
-    let folder = File::open(cgroup)?;
-    let target = folder.as_raw_fd().cast_unsigned();
-    let all = (0..ATTACH_TYPES).map(|kind| (kind, count(target, kind)));
-    Ok(all.filter(|(_, count)| *count > 0).collect())
-}
-
-/// The interfaces of the current network namespace, by their index, with how many programs of TCX each has; those with none are left out.
-#[must_use]
-pub fn attached_to_interfaces(last: u32) -> Vec<(u32, u32)> {
-    let of = |index| (index, count(index, TCX_INGRESS) + count(index, TCX_EGRESS));
-    (1..=last).map(of).filter(|(_, count)| *count > 0).collect()
 }
