@@ -141,6 +141,14 @@ fn the_values_of_trust_reach_the_controller(world: &mut World) -> Result<()> {
 /// The chart installed, without agents.
 fn install(world: &mut World) -> Result<Installer<'_>> {
     let installer = Installer::new(world)?;
+    // What the controller of an earlier test has left: only an upgrade to `uninstall=true` has it removed.
+    for (namespace, kind, name) in [
+        (NAMESPACE, "secret", "picket-root-ca"),
+        ("agents", "configmap", "picket-ca.crt"),
+    ] {
+        installer.kubectl(&["-n", namespace, "delete", kind, name, "--ignore-not-found"])?;
+    }
+    installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     installer.run(&["install"], &NOWHERE)?;
     installer.wait_for_controller()?;
     Ok(installer)
