@@ -662,15 +662,10 @@ fn the_root_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
     let kinds = "all,configmap,secret,serviceaccount,lease,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,flowschema,\
                  prioritylevelconfiguration,mutatingadmissionpolicy,mutatingadmissionpolicybinding,validatingadmissionpolicy,\
                  validatingadmissionpolicybinding";
-    let left = installer.kubectl(&[
-        "get",
-        kinds,
-        "-A",
-        "-l",
-        "app.kubernetes.io/name=picket",
-        "-o",
-        "name",
-    ])?;
-    ensure!(left.trim().is_empty(), "helm uninstall leaves {left}");
-    Ok(())
+    // Helm waits for the Deployment's end, and not for that of its pods.
+    let selector = "app.kubernetes.io/name=picket";
+    wait("the end of all that the release was", || {
+        let left = installer.kubectl(&["get", kinds, "-A", "-l", selector, "-o", "name"])?;
+        Ok(left.trim().is_empty())
+    })
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use crate::authority::NODE_CA_LIFETIME;
 
 /// How long both roots are in every bundle before the next one signs. A kubelet refreshes mounted ConfigMaps within two minutes, and
-/// Go's, Python's and Java's clients read `ca.crt` once, at their start (client-go reads it again for new connections). A day lets
-/// jobs end and daily restarts happen. A process that runs longer and reads the file once has to be restarted within that day.
+/// client-go of 1.36 and later reads `ca.crt` again within five (transport/ca_rotation.go). Older client-go, and Python's, Java's and
+/// JavaScript's clients read it once, at their start. A day lets jobs end and daily restarts happen; a process that runs longer and
+/// reads the file once has to be restarted within that day.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// How far a clock may be off while certificates of an earlier root still count as valid somewhere.
