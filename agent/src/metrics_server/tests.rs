@@ -14,6 +14,9 @@ use crate::cluster::testing::{Folder, answering};
 use crate::pki::CaFiles;
 use crate::tls::Certificates;
 
+/// An API server.
+type Answering = fn(&http::Request<bytes::Bytes>) -> (u16, Value);
+
 /// The user of each token, and what each may.
 fn api_server(request: &http::Request<bytes::Bytes>) -> (u16, Value) {
     let mut review: Value = serde_json::from_slice(request.body()).unwrap();
@@ -296,7 +299,7 @@ async fn a_pod_without_the_right_is_forbidden() {
 
 #[tokio::test]
 async fn while_nobody_says_who_asks_nobody_is_served() {
-    let faults: [fn(&http::Request<bytes::Bytes>) -> (u16, Value); 4] = [
+    let faults: [Answering; 4] = [
         |_| {
             (
                 500,

@@ -103,7 +103,7 @@ async fn metrics_listener(address: SocketAddr) -> TcpListener {
                 return listener;
             }
             Err(error) if !told => {
-                tracing::error!(%address, %error, "metrics cannot be served over TLS: metrics.listen cannot be listened at; the agent tries again");
+                tracing::error!(%address, %error, "metrics cannot be served over TLS: metrics.listen cannot be had; the agent tries again");
                 told = true;
             }
             Err(_) => {}
