@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use picket_tests::footprint::Footprint;
 use picket_tests::install::{Installer, wait};
-use picket_tests::snapshot::Snapshot;
 
 use crate::Test;
 use crate::helm::{CHART, NAMESPACE};
@@ -94,7 +94,7 @@ fn nothing_is_left(world: &mut World) -> Result<()> {
     ask_in_pod(&installer, "before")?;
     installer.kubectl(&["-n", "agents", "delete", "pods", "--all", "--wait"])?;
     delete_crds(&installer)?;
-    let before = Snapshot::take(installer.cluster)?;
+    let before = Footprint::take(installer.cluster)?;
     ensure!(before.len() > 100, "{} things were seen", before.len());
 
     installer.run(&["install"], &[])?;

@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use picket_tests::footprint::Footprint;
 use picket_tests::helm::NAMESPACE;
 use picket_tests::install::Installer;
-use picket_tests::snapshot::Snapshot;
 
 use super::PODS;
 use super::step::{Steps, Want};
@@ -77,7 +77,7 @@ pub(super) fn install(steps: &mut Steps<'_>, installer: &Installer<'_>) -> Resul
 }
 
 /// One command takes Picket out of the nodes; the CRDs and the namespace, which Helm keeps, go by one more each.
-pub(super) fn uninstall(steps: &mut Steps<'_>, installer: &Installer<'_>, before: &Snapshot) -> Result<()> {
+pub(super) fn uninstall(steps: &mut Steps<'_>, installer: &Installer<'_>, before: &Footprint) -> Result<()> {
     steps.chapter(
         "Uninstall",
         "Picket leaves the cluster, the nodes' kernels and their folders as they were. The audit records stay.",

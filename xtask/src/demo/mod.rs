@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::footprint::Footprint;
 use picket_tests::helm::{Helm, NAMESPACE};
 use picket_tests::images;
 use picket_tests::install::Installer;
-use picket_tests::snapshot::Snapshot;
 
 use crate::agent::{Profile, build};
 use crate::sh;
@@ -92,7 +92,7 @@ impl Demo<'_> {
             .apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: agents}\n")?;
         self.cluster.apply(WORLD)?;
         self.wait("shop", "web")?;
-        let before = Snapshot::take(self.cluster)?;
+        let before = Footprint::take(self.cluster)?;
         install::install(&mut steps, self.installer)?;
         self.cluster.apply(OBJECTS)?;
         self.cluster.apply(PODS)?;

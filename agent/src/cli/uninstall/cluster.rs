@@ -104,7 +104,7 @@ impl Uninstall {
         }
         let (name, namespace) = (self.cleaner_name(), &self.namespace);
         bail!(
-            "these nodes still hold Picket's kernel programs, which refuse connections:\n  {}\n\
+            "these nodes are not clean. Picket's kernel programs refuse connections for as long as they are in a node:\n  {}\n\
              DaemonSet {name} stays, and cleans a node that is back. Run helm uninstall again then.\n\
              A node that is gone for good: kubectl delete node NAME, and helm uninstall again.\n\
              To remove the release all the same: helm uninstall --no-hooks, and kubectl -n {namespace} delete daemonset {name}. A reboot \
@@ -304,7 +304,9 @@ fn reason(pod: &Pod) -> Option<String> {
         let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
         message.or_else(|| waiting?.message.clone().or_else(|| waiting?.reason.clone()))
     };
-    statuses.iter().find_map(of).map(|text| text.trim().to_owned())
+    // The end of its log: the last line is the error.
+    let text = statuses.iter().find_map(of)?;
+    text.trim().lines().next_back().map(str::to_owned)
 }
 
 #[cfg(test)]

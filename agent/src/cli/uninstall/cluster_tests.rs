@@ -54,7 +54,8 @@ fn items(items: Value) -> (u16, Value) {
 
 fn cleaning_pods(case: Case) -> Value {
     let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-    let message = json!({"terminated": {"exitCode": 1, "message": "picket: /sys/fs/bpf/picket is not on a BPF filesystem\n"}});
+    let message = json!({"terminated": {"exitCode": 1,
+        "message": "nothing was removed\npicket: /sys/fs/bpf/picket is not on a BPF filesystem\n"}});
     let failing = json!({
         "conditions": [{"type": "Ready", "status": "False"}],
         "initContainerStatuses": [{

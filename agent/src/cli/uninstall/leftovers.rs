@@ -1,7 +1,7 @@
 //! What Picket's controller and agents made in the cluster, outside the release that installed them.
 //!
-//! In: an uninstallation whose agents have ended. Out: none of these objects, and no label of Picket's on a node. What is not there, or of a
-//! kind that the cluster does not have, counts as removed.
+//! In: an uninstallation whose agents have ended. Out: none of these objects, and no label of Picket's on a node. What is not there, or of
+//! a kind that the cluster does not have, counts as removed.
 
 use anyhow::bail;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;

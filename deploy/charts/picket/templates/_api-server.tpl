@@ -1,6 +1,6 @@
 {{/*
-The API server's own address. Without apiServer.address Helm asks the cluster: the addresses of the Service `kubernetes` are those of its API
-servers. The address of an earlier install stays for as long as it is among them, so that an upgrade changes it for a reason only.
+The API server's own address. Without apiServer.address Helm asks the cluster: the addresses of the Service `kubernetes` are those of its
+API servers. The address of an earlier install stays for as long as it is among them, so that an upgrade changes it for a reason only.
 */}}
 {{- define "picket.apiServer" -}}
 {{- if .Values.apiServer.address }}

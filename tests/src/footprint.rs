@@ -30,9 +30,9 @@ const PASSING: [&str; 4] = [
 
 /// All of it, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot(BTreeSet<String>);
+pub struct Footprint(BTreeSet<String>);
 
-impl Snapshot {
+impl Footprint {
     /// What is there now.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Snapshot {
     /// What is there now and was not, and what was there and is not.
     ///
     /// # Errors
-    /// As [`Snapshot::take`].
+    /// As [`Footprint::take`].
     pub fn differences(&self, cluster: &Cluster) -> Result<Vec<String>> {
         let now = Self::take(cluster)?;
         let more = now.0.difference(&self.0).map(|line| format!("+ {line}"));
