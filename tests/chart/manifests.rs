@@ -34,7 +34,8 @@ fn rendered(helm: &Helm, more: &[&str]) -> Result<String> {
     let values = format!("{FOLDER}/values.yaml");
     let mut command = helm.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
     command
-        .args(["--kube-version", release(), "--values", &values])
+        // Without the hooks, which take Picket out again.
+        .args(["--no-hooks", "--kube-version", release(), "--values", &values])
         .args(more);
     said(command.output().context("run helm")?)
 }

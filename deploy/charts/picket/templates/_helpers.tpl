@@ -33,11 +33,6 @@ app.kubernetes.io/component: agent
 /var/run/secrets/kubernetes.io/serviceaccount
 {{- end }}
 
-{{/* The Secret with the node CA. */}}
-{{- define "picket.nodeCA" -}}
-picket-node-ca
-{{- end }}
-
 {{/*
 The agent's configuration. nodeName is absent: it comes from the environment variable PICKET_NODE_NAME.
 deploy/docs/reference/configuration.md has each key.
