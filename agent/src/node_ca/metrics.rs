@@ -7,13 +7,13 @@ use crate::metrics::{CounterFamily, MetricsRegistry};
 
 /// The metrics of the node CA; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct NodeCaMetrics {
+pub(crate) struct NodeCaMetrics {
     renewals: CounterFamily<1>,
 }
 
 impl NodeCaMetrics {
     /// Registers them.
-    pub fn register(registry: &MetricsRegistry) -> Self {
+    pub(crate) fn register(registry: &MetricsRegistry) -> Self {
         let renewals = registry.counters(
             "node_ca_renewals",
             ["result"],

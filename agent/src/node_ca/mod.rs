@@ -20,5 +20,5 @@ mod testing;
 
 pub(crate) use exchange::NodeCaExchange;
 pub(crate) use keep::KeptNodeCa;
-pub use metrics::NodeCaMetrics;
+pub(crate) use metrics::NodeCaMetrics;
 pub(crate) use renew::{NodeCaRenewal, PART};
