@@ -292,7 +292,7 @@ fn certificates(node: &str, agent: &Agent<'_>, nobody: &Agent<'_>) -> Result<()>
 }
 
 fn statuses(node: &str, agent: &Agent<'_>, other: &Agent<'_>, nobody: &Agent<'_>) -> Result<()> {
-    let entry = |node: &str, pods: u32| json!([{"node": node, "pods": pods}]);
+    let entry = |node: &str, pods: u32| json!([{"node": node, "pods": pods, "reviewDue": false}]);
     takes("the node's own entry", agent.applies(node, &entry(node, 1))?)?;
     takes(
         "the other's own entry",

@@ -42,7 +42,6 @@ pub(super) enum Decision {
 pub(super) struct Meeting {
     pub(super) exchange: NodeCaExchange,
     pub(super) registry: MetricsRegistry,
-    pub(super) state: StateDirectory,
     decision: Arc<Mutex<Decision>>,
     requests: Arc<Mutex<Vec<Value>>>,
     _folders: (Folder, Folder),
@@ -84,7 +83,7 @@ impl Meeting {
         let registry = MetricsRegistry::default();
         let metrics = NodeCaMetrics::register(&registry);
         let mut exchange = NodeCaExchange::new(
-            KeptNodeCa::new(state.clone()),
+            KeptNodeCa::new(state),
             NODE,
             LeafNames::new(&[]).expect("names"),
             connector,
@@ -94,7 +93,6 @@ impl Meeting {
         Self {
             exchange,
             registry,
-            state,
             decision,
             requests,
             _folders: (kubeconfig, folder),
