@@ -33,6 +33,10 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// How soon a write is tried again that failed.
 const RETRY: Duration = Duration::from_secs(2);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one event at a time is held, and a box for each would cost more"
+)]
 enum Seen {
     Pod(Event<AgentPod>),
     Node(Event<PartialObjectMeta<Node>>),
