@@ -1,6 +1,6 @@
 //! The pod's credential is worth nothing at the API server, and there is no other way to it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use picket_tests::secrets::Reach;
 use picket_tests::tests;
 use serde_json::Value;

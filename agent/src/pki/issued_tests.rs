@@ -78,7 +78,8 @@ fn what_was_asked_for_is_used_with_its_own_key() {
 fn what_was_not_asked_for_is_refused() {
     let now = SystemTime::now();
     assert_eq!(refusal(|_| {}), None);
-    let cases: [(&str, Box<dyn FnOnce(&mut CertificateSigningRequestParams)>); 8] = [
+    type Change = Box<dyn FnOnce(&mut CertificateSigningRequestParams)>;
+    let cases: [(&str, Change); 8] = [
         (
             "is of `CN=picket node CA node-2`, and `CN=picket node CA node-1` was asked for",
             Box::new(|of| {
