@@ -23,6 +23,15 @@ pub(crate) fn installer(world: &mut World) -> Result<Installer<'_>> {
     let installer = Installer::new(helm, cluster, &reference)?;
     installer.remove(&["--ignore-not-found"])?;
     release(&installer)?;
+    installer.kubectl(&[
+        "-n",
+        "agents",
+        "delete",
+        "pods",
+        "--all",
+        "--force",
+        "--grace-period=0",
+    ])?;
     Ok(installer)
 }
 

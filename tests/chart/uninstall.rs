@@ -16,39 +16,6 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_node_that_cannot_be_cleaned_is_named,
 };
 
-/// What the controller and the agents make outside the release, in a form that is valid without either.
-const MADE: &str = "\
-apiVersion: v1
-kind: Secret
-metadata: {name: picket-root-ca, namespace: picket-system}
----
-apiVersion: coordination.k8s.io/v1
-kind: Lease
-metadata: {name: picket-controller, namespace: picket-system}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: picket-ca.crt, namespace: default, labels: {app.kubernetes.io/name: picket}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: picket-controller, namespace: picket-system, labels: {app.kubernetes.io/name: picket}}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app.kubernetes.io/component: controller}}
-  template:
-    metadata: {labels: {app.kubernetes.io/component: controller}}
-    spec: {containers: [{name: controller, image: none}]}
----
-apiVersion: certificates.k8s.io/v1
-kind: CertificateSigningRequest
-metadata: {name: picket-node1}
-spec:
-  signerName: picket.dev/node-ca
-  usages: [cert sign]
-  request: REQUEST
-";
-
 /// Puts the CRDs away too, which Helm keeps.
 fn delete_crds(installer: &Installer<'_>) -> Result<()> {
     let crds = format!("{CHART}/crds");
@@ -57,39 +24,15 @@ fn delete_crds(installer: &Installer<'_>) -> Result<()> {
         .map(drop)
 }
 
-/// A certificate request, as the API server wants it: base64 of PEM.
-fn request() -> Result<String> {
-    use base64::Engine as _;
-    let key = tempfile::NamedTempFile::new()?;
-    let mut command = std::process::Command::new("openssl");
-    command.args([
-        "req",
-        "-new",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]);
-    command
-        .args(["-nodes", "-subj", "/CN=node1", "-keyout"])
-        .arg(key.path());
-    let text = picket_tests::helm::said(command.output()?)?;
-    Ok(base64::engine::general_purpose::STANDARD.encode(text))
-}
-
-/// Makes them, and the label of a node.
-pub(crate) fn make(installer: &Installer<'_>) -> Result<()> {
-    installer.cluster.apply(&MADE.replace("REQUEST", &request()?))?;
-    let node = &installer.cluster.node().name;
-    installer
-        .kubectl(&["label", "node", node, "picket.dev/agent=ready"])
-        .map(drop)
-}
-
 fn nothing_is_left(world: &mut World) -> Result<()> {
     let mut installer = installer(world)?;
     installer.set("uninstall.deleteRecords=true");
     let node = installer.cluster.node();
+    // The records that an installation before has left.
+    let records = node.file(Path::new("/var/log/picket"));
+    if records.exists() {
+        std::fs::remove_dir_all(records)?;
+    }
     // The folders of a node's pods are there before too.
     ask_in_pod(&installer, "before")?;
     installer.kubectl(&["-n", "agents", "delete", "pods", "--all", "--wait"])?;
@@ -103,14 +46,15 @@ fn nothing_is_left(world: &mut World) -> Result<()> {
     installer.wait_for_enrolment("agents")?;
     let log = ask_in_pod(&installer, "asks")?;
     ensure!(log.contains("is no known agent"), "{log}");
-    make(&installer)?;
     let during = before.differences(installer.cluster)?;
     let seen = |what: &str| during.iter().any(|line| line.contains(what));
     for what in [
         "DaemonSet picket-system picket",
         "Secret picket-system picket-root-ca",
         "lease.coordination.k8s.io/picket-controller",
-        "CertificateSigningRequest null picket-node1",
+        "CertificateSigningRequest null picket-node-ca-",
+        "ConfigMap agents picket-ca.crt",
+        "PicketNode null node1",
         "label picket.dev/agent",
         "label picket.dev/enrolled",
         " pin picket/",

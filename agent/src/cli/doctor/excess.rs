@@ -64,7 +64,7 @@ const NEEDED: [(&str, &[&str], &[&str]); 12] = [
         ],
         &["patch"],
     ),
-    (GROUP, &["picketnodes"], &["get", "create", "patch"]),
+    (GROUP, &["picketnodes"], &["create", "patch"]),
     (GROUP, &["picketnodes/status"], &["patch"]),
     (
         "authorization.k8s.io",

@@ -357,7 +357,6 @@ pub(super) fn node_status() -> Vec<Need> {
         })
     };
     vec![
-        need("get picketnodes", right("get")),
         need("create picketnodes", right("create")),
         need("patch picketnodes", right("patch")),
         need("patch picketnodes/status", right("patch").of("status")),
