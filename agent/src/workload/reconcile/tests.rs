@@ -793,9 +793,7 @@ mod enrolments;
 
 #[path = "static_tests.rs"]
 mod statics;
-
 #[path = "release_tests.rs"]
 mod releases;
-
 #[path = "sandboxed_tests.rs"]
 mod sandboxed;
