@@ -791,9 +791,9 @@ mod depth;
 #[path = "enrolment_tests.rs"]
 mod enrolments;
 
-#[path = "static_tests.rs"]
-mod statics;
 #[path = "release_tests.rs"]
 mod releases;
 #[path = "sandboxed_tests.rs"]
 mod sandboxed;
+#[path = "static_tests.rs"]
+mod statics;
