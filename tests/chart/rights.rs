@@ -423,6 +423,7 @@ fn older_connections_end_with_net_admin_alone(world: &mut World) -> Result<()> {
             without(&installer, 0, "NET_ADMIN")?;
         }
         let agents = installer.wait_for_agents()?;
+        installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled=true"])?;
         if has_right {
             wait("the end of the watch", || Ok(log()?.contains("exit ")))?;
         } else {
@@ -434,6 +435,7 @@ fn older_connections_end_with_net_admin_alone(world: &mut World) -> Result<()> {
             ensure!(!log()?.contains("exit "), "the watch ended: {}", log()?);
         }
         installer.kubectl(&["-n", "agents", "delete", "pod", pod, "--now"])?;
+        release(&installer)?;
         take_out(&installer)?;
     }
     installer
