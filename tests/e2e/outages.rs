@@ -26,12 +26,20 @@ pub(crate) const TESTS: &[Test] = tests! {
 
 /// The API server of this cluster answers one request of 50 with GOAWAY (`--goaway-chance`). Each write of the client would be
 /// refused a second time, so each is carried out once.
+/// How long each phase of the writes may take. Ten seconds are usual on two cores; a machine that also compiles takes longer.
+const WRITES_LIMIT: Duration = Duration::from_secs(150);
+
 fn writes_survive_goaway(world: &mut World) -> Result<()> {
     for http in ["1", "2"] {
         let prefix = format!("written-{http}");
         let argv = ["picket-test-client", "writes", "lab", &prefix, "--http", http];
         let mut writing = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
-        let said = writing.line_with("written")?;
+        let said = loop {
+            let line = writing.line_within(WRITES_LIMIT)?;
+            if line.contains("written") {
+                break line;
+            }
+        };
         writing.wait()?;
         let done: Value = serde_json::from_str(&said)?;
         eprintln!("over HTTP/{http}: {done}");
