@@ -13,6 +13,7 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     nothing_is_left,
+    a_node_whose_agent_does_not_run_is_cleaned,
     a_node_that_cannot_be_cleaned_is_named,
 };
 
@@ -78,6 +79,36 @@ fn nothing_is_left(world: &mut World) -> Result<()> {
         Ok(left.is_empty())
     });
     ensure!(gone.is_ok(), "helm uninstall leaves: {left:#?}");
+    Ok(())
+}
+
+/// Such a node closes new pods to the API server: the hook's Job is one.
+fn a_node_whose_agent_does_not_run_is_cleaned(world: &mut World) -> Result<()> {
+    let installer = installer(world)?;
+    installer.run(&["install"], &[])?;
+    installer.wait_for_agents()?;
+    // The agent goes, and its programs stay.
+    let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}"#;
+    installer.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "patch",
+        "daemonset",
+        "picket",
+        "--type=merge",
+        "-p",
+        nowhere,
+    ])?;
+    wait("the end of the agent", || Ok(installer.agents()?.is_empty()))?;
+    let pins = installer.pins(installer.cluster.node());
+    ensure!(pins.exists(), "the agent took its programs with it");
+    let log = ask_in_pod(&installer, "closed")?;
+    ensure!(
+        log.contains("operation not permitted"),
+        "new pods are not closed: {log}"
+    );
+    installer.remove(&[])?;
+    ensure!(!pins.exists(), "helm uninstall leaves {}", pins.display());
     Ok(())
 }
 

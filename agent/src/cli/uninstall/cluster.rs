@@ -123,14 +123,19 @@ impl Uninstall {
             self.delete(&deployments, &name).await?;
         }
         output::say(format_args!("the agents end"));
+        self.until_gone(WORKING_PODS).await
+    }
+
+    /// Waits until no pod with these labels is left, but for those of nodes that do not answer: a kubelet that does not answer ends no
+    /// pod. Such a node is told about at the end.
+    async fn until_gone(&self, labels: &str) -> anyhow::Result<()> {
         let pods: Api<Pod> = self.objects();
-        let working = ListParams::default().labels(WORKING_PODS);
+        let which = ListParams::default().labels(labels);
         loop {
-            let left = self.list(&pods, &working).await?;
+            let left = self.list(&pods, &which).await?;
             if left.is_empty() || self.is_late() {
                 return Ok(());
             }
-            // A kubelet that does not answer ends no pod. Its node is told about at the end.
             let absent = self.absent_nodes().await?;
             if left
                 .iter()
@@ -148,11 +153,12 @@ impl Uninstall {
         let pods: Api<Pod> = self.objects();
         let name = self.cleaner_name();
         let cleaning = ListParams::default().labels(CLEANING_PODS);
-        // One that an earlier try left is the same, and may have cleaned nodes since.
-        if self.ask(|| sets.get(name)).await?.is_none() {
-            let parameters = PostParams::default();
-            self.ask(|| sets.create(&parameters, &self.cleaner)).await?;
-        }
+        // Helm made one before this command, for nodes whose agent does not run: such a node closes new pods to the API server, this
+        // command's too. What its pods found counts for nothing here, since an agent may have started after them.
+        self.delete(&sets, name).await?;
+        self.until_gone(CLEANING_PODS).await?;
+        let parameters = PostParams::default();
+        self.ask(|| sets.create(&parameters, &self.cleaner)).await?;
         loop {
             let set = self.ask(|| sets.get(name)).await?;
             if set.as_ref().is_some_and(is_done) {
@@ -169,9 +175,7 @@ impl Uninstall {
             output::say(format_args!("{}: clean", node_of(&pod).unwrap_or("a node")));
         }
         self.delete(&sets, name).await?;
-        while !self.list(&pods, &cleaning).await?.is_empty() && !self.is_late() {
-            sleep(PAUSE).await;
-        }
+        self.until_gone(CLEANING_PODS).await?;
         Ok(Vec::new())
     }
 
