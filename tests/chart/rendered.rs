@@ -175,7 +175,7 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
     let chart = with(world, EXAMPLES)?;
     let files = [
         ("enrolment.yaml", 5),
-        ("admission-guards.yaml", 21),
+        ("admission-guards.yaml", 25),
         ("token-secrets.yaml", 2),
         ("flow-control.yaml", 2),
         ("node-bound.yaml", 2),
@@ -242,6 +242,8 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
             &[
                 "MutatingAdmissionPolicy agent-workloads.picket.dev",
                 "MutatingAdmissionPolicyBinding agent-workloads.picket.dev",
+                "ValidatingAdmissionPolicy agent-pods.picket.dev",
+                "ValidatingAdmissionPolicy agent-revisions.picket.dev",
                 "ValidatingAdmissionPolicy agent-workloads.picket.dev",
                 "ValidatingAdmissionPolicy enrolled-bundles.picket.dev",
                 "ValidatingAdmissionPolicy enrolled-pods.picket.dev",
@@ -251,6 +253,8 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
                 "ValidatingAdmissionPolicy enrolment-nodes.picket.dev",
                 "ValidatingAdmissionPolicy picket-namespace.picket.dev",
                 "ValidatingAdmissionPolicy picket-objects.picket.dev",
+                "ValidatingAdmissionPolicyBinding agent-pods.picket.dev",
+                "ValidatingAdmissionPolicyBinding agent-revisions.picket.dev",
                 "ValidatingAdmissionPolicyBinding agent-workloads.picket.dev",
                 "ValidatingAdmissionPolicyBinding enrolled-bundles.picket.dev",
                 "ValidatingAdmissionPolicyBinding enrolled-pods-elsewhere.picket.dev",

@@ -73,6 +73,9 @@ struct InstallArgs {
     /// The node's name in the cluster. Default: the environment variable PICKET_NODE_NAME
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    /// Warn and succeed where the node does not take them: for the agent's pod, which is to start all the same
+    #[arg(long)]
+    if_possible: bool,
     /// Where the folder of the program is on the node itself
     #[arg(long, value_name = "FOLDER", default_value = "/opt/picket/guard")]
     program_directory_on_node: PathBuf,
@@ -81,7 +84,16 @@ struct InstallArgs {
 pub(super) fn run(args: &GuardArgs) -> ExitCode {
     let done = match &args.command {
         GuardCommand::Run(args) => guard(args),
-        GuardCommand::Install(args) => install(args),
+        GuardCommand::Install(args) => match install(args) {
+            Err(error) if args.if_possible => {
+                output::warn(format_args!(
+                    "picket: no guard is installed, and after a boot this node's pods are open until the agent serves: {}",
+                    super::error_chain(&error)
+                ));
+                Ok(())
+            }
+            done => done,
+        },
         GuardCommand::Remove(folders) => remove(folders),
     };
     match done {
@@ -226,6 +238,33 @@ mod tests {
             ..paths()
         };
         guard(&RunArgs { paths }).expect("nothing to do");
+    }
+
+    #[test]
+    fn a_node_that_takes_no_unit_holds_up_the_agent_only_where_that_is_asked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = |if_possible| {
+            GuardCommand::Install(InstallArgs {
+                folders: Folders {
+                    unit_directory: folder.path().join("absent"),
+                    program_directory: folder.path().join("program"),
+                },
+                paths: paths(),
+                node_name: Some("node-1".to_owned()),
+                if_possible,
+                program_directory_on_node: "/opt/picket/guard".into(),
+            })
+        };
+        for (if_possible, code) in [(true, ExitCode::SUCCESS), (false, ExitCode::FAILURE)] {
+            let done = run(&GuardArgs {
+                command: args(if_possible),
+            });
+            assert_eq!(format!("{done:?}"), format!("{code:?}"));
+        }
+        assert!(
+            !folder.path().join("program").exists(),
+            "a program without its unit"
+        );
     }
 
     #[test]

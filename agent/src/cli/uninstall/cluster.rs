@@ -100,15 +100,16 @@ impl Uninstall {
         // Also where a node still holds programs: with `helm uninstall --no-hooks` nobody comes by here again.
         leftovers::remove(self).await?;
         if unclean.is_empty() {
-            return Ok(());
+            // Last: until Helm has removed the admission policies, new enrolled pods wait for a node with the label.
+            return leftovers::remove_node_labels(self).await;
         }
         let (name, namespace) = (self.cleaner_name(), &self.namespace);
         bail!(
             "these nodes are not clean. Picket's kernel programs refuse connections for as long as they are in a node:\n  {}\n\
              DaemonSet {name} stays, and cleans a node that is back. Run helm uninstall again then.\n\
              A node that is gone for good: kubectl delete node NAME, and helm uninstall again.\n\
-             To remove the release all the same: helm uninstall --no-hooks, and kubectl -n {namespace} delete daemonset {name}. A reboot \
-             of a node, or `picket uninstall` on the node, takes the programs out.",
+             To remove the release all the same: helm uninstall --no-hooks, and kubectl -n {namespace} delete daemonset {name}. Then run \
+             `picket uninstall` on each such node. Without bootGuard a reboot takes the programs out too.",
             unclean.join("\n  ")
         )
     }

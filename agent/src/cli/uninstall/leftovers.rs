@@ -33,7 +33,7 @@ const NODE_LABEL: &str = "picket.dev/agent";
 /// The signer of the nodes' CAs.
 const SIGNER: &str = "picket.dev/node-ca";
 
-/// Removes all of it.
+/// Removes all of it but the nodes' labels.
 ///
 /// # Errors
 /// The API server refuses a part; the others are removed all the same.
@@ -42,7 +42,6 @@ pub(super) async fn remove(of: &Uninstall) -> anyhow::Result<()> {
     let done = [of.delete(&secrets, ROOT).await, of.delete(&leases, LEASE).await];
     let mut faults: Vec<anyhow::Error> = done.into_iter().filter_map(Result::err).collect();
     faults.extend(bundles(of).await.err());
-    faults.extend(node_labels(of).await.err());
     faults.extend(requests(of).await.err());
     faults.extend(node_objects(of).await.err());
     if faults.is_empty() {
@@ -65,7 +64,11 @@ async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn node_labels(of: &Uninstall) -> anyhow::Result<()> {
+/// Removes the label of nodes with an agent that serves.
+///
+/// # Errors
+/// The API server refuses it.
+pub(super) async fn remove_node_labels(of: &Uninstall) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(of.client.clone());
     let parameters = PatchParams::default();
     let without = Patch::Merge(json!({"metadata": {"labels": {NODE_LABEL: null}}}));

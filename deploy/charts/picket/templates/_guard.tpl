@@ -4,6 +4,7 @@ The guard of a boot: a systemd unit on the node that closes pods until the agent
 
 {{/* The node's own paths, since the guard runs outside of any pod. */}}
 {{- define "picket.guardPaths" -}}
+- --if-possible
 - --unit-directory=/host/systemd
 - --program-directory=/host/guard
 - --program-directory-on-node={{ .Values.bootGuard.programDirectory }}
@@ -35,6 +36,6 @@ seLinuxOptions: {{ toJson . }}
 {{- end }}
 
 {{- define "picket.guardVolumes" -}}
-- {name: guard-unit, hostPath: {path: {{ .Values.bootGuard.unitDirectory }}, type: Directory}}
+- {name: guard-unit, hostPath: {path: {{ .Values.bootGuard.unitDirectory }}, type: DirectoryOrCreate}}
 - {name: guard-program, hostPath: {path: {{ .Values.bootGuard.programDirectory }}, type: DirectoryOrCreate}}
 {{- end }}
