@@ -175,6 +175,19 @@ impl Controlled<'_> {
         wait("a leader", || Ok(!self.leader()?.is_empty()))
     }
 
+    /// Labels `agents`, and waits for its bundle; gives how long that took.
+    fn enrol_and_wait(&self) -> Result<Duration> {
+        let label = [
+            "label",
+            "namespace",
+            "agents",
+            "picket.dev/enrolled=true",
+            "--overwrite",
+        ];
+        self.kubectl(&label)?;
+        self.wait_for_bundle("agents", "a bundle after the label", |text| !text.is_empty())
+    }
+
     /// The replica that holds the Lease.
     fn leader(&self) -> Result<String> {
         let path = "jsonpath={.spec.holderIdentity}";
@@ -407,14 +420,7 @@ fn a_node_gets_a_ca_for_itself_alone(world: &mut World) -> Result<()> {
 
 /// OpenSSL verifies a leaf of this node CA as strictly as it can, with the bundle as the only root.
 fn verify_strictly(installer: &Controlled<'_>, node_ca: &str, key: &KeyPair) -> Result<()> {
-    installer.kubectl(&[
-        "label",
-        "namespace",
-        "agents",
-        "picket.dev/enrolled=true",
-        "--overwrite",
-    ])?;
-    installer.wait_for_bundle("agents", "a bundle", |text| !text.is_empty())?;
+    installer.enrol_and_wait()?;
     let bundle = installer.bundle("agents")?;
     installer.kubectl(&["label", "namespace", "agents", "picket.dev/enrolled-"])?;
     let issuer = Issuer::from_ca_cert_pem(node_ca, KeyPair::from_pem(&key.serialize_pem())?)?;
@@ -454,14 +460,7 @@ fn bundles_are_where_pods_need_them(world: &mut World) -> Result<()> {
     let installer = install(world)?;
     installer.wait_for_root()?;
     ensure!(installer.bundle("agents")?.is_empty(), "nothing asked for it");
-    installer.kubectl(&[
-        "label",
-        "namespace",
-        "agents",
-        "picket.dev/enrolled=true",
-        "--overwrite",
-    ])?;
-    let took = installer.wait_for_bundle("agents", "a bundle after the label", |text| !text.is_empty())?;
+    let took = installer.enrol_and_wait()?;
     ensure!(took < SOON, "the bundle took {took:?}");
     let bundle = installer.bundle("agents")?;
 
@@ -640,14 +639,7 @@ fn the_root_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
         first.contains("ca.crt") && first.contains("ca.key") && !first.contains("next"),
         "unlike a root"
     );
-    installer.kubectl(&[
-        "label",
-        "namespace",
-        "agents",
-        "picket.dev/enrolled=true",
-        "--overwrite",
-    ])?;
-    installer.wait_for_bundle("agents", "a bundle", |text| !text.is_empty())?;
+    installer.enrol_and_wait()?;
     installer.run(
         &["upgrade"],
         &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat(),
