@@ -38,7 +38,7 @@ enum Seen {
     ConfigMap(Event<ConfigMap>),
 }
 
-/// Keeps the ConfigMaps for as long as it is polled. Without a `trust` that changes to something they are all removed.
+/// Keeps the ConfigMaps for as long as it is polled. While there is no root it writes and removes none.
 pub(crate) struct Bundles {
     client: Client,
     trust: watch::Receiver<Option<Arc<Trust>>>,
@@ -82,7 +82,6 @@ impl Bundles {
             follow(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
             follow(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
         ]);
-        let mut trust_is_open = true;
         self.take_trust();
         loop {
             let is_settled = self.write().await;
@@ -94,10 +93,7 @@ impl Bundles {
             };
             tokio::select! {
                 Some(event) = seen.next() => self.enrolment.see(event),
-                changed = self.trust.changed(), if trust_is_open => {
-                    trust_is_open = changed.is_ok();
-                    self.take_trust();
-                }
+                Ok(()) = self.trust.changed() => self.take_trust(),
                 () = retry => {}
             }
         }
@@ -138,8 +134,12 @@ impl Bundles {
         }
         let is_settled = failed.is_empty();
         self.enrolment.dirty.extend(failed);
-        if is_settled && self.enrolment.is_complete() && *self.published.borrow() != self.enrolment.bundle {
-            self.published.send_replace(self.enrolment.bundle.clone());
+        if let Some(bundle) = self.enrolment.everywhere() {
+            self.published.send_if_modified(|before| {
+                let is_new = before.as_ref() != Some(bundle);
+                *before = Some(Arc::clone(bundle));
+                is_new
+            });
         }
         is_settled
     }
@@ -274,6 +274,13 @@ impl Enrolment {
     /// Whether each kind of object was listed once: before that nothing is known to be absent.
     fn is_complete(&self) -> bool {
         self.namespaces.is_complete && self.pods.is_complete && self.maps.is_complete
+    }
+
+    /// What every ConfigMap holds. Nothing before all was listed, and while a namespace is to be looked at: a rotation that goes on
+    /// would sign with a root that pods there do not trust.
+    fn everywhere(&self) -> Option<&Arc<str>> {
+        let is_written = self.is_complete() && self.dirty.is_empty();
+        self.bundle.as_ref().filter(|_| is_written)
     }
 
     fn see(&mut self, seen: Seen) {

@@ -120,6 +120,71 @@ fn a_bundle_that_somebody_changed_or_deleted_is_put_back() {
 }
 
 #[test]
+fn a_bundle_needs_the_controllers_labels_and_its_description() {
+    let (labelled, described) = (json!(labels()), json!({DESCRIPTION: DESCRIBED}));
+    let other = || json!({"app.kubernetes.io/name": "picket", "app.kubernetes.io/managed-by": "somebody"});
+    let cases = [
+        (labelled.clone(), described.clone(), true, true),
+        (labelled.clone(), json!({}), true, false),
+        (labelled, json!({DESCRIPTION: "other words"}), true, false),
+        (other(), described.clone(), false, true),
+        (
+            json!({"app.kubernetes.io/name": "picket"}),
+            described.clone(),
+            false,
+            true,
+        ),
+        (json!({}), described, false, true),
+    ];
+    for (labels, annotations, is_ours, is_described) in cases {
+        let case = format!("{labels} {annotations}");
+        let mut changed = map("a", "root", true);
+        changed.metadata.labels = serde_json::from_value(labels).unwrap();
+        changed.metadata.annotations = serde_json::from_value(annotations).unwrap();
+        let facts = MapFacts::of(&changed);
+        assert_eq!(
+            (facts.is_ours, facts.is_described),
+            (is_ours, is_described),
+            "{case}"
+        );
+        let is_whole = is_ours && is_described;
+        let mut needed = enrolment();
+        needed.see_all(vec![namespace("a", true)], vec![], vec![changed.clone()]);
+        assert_eq!(needed.told().is_empty(), is_whole, "{case}: it is put back");
+        let mut unneeded = enrolment();
+        unneeded.see_all(vec![namespace("a", false)], vec![], vec![changed]);
+        assert_eq!(
+            unneeded.told().is_empty(),
+            !is_ours,
+            "{case}: the controller's own is removed"
+        );
+    }
+}
+
+#[test]
+fn a_bundle_is_everywhere_once_all_is_listed_and_no_namespace_is_left() {
+    let cases = [
+        ("all is written", true, true, true, Some("root")),
+        ("a write failed", true, true, false, None),
+        ("something is not listed", true, false, true, None),
+        ("there is no root", false, true, true, None),
+    ];
+    for (case, has_root, is_listed, is_written, expected) in cases {
+        let mut enrolment = Enrolment::default();
+        if has_root {
+            enrolment.set_bundle("root");
+        }
+        enrolment.namespaces.is_complete = true;
+        enrolment.pods.is_complete = is_listed;
+        enrolment.maps.is_complete = true;
+        if !is_written {
+            enrolment.dirty.insert("a".to_owned());
+        }
+        assert_eq!(enrolment.everywhere().map(|bundle| &**bundle), expected, "{case}");
+    }
+}
+
+#[test]
 fn a_new_bundle_goes_everywhere_and_nowhere_else() {
     let mut enrolment = enrolment();
     let namespaces = vec![namespace("a", true), namespace("b", false), namespace("c", false)];
