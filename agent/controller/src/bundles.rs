@@ -1,7 +1,7 @@
 //! Keeps the ConfigMap `picket-ca.crt` where pods go through Picket, and nowhere else.
 //!
-//! In: the labels of namespaces and pods, the ConfigMaps of that name, and the bundle. Out: ConfigMaps applied and deleted, and which
-//! bundle all of them hold, on which a rotation waits.
+//! In: the labels of namespaces and pods, the ConfigMaps of that name, and the bundle. Out: ConfigMaps applied and deleted, which
+//! bundle all of them hold, on which a rotation waits, and for which namespaces it waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use futures::StreamExt as _;
 use futures::stream::select_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::PartialObjectMeta;
+use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::health::{Health, few};
 use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
 use crate::root::Trust;
 
@@ -44,6 +45,7 @@ pub(crate) struct Bundles {
     trust: watch::Receiver<Option<Arc<Trust>>>,
     /// What every ConfigMap holds, once all do.
     published: watch::Sender<Option<Arc<str>>>,
+    health: Health,
     enrolment: Enrolment,
 }
 
@@ -54,11 +56,13 @@ impl Bundles {
         own: &str,
         trust: watch::Receiver<Option<Arc<Trust>>>,
         published: watch::Sender<Option<Arc<str>>>,
+        health: Health,
     ) -> Self {
         Self {
             client,
             trust,
             published,
+            health,
             enrolment: Enrolment {
                 own: own.to_owned(),
                 ..Enrolment::default()
@@ -112,7 +116,7 @@ impl Bundles {
         for (namespace, change) in self.enrolment.take_changes() {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
             let written = match &change {
-                BundleChange::Apply(bundle) => apply(&maps, bundle).await,
+                BundleChange::Apply(bundle, uid) => put(&maps, bundle, uid.as_deref()).await,
                 BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
             };
             match written {
@@ -133,6 +137,7 @@ impl Bundles {
             }
         }
         let is_settled = failed.is_empty();
+        self.tell_of(&failed);
         self.enrolment.dirty.extend(failed);
         if let Some(bundle) = self.enrolment.everywhere() {
             self.published.send_if_modified(|before| {
@@ -143,6 +148,48 @@ impl Bundles {
         }
         is_settled
     }
+
+    /// Says for which namespaces a rotation waits: nobody else sees that the root stays as it is.
+    fn tell_of(&self, failed: &BTreeSet<String>) {
+        let is_new = *self.published.borrow() != self.enrolment.bundle;
+        let awaited = match is_new {
+            true => failed.clone(),
+            false => BTreeSet::new(),
+        };
+        let (is_news, names) = (self.health.set_awaited(&awaited), few(&awaited));
+        if is_news && !awaited.is_empty() {
+            tracing::warn!(
+                namespaces = names,
+                "a rotation of the root CA waits until the CA bundle is written in these namespaces"
+            );
+        }
+    }
+}
+
+/// Applies the bundle. Where the API server finds the ConfigMap itself at fault, which is immutable or full, another one takes its place;
+/// only the one that was looked at is removed.
+async fn put(maps: &Api<ConfigMap>, bundle: &str, uid: Option<&str>) -> Result<(), kube::Error> {
+    let applied = apply(maps, bundle).await;
+    let is_at_fault = matches!(&applied, Err(kube::Error::Api(status)) if is_invalid(status));
+    let Some(uid) = uid.filter(|_| is_at_fault) else {
+        return applied;
+    };
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    match remove(maps, &preconditions).await {
+        Err(error) if !is_gone(&error) => return Err(error),
+        _ => {}
+    }
+    apply(maps, bundle).await
+}
+
+/// Whether a field of the object is refused. An admission policy that denies the write answers with 422 too, names no field, and would
+/// deny the next ConfigMap as well.
+fn is_invalid(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.any(|cause| !cause.field.is_empty())
 }
 
 async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
@@ -169,14 +216,15 @@ async fn remove(maps: &Api<ConfigMap>, preconditions: &Preconditions) -> Result<
 /// What a namespace's ConfigMap needs.
 #[derive(Debug, Clone, PartialEq)]
 enum BundleChange {
-    Apply(Arc<str>),
+    /// The bundle, and the uid of the ConfigMap that is there.
+    Apply(Arc<str>, Option<String>),
     Remove(Preconditions),
 }
 
 impl BundleChange {
     fn name(&self) -> &'static str {
         match self {
-            Self::Apply(_) => "written",
+            Self::Apply(..) => "written",
             Self::Remove(_) => "removed",
         }
     }
@@ -364,7 +412,10 @@ impl Enrolment {
             {
                 None
             }
-            (true, _) => Some(BundleChange::Apply(Arc::clone(bundle))),
+            (true, found) => Some(BundleChange::Apply(
+                Arc::clone(bundle),
+                found.and_then(|map| map.uid.clone()),
+            )),
             (false, Some(map)) if map.is_ours => Some(BundleChange::Remove(Preconditions {
                 uid: map.uid.clone(),
                 resource_version: map.resource_version.clone(),

@@ -19,7 +19,7 @@
 //! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `roots` |
 //! | `request` | judges a request for a node CA: pure | `authority` |
 //! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `request`, `root` |
-//! | `bundles` | the ConfigMaps with the bundle | `kubernetes`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
 //! | `health` | the kubelet's probes | - |
 //! | `lease` | which replica works | `health`, `kubernetes` |
