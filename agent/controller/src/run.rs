@@ -74,7 +74,7 @@ pub async fn run(
     let work = || work(&settings, client.clone(), fault.clone(), health.clone());
     tokio::select! {
         () = candidate.run(stop, work) => {}
-        () = health.serve(listener) => {}
+        () = health.clone().serve(listener) => {}
     }
     Ok(())
 }
