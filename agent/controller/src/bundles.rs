@@ -1,7 +1,7 @@
 //! Keeps the ConfigMap `picket-ca.crt` where pods go through Picket, and nowhere else.
 //!
-//! In: the labels of namespaces and pods, the ConfigMaps of that name, and the bundle. Out: ConfigMaps applied and deleted, and which
-//! bundle all of them hold, on which a rotation waits.
+//! In: the labels of namespaces and pods, the ConfigMaps of that name, and the bundle. Out: ConfigMaps applied and deleted, which
+//! bundle all of them hold, on which a rotation waits, and for which namespaces it waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use futures::StreamExt as _;
 use futures::stream::select_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::PartialObjectMeta;
+use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::health::{Health, few};
 use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
 use crate::root::Trust;
 
@@ -38,12 +39,13 @@ enum Seen {
     ConfigMap(Event<ConfigMap>),
 }
 
-/// Keeps the ConfigMaps for as long as it is polled. Without a `trust` that changes to something they are all removed.
+/// Keeps the ConfigMaps for as long as it is polled. While there is no root it writes and removes none.
 pub(crate) struct Bundles {
     client: Client,
     trust: watch::Receiver<Option<Arc<Trust>>>,
     /// What every ConfigMap holds, once all do.
     published: watch::Sender<Option<Arc<str>>>,
+    health: Health,
     enrolment: Enrolment,
 }
 
@@ -54,11 +56,13 @@ impl Bundles {
         own: &str,
         trust: watch::Receiver<Option<Arc<Trust>>>,
         published: watch::Sender<Option<Arc<str>>>,
+        health: Health,
     ) -> Self {
         Self {
             client,
             trust,
             published,
+            health,
             enrolment: Enrolment {
                 own: own.to_owned(),
                 ..Enrolment::default()
@@ -82,7 +86,6 @@ impl Bundles {
             follow(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
             follow(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
         ]);
-        let mut trust_is_open = true;
         self.take_trust();
         loop {
             let is_settled = self.write().await;
@@ -94,10 +97,7 @@ impl Bundles {
             };
             tokio::select! {
                 Some(event) = seen.next() => self.enrolment.see(event),
-                changed = self.trust.changed(), if trust_is_open => {
-                    trust_is_open = changed.is_ok();
-                    self.take_trust();
-                }
+                Ok(()) = self.trust.changed() => self.take_trust(),
                 () = retry => {}
             }
         }
@@ -116,7 +116,7 @@ impl Bundles {
         for (namespace, change) in self.enrolment.take_changes() {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
             let written = match &change {
-                BundleChange::Apply(bundle) => apply(&maps, bundle).await,
+                BundleChange::Apply(bundle, uid) => put(&maps, bundle, uid.as_deref()).await,
                 BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
             };
             match written {
@@ -137,12 +137,59 @@ impl Bundles {
             }
         }
         let is_settled = failed.is_empty();
+        self.tell_of(&failed);
         self.enrolment.dirty.extend(failed);
-        if is_settled && self.enrolment.is_complete() && *self.published.borrow() != self.enrolment.bundle {
-            self.published.send_replace(self.enrolment.bundle.clone());
+        if let Some(bundle) = self.enrolment.everywhere() {
+            self.published.send_if_modified(|before| {
+                let is_new = before.as_ref() != Some(bundle);
+                *before = Some(Arc::clone(bundle));
+                is_new
+            });
         }
         is_settled
     }
+
+    /// Says for which namespaces a rotation waits: nobody else sees that the root stays as it is.
+    fn tell_of(&self, failed: &BTreeSet<String>) {
+        let is_new = *self.published.borrow() != self.enrolment.bundle;
+        let awaited = match is_new {
+            true => failed.clone(),
+            false => BTreeSet::new(),
+        };
+        let (is_news, names) = (self.health.set_awaited(&awaited), few(&awaited));
+        if is_news && !awaited.is_empty() {
+            tracing::warn!(
+                namespaces = names,
+                "a rotation of the root CA waits until the CA bundle is written in these namespaces"
+            );
+        }
+    }
+}
+
+/// Applies the bundle. Where the API server finds the ConfigMap itself at fault, which is immutable or full, another one takes its place;
+/// only the one that was looked at is removed.
+async fn put(maps: &Api<ConfigMap>, bundle: &str, uid: Option<&str>) -> Result<(), kube::Error> {
+    let applied = apply(maps, bundle).await;
+    let is_at_fault = matches!(&applied, Err(kube::Error::Api(status)) if is_invalid(status));
+    let Some(uid) = uid.filter(|_| is_at_fault) else {
+        return applied;
+    };
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    match remove(maps, &preconditions).await {
+        Err(error) if !is_gone(&error) => return Err(error),
+        _ => {}
+    }
+    apply(maps, bundle).await
+}
+
+/// Whether a field of the object is refused. An admission policy that denies the write answers with 422 too, names no field, and would
+/// deny the next ConfigMap as well.
+fn is_invalid(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.any(|cause| !cause.field.is_empty())
 }
 
 async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
@@ -169,14 +216,15 @@ async fn remove(maps: &Api<ConfigMap>, preconditions: &Preconditions) -> Result<
 /// What a namespace's ConfigMap needs.
 #[derive(Debug, Clone, PartialEq)]
 enum BundleChange {
-    Apply(Arc<str>),
+    /// The bundle, and the uid of the ConfigMap that is there.
+    Apply(Arc<str>, Option<String>),
     Remove(Preconditions),
 }
 
 impl BundleChange {
     fn name(&self) -> &'static str {
         match self {
-            Self::Apply(_) => "written",
+            Self::Apply(..) => "written",
             Self::Remove(_) => "removed",
         }
     }
@@ -276,6 +324,13 @@ impl Enrolment {
         self.namespaces.is_complete && self.pods.is_complete && self.maps.is_complete
     }
 
+    /// What every ConfigMap holds. Nothing before all was listed, and while a namespace is to be looked at: a rotation that goes on
+    /// would sign with a root that pods there do not trust.
+    fn everywhere(&self) -> Option<&Arc<str>> {
+        let is_written = self.is_complete() && self.dirty.is_empty();
+        self.bundle.as_ref().filter(|_| is_written)
+    }
+
     fn see(&mut self, seen: Seen) {
         match seen {
             Seen::Namespace(event) => {
@@ -357,7 +412,10 @@ impl Enrolment {
             {
                 None
             }
-            (true, _) => Some(BundleChange::Apply(Arc::clone(bundle))),
+            (true, found) => Some(BundleChange::Apply(
+                Arc::clone(bundle),
+                found.and_then(|map| map.uid.clone()),
+            )),
             (false, Some(map)) if map.is_ours => Some(BundleChange::Remove(Preconditions {
                 uid: map.uid.clone(),
                 resource_version: map.resource_version.clone(),

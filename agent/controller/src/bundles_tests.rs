@@ -1,5 +1,16 @@
 //! Tests of where a bundle is needed.
 
+use std::convert::Infallible;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
 use super::*;
 
 fn namespace(name: &str, enrolled: bool) -> PartialObjectMeta<Namespace> {
@@ -58,7 +69,7 @@ impl Enrolment {
     /// The changes, `+` for a ConfigMap that is applied and `-` for one that is removed.
     fn told(&mut self) -> Vec<String> {
         let sign = |change: &BundleChange| match change {
-            BundleChange::Apply(_) => '+',
+            BundleChange::Apply(..) => '+',
             BundleChange::Remove(_) => '-',
         };
         let changes = self.take_changes();
@@ -117,6 +128,71 @@ fn a_bundle_that_somebody_changed_or_deleted_is_put_back() {
     }
     enrolment.see(Seen::ConfigMap(Event::Delete(map("a", "root", true))));
     assert_eq!(enrolment.told(), ["+a"]);
+}
+
+#[test]
+fn a_bundle_needs_the_controllers_labels_and_its_description() {
+    let (labelled, described) = (json!(labels()), json!({DESCRIPTION: DESCRIBED}));
+    let other = || json!({"app.kubernetes.io/name": "picket", "app.kubernetes.io/managed-by": "somebody"});
+    let cases = [
+        (labelled.clone(), described.clone(), true, true),
+        (labelled.clone(), json!({}), true, false),
+        (labelled, json!({DESCRIPTION: "other words"}), true, false),
+        (other(), described.clone(), false, true),
+        (
+            json!({"app.kubernetes.io/name": "picket"}),
+            described.clone(),
+            false,
+            true,
+        ),
+        (json!({}), described, false, true),
+    ];
+    for (labels, annotations, is_ours, is_described) in cases {
+        let case = format!("{labels} {annotations}");
+        let mut changed = map("a", "root", true);
+        changed.metadata.labels = serde_json::from_value(labels).unwrap();
+        changed.metadata.annotations = serde_json::from_value(annotations).unwrap();
+        let facts = MapFacts::of(&changed);
+        assert_eq!(
+            (facts.is_ours, facts.is_described),
+            (is_ours, is_described),
+            "{case}"
+        );
+        let is_whole = is_ours && is_described;
+        let mut needed = enrolment();
+        needed.see_all(vec![namespace("a", true)], vec![], vec![changed.clone()]);
+        assert_eq!(needed.told().is_empty(), is_whole, "{case}: it is put back");
+        let mut unneeded = enrolment();
+        unneeded.see_all(vec![namespace("a", false)], vec![], vec![changed]);
+        assert_eq!(
+            unneeded.told().is_empty(),
+            !is_ours,
+            "{case}: the controller's own is removed"
+        );
+    }
+}
+
+#[test]
+fn a_bundle_is_everywhere_once_all_is_listed_and_no_namespace_is_left() {
+    let cases = [
+        ("all is written", true, true, true, Some("root")),
+        ("a write failed", true, true, false, None),
+        ("something is not listed", true, false, true, None),
+        ("there is no root", false, true, true, None),
+    ];
+    for (case, has_root, is_listed, is_written, expected) in cases {
+        let mut enrolment = Enrolment::default();
+        if has_root {
+            enrolment.set_bundle("root");
+        }
+        enrolment.namespaces.is_complete = true;
+        enrolment.pods.is_complete = is_listed;
+        enrolment.maps.is_complete = true;
+        if !is_written {
+            enrolment.dirty.insert("a".to_owned());
+        }
+        assert_eq!(enrolment.everywhere().map(|bundle| &**bundle), expected, "{case}");
+    }
 }
 
 #[test]
@@ -205,4 +281,140 @@ fn the_release_s_own_namespace_has_a_bundle_without_a_label() {
     };
     enrolment.see_all(vec![namespace("a", false), namespace("b", false)], vec![], vec![]);
     assert_eq!(enrolment.told(), ["+b"]);
+}
+
+/// What is asked of an API server: the method, and the object.
+type Asked = Arc<Mutex<Vec<(Method, Value)>>>;
+
+/// A client of an API server whose answers are these by turns, and what was asked.
+async fn answering(answers: Vec<(u16, Value)>) -> (Client, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, answers) = (Asked::default(), Arc::new(Mutex::new(answers.into_iter())));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                async move {
+                    assert!(
+                        request
+                            .uri()
+                            .path()
+                            .starts_with("/api/v1/namespaces/a/configmaps/picket-ca.crt")
+                    );
+                    let method = request.method().clone();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    seen.lock().push((method, serde_json::from_slice(&body).unwrap()));
+                    let (code, answer) = answers.lock().next().unwrap();
+                    let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+                    *response.status_mut() = code.try_into().unwrap();
+                    Ok::<_, Infallible>(response)
+                }
+            });
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    let config = kube::Config::new(url.parse().unwrap());
+    (Client::try_from(config).unwrap(), asked)
+}
+
+/// An answer that refuses a write.
+fn refusal(code: u16, cause: Value) -> (u16, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "Invalid", "message": "no",
+        "details": {"causes": [cause]},
+    });
+    (code, status)
+}
+
+fn immutable() -> (u16, Value) {
+    refusal(
+        422,
+        json!({"reason": "FieldValueForbidden", "message": "field is immutable", "field": "data"}),
+    )
+}
+
+fn written() -> (u16, Value) {
+    (200, json!(map("a", "root", true)))
+}
+
+/// What the controller asks where namespace `a` needs a bundle and has this ConfigMap, what is published then, and for whom a rotation
+/// waits.
+async fn asked_for(
+    found: Vec<ConfigMap>,
+    answers: Vec<(u16, Value)>,
+) -> (Vec<Value>, Option<Arc<str>>, bool) {
+    let (client, asked) = answering(answers).await;
+    let (_trust, trusted) = watch::channel(None);
+    let (published, everywhere) = watch::channel(None);
+    let (_fault, faults) = watch::channel(None);
+    let health = Health::new(faults);
+    let mut bundles = Bundles::new(client, "", trusted, published, health.clone());
+    bundles.enrolment.set_bundle("root");
+    bundles
+        .enrolment
+        .see_all(vec![namespace("a", true)], vec![], found);
+    let is_settled = bundles.write().await;
+    let is_awaited = !health.set_awaited(&BTreeSet::from(["a".to_owned()]));
+    assert_ne!(is_settled, is_awaited);
+    let asked = asked.lock();
+    let of = |(method, object): &(Method, Value)| json!([method.as_str(), object["preconditions"]]);
+    let published = everywhere.borrow().clone();
+    (asked.iter().map(of).collect(), published, is_awaited)
+}
+
+#[tokio::test]
+async fn another_config_map_takes_the_place_of_one_that_takes_no_change() {
+    let (patch, delete) = (json!(["PATCH", null]), json!(["DELETE", {"uid": "u"}]));
+    let gone = (404, refusal(404, json!({})).1);
+    for removed in [written(), gone] {
+        let stuck = vec![map("a", "other", false)];
+        let (asked, published, is_awaited) = asked_for(stuck, vec![immutable(), removed, written()]).await;
+        assert_eq!(asked, [patch.clone(), delete.clone(), patch.clone()]);
+        assert_eq!((published.as_deref(), is_awaited), (Some("root"), false));
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_a_namespace_that_takes_no_bundle() {
+    let (patch, delete) = (json!(["PATCH", null]), json!(["DELETE", {"uid": "u"}]));
+    let kept = || vec![map("a", "other", true)];
+    let denied = || refusal(422, json!({"message": "a policy denies it"}));
+    let quota = || refusal(403, json!({"message": "exceeded quota", "field": "x"}));
+    let cases = [
+        (
+            "a policy denies each write",
+            kept(),
+            vec![denied()],
+            vec![patch.clone()],
+        ),
+        ("a quota is full", kept(), vec![quota()], vec![patch.clone()]),
+        (
+            "which one it is was not seen",
+            vec![],
+            vec![immutable()],
+            vec![patch.clone()],
+        ),
+        (
+            "it was replaced meanwhile",
+            kept(),
+            vec![immutable(), refusal(409, json!({}))],
+            vec![patch.clone(), delete.clone()],
+        ),
+        (
+            "the next one is refused too",
+            kept(),
+            vec![immutable(), written(), quota()],
+            vec![patch.clone(), delete, patch],
+        ),
+    ];
+    for (case, found, answers, expected) in cases {
+        let (asked, published, is_awaited) = asked_for(found, answers).await;
+        assert_eq!(asked, expected, "{case}");
+        assert_eq!((published, is_awaited), (None, true), "{case}");
+    }
 }

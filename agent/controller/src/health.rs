@@ -1,8 +1,10 @@
 //! Whether the controller works, for the kubelet's probes. It serves these two paths and nothing else: no metrics yet, and no secret.
 //!
-//! In: when the API server was last heard, whether this replica leads, and why it has no root. Out: `/healthz` and `/readyz` on a port
+//! In: when the API server was last heard, whether this replica leads, why it has no root, and for which namespaces a rotation of the
+//! root waits. Out: `/healthz` and `/readyz` on a port
 //! of the pod.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub(crate) struct Health {
 struct HealthState {
     heard_at: Option<Instant>,
     leads: bool,
+    /// Where the CA bundle cannot be written, so that a rotation waits.
+    awaited: BTreeSet<String>,
 }
 
 impl Health {
@@ -55,6 +59,16 @@ impl Health {
         self.state.lock().leads = leads;
     }
 
+    /// Notes for which namespaces a rotation waits; whether they are others than before.
+    pub(crate) fn set_awaited(&self, awaited: &BTreeSet<String>) -> bool {
+        let mut state = self.state.lock();
+        let is_news = state.awaited != *awaited;
+        if is_news {
+            state.awaited.clone_from(awaited);
+        }
+        is_news
+    }
+
     /// What `/readyz` answers.
     fn ready(&self, now: Instant) -> (StatusCode, String) {
         let state = self.state.lock();
@@ -65,7 +79,17 @@ impl Health {
         match (is_heard, state.leads, self.fault.borrow().as_deref()) {
             (false, _, _) => not_ready("the API server does not answer"),
             (true, true, Some(fault)) => not_ready(fault),
-            (true, true, None) => (StatusCode::OK, "ready: this replica leads\n".to_owned()),
+            (true, true, None) if state.awaited.is_empty() => {
+                (StatusCode::OK, "ready: this replica leads\n".to_owned())
+            }
+            // Whoever may fill a namespace's quota must not make the controller unready.
+            (true, true, None) => {
+                let names = few(&state.awaited);
+                let text = format!(
+                    "ready: this replica leads; a rotation of the root CA waits until the CA bundle is written in: {names}\n"
+                );
+                (StatusCode::OK, text)
+            }
             (true, false, _) => (StatusCode::OK, "ready: another replica leads\n".to_owned()),
         }
     }
@@ -103,6 +127,17 @@ impl Health {
     }
 }
 
+/// Some of the names for people, and how many others there are.
+pub(crate) fn few(names: &BTreeSet<String>) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// A socket for the probes.
 pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
@@ -134,6 +169,16 @@ mod tests {
         );
         fault.send_replace(None);
         assert_eq!(health.answer("/readyz").0, StatusCode::OK);
+        let awaited: BTreeSet<_> = (0..12).map(|number| format!("n{number:02}")).collect();
+        assert!(health.set_awaited(&awaited) && !health.set_awaited(&awaited));
+        let (status, text) = health.answer("/readyz");
+        assert!(
+            text.ends_with(" in: n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 and 2 more\n"),
+            "{text}"
+        );
+        assert_eq!(status, StatusCode::OK);
+        assert!(health.set_awaited(&BTreeSet::new()));
+        assert_eq!(health.answer("/readyz").1, "ready: this replica leads\n");
         tokio::time::advance(SILENCE).await;
         assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
     }

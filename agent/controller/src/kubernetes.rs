@@ -1,9 +1,8 @@
-//! What the parts share in their talk with the API server: names, labels, and errors that may be printed.
+//! What the parts share in their talk with the API server: names, labels and watches.
 //!
-//! In: errors of kube's, objects of watches. Out: texts for the log, and a watch that goes on through failures.
+//! In: errors of kube's, objects of watches. Out: what failed, and a watch that goes on through failures.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -12,6 +11,8 @@ use futures::{Stream, StreamExt as _};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
+
+pub(crate) use crate::faults::printable;
 
 /// Who writes, as managedFields name it.
 pub(crate) const FIELD_MANAGER: &str = "picket-controller";
@@ -71,29 +72,6 @@ where
             .ok();
         std::future::ready(event)
     })
-}
-
-/// The text of an error with its causes, or of the kind alone where a cause may quote a credential.
-pub(crate) fn printable(error: &(dyn Error + 'static)) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if matches!(cause.downcast_ref::<kube::Error>(), Some(kube::Error::Auth(_))) {
-            return "the controller's credential cannot be used".to_owned();
-        }
-        // Its own text has the whole status twice.
-        if let Some(kube::Error::Api(status)) = cause.downcast_ref::<kube::Error>() {
-            parts.push(status.message.clone());
-            break;
-        }
-        let text = cause.to_string();
-        // Some errors repeat their cause's text.
-        if !parts.iter().any(|part| part.contains(&text)) {
-            parts.push(text);
-        }
-        next = cause.source();
-    }
-    parts.join(": ")
 }
 
 /// Whether the API server says that the object, or its namespace, is gone.

@@ -14,8 +14,10 @@ use super::*;
 #[derive(Debug, Clone, Default)]
 struct Shared {
     lease: Arc<Mutex<Option<Lease>>>,
-    /// Requests fail.
+    /// Whose requests fail.
     away: Arc<Mutex<Vec<String>>>,
+    /// Whose requests have no answer.
+    silent: Arc<Mutex<Vec<String>>>,
 }
 
 /// One replica's way to it.
@@ -30,15 +32,18 @@ fn failure(code: u16) -> kube::Error {
 }
 
 impl Way {
-    fn check(&self) -> Result<(), kube::Error> {
+    async fn check(&self) -> Result<(), kube::Error> {
+        if self.shared.silent.lock().contains(&self.identity) {
+            std::future::pending::<()>().await;
+        }
         match self.shared.away.lock().contains(&self.identity) {
             true => Err(failure(503)),
             false => Ok(()),
         }
     }
 
-    fn write(&self, lease: &Lease, before: Option<&str>) -> Result<Lease, kube::Error> {
-        self.check()?;
+    async fn write(&self, lease: &Lease, before: Option<&str>) -> Result<Lease, kube::Error> {
+        self.check().await?;
         let mut kept = self.shared.lease.lock();
         let version = kept
             .as_ref()
@@ -56,16 +61,17 @@ impl Way {
 
 impl LeaseStore for Way {
     async fn get(&self) -> Result<Option<Lease>, kube::Error> {
-        self.check()?;
+        self.check().await?;
         Ok(self.shared.lease.lock().clone())
     }
 
     async fn create(&self, lease: &Lease) -> Result<Lease, kube::Error> {
-        self.write(lease, None)
+        self.write(lease, None).await
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, kube::Error> {
         self.write(lease, lease.metadata.resource_version.as_deref())
+            .await
     }
 }
 
@@ -76,20 +82,25 @@ struct Replica {
 }
 
 #[derive(Clone, Default)]
-struct Working(Arc<AtomicUsize>);
+struct Working {
+    now: Arc<AtomicUsize>,
+    /// How often work began.
+    begun: Arc<AtomicUsize>,
+}
 
 struct AtWork(Working);
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Working {
     fn begin(&self) -> AtWork {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         assert_eq!(
-            self.0.fetch_add(1, Ordering::SeqCst),
+            self.now.fetch_add(1, Ordering::SeqCst),
             0,
             "two replicas work at once"
         );
@@ -97,7 +108,11 @@ impl Working {
     }
 
     fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
+        self.now.load(Ordering::SeqCst)
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
     }
 }
 
@@ -184,6 +199,32 @@ async fn a_replica_that_cannot_renew_stops_before_another_may_lead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_whose_requests_have_no_answer_stops_before_another_may_lead() {
+    let (shared, working) = (Shared::default(), Working::default());
+    let _first = replica(&shared, "one", &working);
+    sleep(DURATION).await;
+    let _second = replica(&shared, "two", &working);
+    sleep(DURATION).await;
+    shared.silent.lock().push("one".to_owned());
+    sleep(RENEW_DEADLINE + RETRY).await;
+    assert_eq!((leader(&shared).as_str(), working.count()), ("one", 0));
+    sleep(DURATION).await;
+    assert_eq!((leader(&shared).as_str(), working.count()), ("two", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_stopped_waits_a_moment_for_the_lease_to_be_given_back() {
+    let (shared, working) = (Shared::default(), Working::default());
+    let mut first = replica(&shared, "one", &working);
+    sleep(DURATION).await;
+    shared.silent.lock().push("one".to_owned());
+    drop(first.stop.take());
+    let ended = timeout(2 * RETRY, first.task).await;
+    ended.expect("it waits for the API server").unwrap();
+    assert_eq!((leader(&shared).as_str(), working.count()), ("one", 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_short_silence_of_the_api_server_changes_nothing() {
     let (shared, working) = (Shared::default(), Working::default());
     let _first = replica(&shared, "one", &working);
@@ -225,12 +266,18 @@ async fn a_lease_that_somebody_took_or_deleted_ends_the_work() {
         ("one", 1),
         "the person renews nothing"
     );
+    assert_eq!(working.begun(), 2);
     *shared.lease.lock() = None;
     sleep(RETRY + RETRY / 2).await;
     assert_eq!(
         (leader(&shared).as_str(), working.count()),
         ("one", 1),
         "it is made again, by a new election"
+    );
+    assert_eq!(
+        working.begun(),
+        3,
+        "whoever led by the Lease that is gone stopped"
     );
 }
 

@@ -11,20 +11,23 @@
 //! | module | holds | imports |
 //! |---|---|---|
 //! | [`ec_key`] | EC private keys in their older form | - |
+//! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key` |
 //! | `rotation` | when a root is replaced: pure | `authority` |
 //! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
-//! | `kubernetes` | what the parts share in their talk with the API server | - |
+//! | `kubernetes` | what the parts share in their talk with the API server | `faults` |
 //! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `roots` |
 //! | `request` | judges a request for a node CA: pure | `authority` |
 //! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `request`, `root` |
-//! | `bundles` | the ConfigMaps with the bundle | `kubernetes`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
 //! | `health` | the kubelet's probes | - |
 //! | `lease` | which replica works | `health`, `kubernetes` |
 //! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;
+
+pub mod faults;
 
 mod authority;
 

@@ -71,16 +71,21 @@ pub async fn run(
         .map_err(|error| ControllerError::Listen(settings.health, error))?;
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
-    let work = || work(&settings, client.clone(), fault.clone());
+    let work = || work(&settings, client.clone(), fault.clone(), health.clone());
     tokio::select! {
         () = candidate.run(stop, work) => {}
-        () = health.serve(listener) => {}
+        () = health.clone().serve(listener) => {}
     }
     Ok(())
 }
 
 /// All that the leader does, for as long as it is polled.
-async fn work(settings: &ControllerSettings, client: Client, fault: watch::Sender<Option<String>>) {
+async fn work(
+    settings: &ControllerSettings,
+    client: Client,
+    fault: watch::Sender<Option<String>>,
+    health: Health,
+) {
     let (namespace, identity) = (settings.namespace.as_str(), settings.identity.as_str());
     let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone());
     fault.send_replace(None);
@@ -92,7 +97,7 @@ async fn work(settings: &ControllerSettings, client: Client, fault: watch::Sende
         settings.permitted.clone(),
         trusted.clone(),
     );
-    let bundles = Bundles::new(client.clone(), namespace, trusted, published);
+    let bundles = Bundles::new(client.clone(), namespace, trusted, published, health);
     let labels = NodeLabels::new(client, namespace, identity);
     join!(
         keeper.keep(trust, everywhere, fault),

@@ -74,22 +74,18 @@ impl Signer {
 
     /// Takes the request one step further; the object comes again when it has changed.
     async fn answer(&self, csr: &CertificateSigningRequest) -> Result<Action, SignError> {
-        let name = csr.name_any();
-        let judged = match state(csr) {
-            RequestState::Done => return Ok(Action::await_change()),
-            RequestState::Pending | RequestState::Approved => judge(csr, &self.account),
-        };
-        match (state(csr), judged) {
-            (RequestState::Pending, Ok(request)) => {
+        match step(state(csr), || judge(csr, &self.account)) {
+            SigningStep::Wait => {}
+            SigningStep::Approve(request) => {
                 let message = format!("the token is of the agent on node {}", request.node);
                 let condition = condition("Approved", "NodeProved", &message);
-                let approved = self.write("approval", &name, with(csr, condition)).await?;
+                let approved = with(csr, condition);
+                let approved = self.write("approval", &csr.name_any(), approved).await?;
                 self.issue(&approved, &request).await?;
             }
-            (RequestState::Pending, Err(refusal)) => self.refuse("approval", "Denied", csr, &refusal).await?,
-            // Approved before: by a controller that ended in between, or by a person. The signer judges all the same.
-            (_, Ok(request)) => self.issue(csr, &request).await?,
-            (_, Err(refusal)) => self.refuse("status", "Failed", csr, &refusal).await?,
+            SigningStep::Deny(refusal) => self.refuse("approval", "Denied", csr, &refusal).await?,
+            SigningStep::Issue(request) => self.issue(csr, &request).await?,
+            SigningStep::Fail(refusal) => self.refuse("status", "Failed", csr, &refusal).await?,
         }
         Ok(Action::await_change())
     }
@@ -143,8 +139,7 @@ impl Signer {
 }
 
 fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, _: Arc<Signer>) -> Action {
-    // Somebody wrote in between, mostly this signer itself: the watch brings the newest version.
-    if matches!(error, SignError::Api(kube::Error::Api(status)) if status.code == 409) {
+    if is_conflict(error) {
         return Action::await_change();
     }
     tracing::warn!(
@@ -153,6 +148,34 @@ fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, _: Arc<Signer>)
         "a request for a node CA is not answered yet; the controller tries again"
     );
     Action::requeue(RETRY)
+}
+
+/// Whether somebody wrote in between, mostly this signer itself: the watch brings the newest version.
+fn is_conflict(error: &SignError) -> bool {
+    matches!(error, SignError::Api(kube::Error::Api(status)) if status.code == 409)
+}
+
+/// What is to be done next with a request.
+#[derive(Debug)]
+enum SigningStep {
+    /// Nothing, until it changes.
+    Wait,
+    /// Approve it, then sign.
+    Approve(NodeCaRequest),
+    Deny(Refusal),
+    Issue(NodeCaRequest),
+    /// It is approved, so that it cannot be denied any more.
+    Fail(Refusal),
+}
+
+/// The next step. An approved request was approved by a controller that ended in between, or by a person: the signer judges it all
+/// the same.
+fn step(state: RequestState, judge: impl FnOnce() -> Result<NodeCaRequest, Refusal>) -> SigningStep {
+    match state {
+        RequestState::Done => SigningStep::Wait,
+        RequestState::Pending => judge().map_or_else(SigningStep::Deny, SigningStep::Approve),
+        RequestState::Approved => judge().map_or_else(SigningStep::Fail, SigningStep::Issue),
+    }
 }
 
 /// How far a request is.
@@ -205,7 +228,56 @@ fn with(
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+    use rcgen::{KeyPair, PublicKeyData as _, SubjectPublicKeyInfo};
+
     use super::*;
+
+    #[test]
+    fn an_approval_does_not_stand_in_for_the_judgement() {
+        let key = KeyPair::generate().unwrap().subject_public_key_info();
+        let request = NodeCaRequest {
+            node: "node-1".to_owned(),
+            key: SubjectPublicKeyInfo::from_der(&key).unwrap(),
+            lifetime: Duration::from_secs(3600),
+        };
+        let cases = [
+            (RequestState::Pending, true, "Approve"),
+            (RequestState::Pending, false, "Deny"),
+            (RequestState::Approved, true, "Issue"),
+            (RequestState::Approved, false, "Fail"),
+            (RequestState::Done, true, "Wait"),
+            (RequestState::Done, false, "Wait"),
+        ];
+        for (state, is_fit, expected) in cases {
+            let judged = is_fit.then(|| request.clone()).ok_or(Refusal::NoNode);
+            let name = match step(state, || judged) {
+                SigningStep::Wait => "Wait",
+                SigningStep::Approve(_) => "Approve",
+                SigningStep::Deny(_) => "Deny",
+                SigningStep::Issue(_) => "Issue",
+                SigningStep::Fail(_) => "Fail",
+            };
+            assert_eq!(name, expected, "{state:?}, fit: {is_fit}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_waits_for_the_newest_version_and_other_errors_are_tried_again() {
+        let api = |code: u16| {
+            let status = Status::failure("no", "No").with_code(code);
+            SignError::Api(kube::Error::Api(Box::new(status)))
+        };
+        let cases = [
+            (api(409), true),
+            (api(403), false),
+            (api(500), false),
+            (SignError::NoRoot, false),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(is_conflict(&error), expected, "{error}");
+        }
+    }
 
     #[test]
     fn a_request_is_answered_once() {

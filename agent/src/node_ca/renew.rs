@@ -29,10 +29,9 @@ pub(super) struct Pauses {
     pub(super) failure: (Duration, Duration),
     /// The same after a refusal, which waits for a person.
     pub(super) refusal: (Duration, Duration),
+    /// Between two Events that say that the node's CA ends.
+    pub(super) event: Duration,
 }
-
-/// How often the node's Events say that its CA ends.
-const EVENT_EVERY: Duration = Duration::from_secs(3600);
 
 impl Default for Pauses {
     fn default() -> Self {
@@ -40,6 +39,7 @@ impl Default for Pauses {
             look: Duration::from_secs(5),
             failure: (Duration::from_secs(1), Duration::from_secs(15)),
             refusal: (Duration::from_secs(10), Duration::from_secs(300)),
+            event: Duration::from_secs(3600),
         }
     }
 }
@@ -88,6 +88,7 @@ impl NodeCaRenewal {
             look,
             failure,
             refusal,
+            ..
         } = self.pauses;
         let [mut failures, mut refusals] =
             [failure, refusal].map(|(first, longest)| Backoff::jittered(first, longest));
@@ -183,13 +184,14 @@ impl NodeCaRenewal {
             Some(kept) if now >= kept.late_at => {
                 let end = jiff::Timestamp::try_from(kept.not_after).unwrap_or_default();
                 let reason = format!("the node CA ends at {end}, and no new one came: {}", why());
-                if self.told_of_end.is_none_or(|last| last.elapsed() >= EVENT_EVERY) {
+                let is_due = |last: Instant| last.elapsed() >= self.pauses.event;
+                if self.told_of_end.is_none_or(is_due) {
                     self.told_of_end = Some(Instant::now());
                     self.tell(Reason::NodeCaExpiring, &reason);
                 }
                 Some(reason)
             }
-            Some(_) if trouble.needs_person => trouble.reason.clone(),
+            // The node serves with the CA that it has, also where a new one was refused: the log and an Event say so at once.
             Some(_) => None,
         };
         match reason {

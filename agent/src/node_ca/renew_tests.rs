@@ -21,6 +21,7 @@ struct Running {
     meeting: Meeting,
     readiness: Readiness,
     events: mpsc::Receiver<KubeEvent>,
+    registry: MetricsRegistry,
     changes: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
@@ -33,8 +34,14 @@ impl Drop for Running {
 
 impl Running {
     fn begin(meeting: Meeting) -> Self {
+        Self::begin_with(meeting, HOUR)
+    }
+
+    /// With this pause between Events that say that the CA ends.
+    fn begin_with(meeting: Meeting, event: Duration) -> Self {
         let (readiness, changes) = (Readiness::default(), Arc::new(AtomicUsize::default()));
-        let (queue, events) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+        let registry = MetricsRegistry::default();
+        let (queue, events) = EventQueue::channel(NotifyMetrics::register(&registry));
         let counted = Arc::clone(&changes);
         let mut renewal = NodeCaRenewal::new(meeting.exchange.clone(), readiness.clone(), queue, move || {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -43,12 +50,14 @@ impl Running {
             look: BRIEF.0,
             failure: BRIEF,
             refusal: BRIEF,
+            event,
         };
         Self {
             task: tokio::spawn(renewal.run()),
             meeting,
             readiness,
             events,
+            registry,
             changes,
         }
     }
@@ -70,6 +79,14 @@ impl Running {
         };
         let waited = timeout(SOON, waited).await;
         assert!(waited.is_ok(), "{what}: {}", self.said());
+    }
+
+    /// How many Events the queue did not take: it lets the same pass once a minute.
+    fn omitted(&self) -> u64 {
+        let text = self.registry.encode().expect("text");
+        let begin = "picket_kubernetes_events_total{outcome=\"omitted\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(begin));
+        line.and_then(|count| count.parse().ok()).expect("a count")
     }
 
     async fn event(&mut self) -> KubeEvent {
@@ -140,13 +157,44 @@ async fn a_refusal_is_told_with_its_reason_and_the_last_ca_stays() {
     assert_eq!((event.about, event.reason), (About::Node, Reason::NodeCaDenied));
     let words = "was refused: Node: the token is of node-2";
     assert!(event.note.contains(words), "{}", event.note);
-    running.until("it fails", |of| of.said().contains(words)).await;
-    running.until("it tries again", |of| of.meeting.asked() > 2).await;
+    running
+        .until("it tries again", |of| {
+            assert_eq!(of.said(), "", "the CA in use has two days left");
+            of.meeting.asked() > 2
+        })
+        .await;
     assert!(running.meeting.counted("denied") > 1);
     assert_eq!(read(&running.meeting.file()), first);
     running.meeting.decide(Decision::Sign);
+    running
+        .until("a new one", |of| read(&of.meeting.file()) != first)
+        .await;
+    assert_eq!(running.said(), "");
+}
+
+#[tokio::test]
+async fn a_refusal_fails_the_agent_once_its_ca_nears_its_end() {
+    let meeting = Meeting::begin(Decision::Deny).await;
+    meeting.keep_since(50 * HOUR);
+    let running = Running::begin(meeting);
+    let words = "was refused: Node: the token is of node-2";
+    running.until("it fails", |of| of.said().contains(words)).await;
+    assert!(
+        running.said().starts_with("the node CA ends at "),
+        "{}",
+        running.said()
+    );
+    running.meeting.decide(Decision::Sign);
     running.until("a new one", |of| of.said().is_empty()).await;
-    assert_ne!(read(&running.meeting.file()), first);
+}
+
+#[tokio::test]
+async fn the_end_of_a_ca_is_told_again_and_again() {
+    let meeting = Meeting::begin(Decision::None).await;
+    meeting.keep_since(50 * HOUR);
+    let mut running = Running::begin_with(meeting, BRIEF.0);
+    assert_eq!(running.event().await.reason, Reason::NodeCaExpiring);
+    running.until("it is told again", |of| of.omitted() > 1).await;
 }
 
 #[tokio::test]
@@ -156,8 +204,10 @@ async fn a_certificate_of_another_key_is_not_used() {
     let mut running = Running::begin(meeting);
     let words = "is not used: the issued certificate:1: this is not the key of the certificate";
     assert!(running.event().await.note.contains(words));
-    running.until("it fails", |of| of.said().contains(words)).await;
-    assert!(running.meeting.counted("refused") > 0);
+    running
+        .until("it is counted", |of| of.meeting.counted("refused") > 0)
+        .await;
+    assert_eq!(running.said(), "", "the CA in use has two days left");
     assert_eq!(read(&running.meeting.file()), first);
     assert_eq!(running.changes.load(Ordering::Relaxed), 0);
 }
@@ -190,7 +240,10 @@ async fn while_the_controller_is_away_the_last_ca_is_used_and_its_end_is_told_in
         (running.meeting.asked(), read(&running.meeting.file())),
         (1, first)
     );
-    assert!(running.events.try_recv().is_err(), "once an hour");
+    // It looks several times meanwhile.
+    tokio::time::sleep(10 * BRIEF.0).await;
+    assert!(running.events.try_recv().is_err());
+    assert_eq!(running.omitted(), 0, "once an hour");
 }
 
 #[tokio::test]

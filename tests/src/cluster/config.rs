@@ -37,6 +37,7 @@ pub(super) fn containerd(dir: &Path, sandbox_image: &str) -> String {
     let dir = dir.display();
     // restrict_oom_score_adj: a machine without CAP_SYS_RESOURCE cannot lower a score, and need not here.
     // opt: its default makes a folder in /opt.
+    // unprivileged: as containerd 2 and CRI-O have it by default; enrolled pods have no NET_RAW, and ping without it.
     format!(
         r#"version = 2
 root = "{dir}/containerd/root"
@@ -54,6 +55,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   restrict_oom_score_adj = true
   disable_apparmor = true
   netns_mounts_under_state_dir = true
+  enable_unprivileged_icmp = true
+  enable_unprivileged_ports = true
 
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"

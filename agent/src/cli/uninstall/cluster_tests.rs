@@ -122,9 +122,13 @@ fn answer(case: Case, asked: &Asked, request: &http::Request<bytes::Bytes>) -> (
         (_, "namespaces") => items(json!([{"metadata": {"name": "agents"}}, {"metadata": {"name": "hand"}}])),
         (_, "picket-ca.crt") if path.contains("/agents/") => (
             200,
+            json!({"metadata": {"name": "picket-ca.crt", "labels":
+                {"app.kubernetes.io/name": "picket", "app.kubernetes.io/managed-by": "picket-controller"}}}),
+        ),
+        (_, "picket-ca.crt") => (
+            200,
             json!({"metadata": {"name": "picket-ca.crt", "labels": {"app.kubernetes.io/name": "picket"}}}),
         ),
-        (_, "picket-ca.crt") => (200, json!({"metadata": {"name": "picket-ca.crt"}})),
         (_, "certificatesigningrequests") if query.contains("signerName%3Dpicket.dev%2Fnode-ca") => {
             let spec = json!({"request": "", "signerName": "picket.dev/node-ca"});
             items(json!([{"metadata": {"name": "csr-1"}, "spec": spec}]))

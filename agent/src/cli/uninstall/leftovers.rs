@@ -24,8 +24,11 @@ const LEASE: &str = "picket-controller";
 /// What enrolled pods trust, in each enrolled namespace.
 const BUNDLE: &str = "picket-ca.crt";
 
-/// What marks a ConfigMap as Picket's own: one of that name that an operator made stays.
-const OWN: (&str, &str) = ("app.kubernetes.io/name", "picket");
+/// What marks a ConfigMap as the controller's own, which sets both: one of that name that an operator made stays.
+const OWN: [(&str, &str); 2] = [
+    ("app.kubernetes.io/name", "picket"),
+    ("app.kubernetes.io/managed-by", "picket-controller"),
+];
 
 /// The label of a node with an agent that serves.
 const NODE_LABEL: &str = "picket.dev/agent";
@@ -57,11 +60,16 @@ async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
     for namespace in of.list(&namespaces, &ListParams::default()).await? {
         let maps: Api<ConfigMap> = Api::namespaced(of.client.clone(), &namespace.name_any());
         let map = of.ask(|| maps.get(BUNDLE)).await?;
-        if map.is_some_and(|map| map.labels().get(OWN.0).is_some_and(|value| value == OWN.1)) {
+        if map.is_some_and(|map| is_own(&map)) {
             of.delete(&maps, BUNDLE).await?;
         }
     }
     Ok(())
+}
+
+fn is_own(map: &ConfigMap) -> bool {
+    let has = |(key, value): &(&str, &str)| map.labels().get(*key).is_some_and(|found| found == value);
+    OWN.iter().all(has)
 }
 
 /// Removes the label of nodes with an agent that serves.
