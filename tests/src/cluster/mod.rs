@@ -246,9 +246,14 @@ impl Cluster {
             }
             net::ip(&node.netns, &lines)?;
             // bridge-nf: answers between two pods of one node must pass the service rules backwards too.
+            // ping_group_range: as systemd sets it on a machine; pods on the node's network ping without NET_RAW by it.
             net::sysctls(
                 &node.netns,
-                &[("ipv4/ip_forward", "1"), ("bridge/bridge-nf-call-iptables", "1")],
+                &[
+                    ("ipv4/ip_forward", "1"),
+                    ("bridge/bridge-nf-call-iptables", "1"),
+                    ("ipv4/ping_group_range", "0 2147483647"),
+                ],
             )?;
         }
         Ok(())
