@@ -38,7 +38,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ClusterArgs {
     /// Take Picket out of all nodes, and remove what Picket made in the cluster. The chart runs this before `helm uninstall`
-    #[arg(long, requires = "daemonset", conflicts_with_all = ["config", "bpffs", "state_directory", "remove_folder"])]
+    #[arg(long, requires = "daemonset", conflicts_with_all = ["config", "bpffs", "state_directory", "remove_folder", "error_file"])]
     cluster: bool,
     /// The DaemonSet that runs `picket uninstall` on each node, as JSON. A pod of it is Ready once its node is clean
     #[arg(long, value_name = "FILE", requires = "cluster")]
@@ -309,7 +309,7 @@ fn reason(pod: &Pod) -> Option<String> {
         let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
         message.or_else(|| waiting?.message.clone().or_else(|| waiting?.reason.clone()))
     };
-    // The end of its log: the last line is the error.
+    // What it wrote as its error, or else the end of its log, whose last line is the error.
     let text = statuses.iter().find_map(of)?;
     text.trim().lines().next_back().map(str::to_owned)
 }

@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// A folder to remove too, with all that is in it. May be given more than once
     #[arg(long, value_name = "FOLDER")]
     remove_folder: Vec<PathBuf>,
+    /// Write what went wrong to this file too, such as a container's termination message, /dev/termination-log
+    #[arg(long, value_name = "FILE")]
+    error_file: Option<PathBuf>,
     /// Remove nothing, and stay until SIGTERM: for the pod of a DaemonSet that is to be Ready once its first container has cleaned
     /// the node
     #[arg(long, exclusive = true)]
@@ -58,11 +61,20 @@ pub(super) fn run(args: &Args) -> ExitCode {
     } else if args.cluster.is_asked() {
         cluster::remove(&args.cluster)
     } else {
-        remove(args)
+        remove(args).inspect_err(|error| write_error(args.error_file.as_deref(), error))
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(&error),
+    }
+}
+
+/// The file of a container's termination message, unlike the container's log, is whole when the container has ended.
+fn write_error(file: Option<&Path>, error: &anyhow::Error) {
+    if let Some(file) = file
+        && let Err(fault) = std::fs::write(file, format!("picket: {}", super::error_chain(error)))
+    {
+        output::warn(format_args!("picket: cannot write {}: {fault}", file.display()));
     }
 }
 
@@ -154,6 +166,7 @@ mod tests {
                 bpffs: bpffs.map(PathBuf::from),
                 state_directory: folder.path().join("state"),
                 remove_folder: Vec::new(),
+                error_file: None,
                 stay: false,
                 cluster: cluster::ClusterArgs::default(),
             };
@@ -167,6 +180,20 @@ mod tests {
         assert!(
             elsewhere.starts_with("/proc/picket is not on a BPF filesystem"),
             "{elsewhere}"
+        );
+    }
+
+    #[test]
+    fn an_error_is_in_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("termination-log");
+        let error = anyhow::anyhow!("Device or resource busy").context("cannot remove /host/state/picket");
+        write_error(None, &error);
+        write_error(Some(&file), &error);
+        let said = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(
+            said,
+            "picket: cannot remove /host/state/picket: Device or resource busy"
         );
     }
 

@@ -58,6 +58,8 @@ spec:
           args:
             - uninstall
             - --config=/etc/picket/agent.yaml
+            # The Job tells it. The kubelet may read a log's last lines too early.
+            - --error-file=/dev/termination-log
             - --remove-folder=/host/run/{{ base .Values.host.run }}
             - --remove-folder=/host/state/{{ base .Values.host.state }}
             {{- if .Values.uninstall.deleteRecords }}
@@ -66,7 +68,6 @@ spec:
           env:
             - name: PICKET_NODE_NAME
               valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
-          # The Job tells the last line of a pod that fails.
           terminationMessagePolicy: FallbackToLogsOnError
           securityContext:
             {{- include "picket.securityContext" . | nindent 12 }}
