@@ -73,6 +73,11 @@ macro_rules! family {
             pub fn show(&self, values: [&'static str; N]) {
                 self.with(values, |_| {});
             }
+
+            /// Shows no combination, until one is used again.
+            pub fn clear(&self) {
+                self.family.clear();
+            }
         }
     };
 }
