@@ -13,17 +13,19 @@
 //! | [`ec_key`] | EC private keys in their older form | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key` |
+//! | `http` | answers short questions on a port of the pod | - |
 //! | `rotation` | when a root is replaced: pure | `authority` |
 //! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
 //! | `kubernetes` | what the parts share in their talk with the API server | `faults` |
-//! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `roots` |
 //! | `request` | judges a request for a node CA: pure | `authority` |
-//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `request`, `root` |
-//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `root` |
-//! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
-//! | `health` | the kubelet's probes | - |
+//! | `metrics` | the metrics of all parts | `authority`, `request`, `rotation` |
+//! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `metrics`, `roots`, `rotation` |
+//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `metrics`, `request`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `root` |
+//! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics` |
+//! | `health` | the kubelet's probes | `http` |
 //! | `lease` | which replica works | `health`, `kubernetes` |
-//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
+//! | `run` | the composition root | `authority`, `bundles`, `health`, `http`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;
 
@@ -37,9 +39,13 @@ mod roots;
 
 mod kubernetes;
 
-mod root;
+mod http;
 
 mod request;
+
+mod metrics;
+
+mod root;
 
 mod signer;
 
@@ -54,5 +60,6 @@ mod lease;
 mod run;
 
 pub use authority::{NotAName, PermittedNames};
+pub use metrics::ControllerMetrics;
 pub use root::RootSource;
 pub use run::{ControllerError, ControllerSettings, run};

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::kubernetes::{FIELD_MANAGER, follow, is_gone, printable};
+use crate::metrics::{ControllerMetrics, NodeCounts, Part};
 
 /// The label, and its value.
 const LABEL: &str = "picket.dev/agent";
@@ -55,10 +56,11 @@ pub(crate) struct NodeLabels {
     namespace: String,
     recorder: Recorder,
     readiness: Readiness,
+    metrics: ControllerMetrics,
 }
 
 impl NodeLabels {
-    pub(crate) fn new(client: Client, namespace: &str, identity: &str) -> Self {
+    pub(crate) fn new(client: Client, namespace: &str, identity: &str, metrics: ControllerMetrics) -> Self {
         let reporter = Reporter {
             controller: "picket.dev/controller".to_owned(),
             instance: Some(identity.to_owned()),
@@ -68,6 +70,7 @@ impl NodeLabels {
             client,
             namespace: namespace.to_owned(),
             readiness: Readiness::default(),
+            metrics,
         }
     }
 
@@ -131,6 +134,13 @@ impl NodeLabels {
                     );
                     is_settled = false;
                 }
+            }
+        }
+        if self.readiness.is_known() {
+            self.metrics.set_nodes(self.readiness.counts());
+            match is_settled {
+                true => self.metrics.succeeded(Part::Nodes),
+                false => self.metrics.failed(Part::Nodes),
             }
         }
         is_settled
@@ -268,6 +278,20 @@ impl Readiness {
             .collect()
     }
 
+    fn counts(&self) -> NodeCounts {
+        let (ready, mut counts) = (self.nodes_with_agent(), NodeCounts::default());
+        for (node, is_labelled) in &self.nodes {
+            let of = match (ready.contains(node), is_labelled) {
+                (true, true) => &mut counts.ready_labelled,
+                (true, false) => &mut counts.ready_unlabelled,
+                (false, true) => &mut counts.without_labelled,
+                (false, false) => &mut counts.without_unlabelled,
+            };
+            *of += 1;
+        }
+        counts
+    }
+
     /// When the next pause is over.
     fn next_due(&self) -> Option<Instant> {
         let due = self.without.values().map(|since| *since + PAUSE);
@@ -353,9 +377,19 @@ mod tests {
     #[test]
     fn a_node_gets_the_label_at_once_and_loses_it_after_a_pause() {
         let now = Instant::now();
-        let readiness = known(&[pod("a", "m", true)], now);
+        let mut readiness = known(&[pod("a", "m", true)], now);
         assert_eq!(readiness.changes(now), [("m".to_owned(), LabelChange::Set)]);
         assert_eq!(readiness.next_due(), Some(now + PAUSE));
+        let counts = NodeCounts {
+            ready_unlabelled: 1,
+            without_labelled: 1,
+            ..NodeCounts::default()
+        };
+        assert_eq!(readiness.counts(), counts);
+        readiness.see(Seen::Node(Event::Apply(node("o", false))), now);
+        assert_eq!(readiness.counts().without_unlabelled, 1);
+        readiness.see(Seen::Node(Event::Apply(node("m", true))), now);
+        assert_eq!(readiness.counts().ready_labelled, 1);
         let after = readiness.changes(now + PAUSE);
         assert!(
             after.contains(&("n".to_owned(), LabelChange::Remove)),

@@ -73,6 +73,18 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub(crate) const REASONS: [&str; 8] = [
+        "NotAnAgent",
+        "TokenNotBoundToNode",
+        "UsagesNotPermitted",
+        "LifetimeTooLong",
+        "RequestUnreadable",
+        "SignatureInvalid",
+        "KeyNotPermitted",
+        "SubjectNotTheNode",
+    ];
+
     /// The reason of the condition.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
