@@ -1,17 +1,23 @@
 //! The controller's metrics.
 //!
-//! In: what each part did. Out: metrics `picket_controller_*` in a registry. What the leader alone knows is shown while this replica
-//! leads. No label has a name of the cluster's.
+//! In: what each part did. Out: metrics `picket_controller_*` in a registry, and `/metrics` on a port of the pod. What the leader alone
+//! knows is shown while this replica leads. No label has a name of the cluster's: the port asks nobody who he is.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::{Response, StatusCode};
-use picket_metrics::{CounterFamily, GaugeFamily, MetricsRegistry, TimeFamily, count};
+use picket_metrics::{CONTENT_TYPE, CounterFamily, GaugeFamily, MetricsRegistry, TimeFamily, count};
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpListener;
 
 use crate::authority::Authority;
+use crate::http::{self, Answer};
 use crate::request::Refusal;
 use crate::rotation::RotationState;
+
+/// Scrapes at once.
+const PLACES: usize = 8;
 
 /// The root CA, among certificates.
 const ROOT_CA: &str = "root-ca";
@@ -109,7 +115,6 @@ pub struct ControllerMetrics {
 
 impl ControllerMetrics {
     /// Registers them.
-    #[must_use]
     pub fn register(registry: &MetricsRegistry) -> Self {
         let metrics = Self {
             leader: registry.gauge("controller_leader", "1 while this replica holds the Lease and works"),
@@ -285,10 +290,58 @@ impl Drop for LeaderGuard {
     }
 }
 
+/// Serves the metrics, where there is a listener, until it is dropped.
+pub(crate) async fn serve(listener: Option<TcpListener>, registry: MetricsRegistry) {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    let registry = Arc::new(registry);
+    let answer = move |path: &str| match path {
+        "/metrics" => scraped(&registry),
+        _ => Answer::not_found(),
+    };
+    http::serve(listener, PLACES, answer).await;
+}
+
+fn scraped(registry: &MetricsRegistry) -> Answer {
+    match registry.encode() {
+        Ok(text) => Answer {
+            status: StatusCode::OK,
+            media_type: CONTENT_TYPE,
+            text,
+        },
+        Err(_) => Answer::plain(StatusCode::INTERNAL_SERVER_ERROR, "no metrics can be written\n"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
     use crate::authority::make_root;
+
+    #[tokio::test]
+    async fn a_scrape_has_all_of_them() {
+        let registry = MetricsRegistry::default();
+        ControllerMetrics::register(&registry);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(Some(listener), registry));
+        for (path, has) in [
+            ("/metrics", "\npicket_controller_leader 0\n"),
+            ("/readyz", "HTTP/1.1 404 "),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: pod\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            assert!(text.contains(has), "{path}: {text}");
+            assert_eq!(text.contains(CONTENT_TYPE), path == "/metrics", "{text}");
+        }
+    }
 
     /// The metrics, and how to read a series of theirs.
     fn metrics() -> (ControllerMetrics, impl Fn(&str) -> Option<String>) {

@@ -5,15 +5,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures::join;
-use hyper::StatusCode;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use picket_metrics::{CONTENT_TYPE, MetricsRegistry};
+use picket_metrics::MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::util::MapResultLayer;
@@ -21,10 +19,9 @@ use tower::util::MapResultLayer;
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
 use crate::health::Health;
-use crate::http::{Answer, serve};
 use crate::kubernetes::{READ_LIMIT, printable};
 use crate::lease::Candidate;
-use crate::metrics::ControllerMetrics;
+use crate::metrics::{self, ControllerMetrics};
 use crate::nodes::NodeLabels;
 use crate::root::{RootKeeper, RootSource};
 use crate::signer::Signer;
@@ -89,7 +86,7 @@ pub async fn run(
     tokio::select! {
         () = candidate.run(stop, work) => {}
         () = health.clone().serve(probes) => {}
-        () = serve_metrics(scrapes, registry) => {}
+        () = metrics::serve(scrapes, registry) => {}
     }
     Ok(())
 }
@@ -130,29 +127,6 @@ async fn work(
         bundles.run(),
         labels.run(),
     );
-}
-
-/// Connections for metrics at once.
-const SCRAPES: usize = 8;
-
-/// Serves metrics, if anywhere, until it is dropped.
-async fn serve_metrics(listener: Option<TcpListener>, registry: MetricsRegistry) {
-    let Some(listener) = listener else {
-        return std::future::pending().await;
-    };
-    let registry = Arc::new(registry);
-    let answer = move |path: &str| match (path, registry.encode()) {
-        ("/metrics", Ok(text)) => Answer {
-            status: StatusCode::OK,
-            media_type: CONTENT_TYPE,
-            text,
-        },
-        ("/metrics", Err(_)) => {
-            Answer::plain(StatusCode::INTERNAL_SERVER_ERROR, "no metrics can be written\n")
-        }
-        _ => Answer::not_found(),
-    };
-    serve(listener, SCRAPES, answer).await;
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControllerError> {
