@@ -20,11 +20,8 @@ use tokio::sync::watch;
 use crate::health::{Health, few};
 use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
 use crate::metrics::{BundleWrite, ControllerMetrics, Part};
+use crate::names::{BUNDLE, BUNDLE_KEY};
 use crate::root::Trust;
-
-/// The ConfigMap, and its key.
-const BUNDLE: &str = "picket-ca.crt";
-const KEY: &str = "ca.crt";
 
 /// Says on each of them who keeps it.
 const DESCRIPTION: &str = "picket.dev/description";
@@ -211,7 +208,7 @@ async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": BUNDLE, "labels": labels(), "annotations": {DESCRIPTION: DESCRIBED}},
-        "data": {KEY: bundle},
+        "data": {BUNDLE_KEY: bundle},
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     maps.patch(BUNDLE, &parameters, &Patch::Apply(&map))
@@ -306,7 +303,7 @@ struct MapFacts {
 impl MapFacts {
     fn of(map: &ConfigMap) -> Self {
         Self {
-            content: map.data.as_ref().and_then(|data| data.get(KEY).cloned()),
+            content: map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY).cloned()),
             is_ours: labels()
                 .iter()
                 .all(|(key, value)| map.labels().get(key) == Some(value)),

@@ -36,7 +36,7 @@ fn map(namespace: &str, content: &str, ours: bool) -> ConfigMap {
     let metadata = json!({
         "name": BUNDLE, "namespace": namespace, "uid": "u", "resourceVersion": "7", "labels": labels, "annotations": annotations,
     });
-    serde_json::from_value(json!({"metadata": metadata, "data": {KEY: content}})).unwrap()
+    serde_json::from_value(json!({"metadata": metadata, "data": {BUNDLE_KEY: content}})).unwrap()
 }
 
 fn list<K>(items: Vec<K>) -> Vec<Event<K>> {

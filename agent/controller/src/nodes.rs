@@ -19,10 +19,7 @@ use tokio::time::Instant;
 
 use crate::kubernetes::{FIELD_MANAGER, follow, is_gone, printable};
 use crate::metrics::{ControllerMetrics, NodeCounts, Part};
-
-/// The label, and its value.
-const LABEL: &str = "picket.dev/agent";
-const READY: &str = "ready";
+use crate::names::{AGENT_LABEL, AGENT_READY};
 
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
@@ -107,8 +104,8 @@ impl NodeLabels {
         let nodes = Api::<Node>::all(self.client.clone());
         let mut is_settled = true;
         for (node, change) in self.readiness.changes(Instant::now()) {
-            let value = (change == LabelChange::Set).then_some(READY);
-            let patch = Patch::Merge(json!({"metadata": {"labels": {LABEL: value}}}));
+            let value = (change == LabelChange::Set).then_some(AGENT_READY);
+            let patch = Patch::Merge(json!({"metadata": {"labels": {AGENT_LABEL: value}}}));
             let parameters = PatchParams {
                 field_manager: Some(FIELD_MANAGER.to_owned()),
                 ..PatchParams::default()
@@ -117,7 +114,7 @@ impl NodeLabels {
                 Ok(_) => {
                     tracing::info!(
                         node,
-                        label = LABEL,
+                        label = AGENT_LABEL,
                         ready = change == LabelChange::Set,
                         "the node's label is written"
                     );
@@ -332,7 +329,9 @@ fn ready_on(pod: &Pod) -> Option<String> {
 }
 
 fn is_labelled(node: &PartialObjectMeta<Node>) -> bool {
-    node.labels().get(LABEL).is_some_and(|value| value == READY)
+    node.labels()
+        .get(AGENT_LABEL)
+        .is_some_and(|value| value == AGENT_READY)
 }
 
 #[cfg(test)]
@@ -351,7 +350,7 @@ mod tests {
 
     fn node(name: &str, labelled: bool) -> PartialObjectMeta<Node> {
         let labels = if labelled {
-            json!({LABEL: READY})
+            json!({AGENT_LABEL: AGENT_READY})
         } else {
             json!({})
         };

@@ -18,14 +18,9 @@ use tokio::sync::watch;
 use crate::authority::{Authority, CaPem, KeyPem};
 use crate::kubernetes::{self, FIELD_MANAGER, printable};
 use crate::metrics::{ControllerMetrics, Part};
+use crate::names::{ROOT_SECRET, ROTATE};
 use crate::roots::{RootFacts, RootsError, StoredRoots};
 use crate::rotation::RotationState;
-
-/// The Secret of the roots.
-pub(crate) const ROOT_SECRET: &str = "picket-root-ca";
-
-/// On that Secret, with any value: make another root now. The controller takes it off again.
-pub(crate) const ROTATE: &str = "picket.dev/rotate";
 
 /// How often the Secret is read. The controller then needs no right to list Secrets, and a person who asks for another root waits
 /// a few seconds.

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use crate::authority::{AuthorityError, PermittedNames};
 use crate::kubernetes::printable;
 use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
-use crate::request::{NodeCaRequest, Refusal, SIGNER, judge};
+use crate::names::SIGNER;
+use crate::request::{NodeCaRequest, Refusal, judge};
 use crate::root::Trust;
 
 /// How soon a request is looked at again that could not be answered: there is no root yet, or the API server refused a write.
