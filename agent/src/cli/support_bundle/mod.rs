@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use picket_policy::builtin;
 
 use crate::cli::output::{self, clean, size};
-use crate::cli::target::person::ClusterArgs;
+use crate::cli::target::person::PersonalClientArgs;
 use collect::Collector;
 
 const HELP: &str = "\
@@ -41,7 +41,7 @@ Exit codes: 0 the archive is written, perhaps without what you may not read; 1 i
 /// Write an archive for a support case.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
-pub(super) struct BundleArgs {
+pub(super) struct SupportBundleArgs {
     /// The archive, which must not be there yet. Default: picket-support-TIME.tar.gz in this folder.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -52,19 +52,19 @@ pub(super) struct BundleArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     log_lines: u32,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PersonalClientArgs,
 }
 
 /// Runs the command.
 #[must_use]
-pub(super) fn run(args: &BundleArgs) -> ExitCode {
+pub(super) fn run(args: &SupportBundleArgs) -> ExitCode {
     match bundle(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => crate::cli::fail(&error),
     }
 }
 
-fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
+fn bundle(args: &SupportBundleArgs) -> anyhow::Result<()> {
     let (runtime, client) = args.cluster.connect()?;
     let now = Timestamp::now();
     let stem = format!("picket-support-{}", now.strftime("%Y%m%dT%H%M%SZ"));
