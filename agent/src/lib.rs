@@ -36,7 +36,7 @@
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
 //! | `node_ca` | the node CA that Picket's controller signs, kept in the state folder and renewed | `cluster`, `metrics`, `notify`, `pki`, `runtime` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
-//! | [`node_status`] | what the agent says of its node at the API server, for `picket status` | `cluster`, `metrics`, `runtime` |
+//! | `node_status` | what the agent says of its node at the API server, for `picket status` | `cluster`, `metrics`, `runtime` |
 //!
 //! The process:
 //!
@@ -45,17 +45,18 @@
 //! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `store` |
 //! | [`store`] | identities, grants and policies from files and from the cluster, with a status for each object | `cluster`, `metrics`, `runtime` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates, trust bundles for clients' certificates | - |
-//! | [`metrics`] | the metrics registry | - |
-//! | [`metrics_server`] | metrics over TLS, for whom the API server lets read them | `cluster`, `metrics`, `reject`, `tls` |
+//! | [`metrics`] | the metrics registry, of the crate `picket-metrics` | - |
+//! | `metrics_server` | metrics over TLS, for whom the API server lets read them | `cluster`, `metrics`, `reject`, `tls` |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `limits`, `listener`, `metrics`, `metrics_server`, `node_ca`, `node_status`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
-//! Five more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
+//! Six more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
 //! `picket-controller` (agent/controller) is the cluster side, `picket controller`, with a code map of its own;
-//! `picket-masking` (agent/masking) takes hidden items out of lists and watches; `picket-common` (agent-common)
-//! holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
+//! `picket-masking` (agent/masking) takes hidden items out of lists and watches; `picket-metrics` (agent/metrics) is the registry of
+//! metrics, of agent and controller; `picket-common` (agent-common) holds what agent and kernel programs share; `picket-ebpf`
+//! (agent-ebpf) holds the kernel programs.
 //! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas and deploy/crds from them.
 //!
 //! # Invariants
@@ -79,7 +80,7 @@ pub mod workload;
 
 mod node_ca;
 
-pub mod node_status;
+mod node_status;
 
 pub mod notify;
 
@@ -117,7 +118,7 @@ pub mod pipeline;
 
 pub mod runtime;
 
-pub mod metrics_server;
+mod metrics_server;
 
 pub mod admin;
 

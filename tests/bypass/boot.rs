@@ -35,6 +35,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_configuration_that_is_not_valid_disturbs_no_agent_that_serves,
     the_guard_closes_a_node_until_the_agent_serves,
     the_guard_leaves_static_pods_as_the_operator_wants,
+    a_guard_that_is_asked_to_stop_leaves_the_node_closed,
+    a_guard_beside_an_agent_that_serves_disturbs_nothing,
 };
 
 /// The address of the Service `kubernetes`.
@@ -364,12 +366,8 @@ fn a_configuration_that_is_not_valid_disturbs_no_agent_that_serves(world: &mut W
     asks(world)?.good().map(drop)
 }
 
-/// Takes the agent and its programs away as a boot does, starts the guard, does something, and puts the agent back.
-fn guarded(
-    world: &mut World,
-    change: impl FnOnce(&mut Value),
-    act: impl FnOnce(&mut World, &mut Running) -> Result<()>,
-) -> Result<()> {
+/// The guard of this node, with its log on standard output.
+fn guard_command(world: &World) -> Command {
     let (agent, node) = (&world.agent, world.cluster.node());
     let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).display().to_string();
     let line = [
@@ -380,7 +378,6 @@ fn guarded(
         format!("--run-directory={}", folder(&agent.admin_socket())),
         format!("--state-directory={}", agent.state_directory().display()),
     ];
-    // Its log, which is on standard error.
     let mut command = Command::new("sh");
     command
         .args(["-c", "exec \"$0\" \"$@\" 2>&1"])
@@ -389,6 +386,17 @@ fn guarded(
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    command
+}
+
+/// Takes the agent and its programs away as a boot does, starts the guard, does something, and puts the agent back.
+fn guarded(
+    world: &mut World,
+    change: impl FnOnce(&mut Value),
+    act: impl FnOnce(&mut World, &mut Running) -> Result<()>,
+) -> Result<()> {
+    let agent = &world.agent;
+    let command = guard_command(world);
     let file = agent.state_directory().join("agent.yaml");
     until("the checkpoint is written", LIMIT, || Ok(file.exists()))?;
     world.agent.stop()?;
@@ -450,6 +458,36 @@ fn the_guard_leaves_static_pods_as_the_operator_wants(world: &mut World) -> Resu
             gone(&pod)
         },
     )
+}
+
+fn a_guard_that_is_asked_to_stop_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    guarded(
+        world,
+        |_| {},
+        |world, guard| {
+            guard.terminate()?;
+            guard.line_with("what is closed stays closed")?;
+            let ended = guard.wait()?;
+            ensure!(ended == 0, "the guard ended with {ended}");
+            dials(world, Verdict::Forbidden)
+        },
+    )
+}
+
+/// systemd may start it late, or a person by hand.
+fn a_guard_beside_an_agent_that_serves_disturbs_nothing(world: &mut World) -> Result<()> {
+    let file = world.agent.state_directory().join("agent.yaml");
+    until("the checkpoint is written", LIMIT, || Ok(file.exists()))?;
+    let before = pinned(world)?;
+    let said = Done::from(world.cluster.node().output(guard_command(world))?).good()?;
+    ensure!(
+        said.contains("an agent serves") && !said.contains("the guard closes the node"),
+        "{said}"
+    );
+    let after = pinned(world)?;
+    ensure!(before == after, "its programs were replaced:\n{before}\n{after}");
+    dials(world, Verdict::Redirected)?;
+    asks(world)?.good().map(drop)
 }
 
 /// The pins of the agent's links and maps with their inodes: a link that is replaced has a new pin.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use picket_controller::names;
 use picket_tests::install::{Installer, LIMIT, wait};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
 use serde_json::{Value, json};
@@ -56,10 +57,10 @@ fn the_controller_has_few_rights(world: &mut World) -> Result<()> {
 
     // What RBAC can bound by a name is bounded.
     let named = [
-        ("signers", "picket.dev/node-ca"),
-        ("configmaps", "picket-ca.crt"),
-        ("secrets", "picket-root-ca"),
-        ("leases", "picket-controller"),
+        ("signers", names::SIGNER),
+        ("configmaps", names::BUNDLE),
+        ("secrets", names::ROOT_SECRET),
+        ("leases", names::LEASE),
     ];
     let roles = chart.iter().filter(|object| {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     without_the_switch_nobody_gets_a_right,
     the_rights_for_metrics_are_those_of_deploy,
     the_scraper_checks_the_agents_certificate,
+    the_controllers_metrics_are_for_the_readers_namespaces,
     the_rules_are_the_file_of_the_chart,
     each_alert_says_what_to_do,
     each_metric_of_an_alert_exists,
@@ -35,7 +36,7 @@ networkPolicy: {create: true}
 /// The page with the table of alerts.
 const OPERATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/operations.md");
 
-/// The page with every metric that an agent registers.
+/// The page with every metric that an agent or the controller registers.
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docs/reference/metrics.md");
 
 fn with(world: &World, values: &str) -> Result<Vec<Value>> {
@@ -167,6 +168,68 @@ fn the_scraper_checks_the_agents_certificate(world: &mut World) -> Result<()> {
         mounted.contains("\"path\":\"metrics.crt\"") && mounted.contains("metrics-tls"),
         "{mounted}"
     );
+    Ok(())
+}
+
+fn the_controllers_metrics_are_for_the_readers_namespaces(world: &mut World) -> Result<()> {
+    const NAME: &str = "picket-controller-metrics";
+    let objects = with(world, ON)?;
+    let pods = &object(&objects, "Deployment", "picket-controller")?["spec"]["template"];
+    let container = &pods["spec"]["containers"][0];
+    let has = |key: &str, wanted: Value| container[key].as_array().is_some_and(|all| all.contains(&wanted));
+    ensure!(has("args", json!("--metrics=0.0.0.0:8082")), "{container:#}");
+    ensure!(
+        has("ports", json!({"name": "metrics", "containerPort": 8082})),
+        "{container:#}"
+    );
+    // The Service and the policy are about those pods, and the monitor about that Service alone.
+    let service = object(&objects, "Service", NAME)?;
+    let policy = &object(&objects, "NetworkPolicy", NAME)?["spec"];
+    let of_pods = pods["metadata"]["labels"].as_object().context("labels")?;
+    for selected in [
+        &service["spec"]["selector"],
+        &policy["podSelector"]["matchLabels"],
+    ] {
+        let selected = selected.as_object().context("a selector")?;
+        let is_of = |(name, value): (&String, &Value)| of_pods.get(name) == Some(value);
+        ensure!(!selected.is_empty() && selected.iter().all(is_of), "{selected:?}");
+    }
+    let monitor = object(&objects, "ServiceMonitor", "picket-controller")?;
+    let of_monitor = |name: &str| -> Result<bool> {
+        let labels = &object(&objects, "Service", name)?["metadata"]["labels"];
+        let selected = monitor["spec"]["selector"]["matchLabels"]
+            .as_object()
+            .context("a selector")?;
+        Ok(selected.iter().all(|(name, value)| labels[name] == *value))
+    };
+    ensure!(of_monitor(NAME)? && !of_monitor("picket-metrics")?, "{monitor:#}");
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    ensure!(
+        endpoint["port"] == service["spec"]["ports"][0]["name"] && endpoint["path"] == "/metrics",
+        "{endpoint:#}"
+    );
+    // Nobody but the readers' namespaces reaches the port.
+    let readers = json!({
+        "ports": [{"protocol": "TCP", "port": 8082}],
+        "from": [{"namespaceSelector": {"matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]},
+        ]}}],
+    });
+    let others = json!({"ports": [
+        {"protocol": "TCP", "port": 1, "endPort": 8081}, {"protocol": "TCP", "port": 8083, "endPort": 65535},
+    ]});
+    let cases = [
+        ("networkPolicy:", "networkPolicy:", json!([readers])),
+        ("create: true", "create: false", json!([readers, others])),
+        ("[{namespace: monitoring, name: prometheus}]", "[]", json!([])),
+    ];
+    for (from, to, wanted) in cases {
+        let policy = object(&with(world, &ON.replace(from, to))?, "NetworkPolicy", NAME)?["spec"].clone();
+        ensure!(policy["policyTypes"] == json!(["Ingress"]), "{policy:#}");
+        ensure!(policy["ingress"] == wanted, "{to}: {policy:#}");
+    }
+    let off = with(world, "")?;
+    ensure!(object(&off, "Service", NAME).is_err() && object(&off, "NetworkPolicy", NAME).is_err());
     Ok(())
 }
 
@@ -314,7 +377,7 @@ fn faults(expression: &str, known: &BTreeMap<String, BTreeSet<String>>) -> Vec<S
     let mut faults = Vec::new();
     for name in names_in(expression) {
         let Some(labels) = known.get(&name) else {
-            faults.push(format!("{name} is no series of an agent"));
+            faults.push(format!("{name} is no series of Picket"));
             continue;
         };
         for (at, _) in expression.match_indices(&format!("{name}{{")) {

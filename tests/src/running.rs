@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Kubectl;
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How long the next line may take. Nothing here is measured by it: what is buffered until the end never comes at all.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -91,6 +93,12 @@ impl Running {
     /// Closes its input.
     pub fn close_input(&mut self) {
         self.input = None;
+    }
+
+    /// Asks a program of this machine to end, by SIGTERM.
+    pub fn terminate(&self) -> Result<()> {
+        let pid = i32::try_from(self.child.id())?;
+        kill(Pid::from_raw(pid), Signal::SIGTERM).context("SIGTERM")
     }
 
     /// Waits for its end; gives its exit code.

@@ -21,6 +21,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::X509Certificate;
 
 use crate::ec_key;
+use crate::names::node_ca_subject;
+use crate::x509::{has_cert_sign, is_ca, is_self_issued, validity};
 
 /// How long a root that the controller makes is valid. It is replaced when two thirds are over, with an overlap.
 pub(crate) const ROOT_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
@@ -32,14 +34,6 @@ pub(crate) const NODE_CA_LIFETIME: Duration = Duration::from_secs(72 * 3600);
 /// Clocks of nodes differ; a certificate that starts "now" is refused on a node whose clock is behind. An hour, as after a wrong time
 /// zone, and five minutes.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(65 * 60);
-
-/// The start of the subject of each node's CA.
-const NODE_CA_SUBJECT: &str = "picket node CA ";
-
-/// The subject of a node's CA, as the agent asks for it.
-pub(crate) fn node_ca_subject(node: &str) -> String {
-    format!("{NODE_CA_SUBJECT}{node}")
-}
 
 /// What is wrong with a certificate or a key. No text quotes a key.
 #[derive(Debug, thiserror::Error)]
@@ -290,8 +284,7 @@ impl Authority {
 /// RFC 5280 sections 4.2.1.3 and 4.2.1.9: with a keyUsage extension the keyCertSign bit decides, without one it is implied.
 fn check_authority(ca: &X509Certificate<'_>) -> Result<(), AuthorityError> {
     let constraints = ca.basic_constraints().ok().flatten().map(|found| found.value);
-    let usage = ca.key_usage().ok().flatten().map(|found| found.value);
-    if !constraints.is_some_and(|found| found.ca) {
+    if !is_ca(ca) {
         return Err(AuthorityError::NotAnAuthority(
             "its basicConstraints have no CA:TRUE",
         ));
@@ -299,7 +292,7 @@ fn check_authority(ca: &X509Certificate<'_>) -> Result<(), AuthorityError> {
     if constraints.is_some_and(|found| found.path_len_constraint == Some(0)) {
         return Err(AuthorityError::NotAnAuthority("its path length is 0"));
     }
-    if usage.is_some_and(|found| !found.key_cert_sign()) {
+    if !has_cert_sign(ca) {
         return Err(AuthorityError::NotAnAuthority("its keyUsage has no keyCertSign"));
     }
     Ok(())
@@ -316,24 +309,6 @@ pub(crate) fn certificates(
         return Err(AuthorityError::NoCertificate(place));
     }
     Ok(all)
-}
-
-fn is_self_issued(der: &CertificateDer<'_>) -> bool {
-    x509_parser::parse_x509_certificate(der)
-        .is_ok_and(|(_, certificate)| certificate.subject() == certificate.issuer())
-}
-
-fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
-    let at = |time: x509_parser::time::ASN1Time| {
-        let distance = Duration::from_secs(time.timestamp().unsigned_abs());
-        if time.timestamp() < 0 {
-            SystemTime::UNIX_EPOCH - distance
-        } else {
-            SystemTime::UNIX_EPOCH + distance
-        }
-    };
-    let period = certificate.validity();
-    (at(period.not_before), at(period.not_after))
 }
 
 /// A time for people.

@@ -19,11 +19,9 @@ use tokio::sync::watch;
 
 use crate::health::{Health, few};
 use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
+use crate::metrics::{BundleWrite, ControllerMetrics, Part};
+use crate::names::{BUNDLE, BUNDLE_KEY};
 use crate::root::Trust;
-
-/// The ConfigMap, and its key.
-const BUNDLE: &str = "picket-ca.crt";
-const KEY: &str = "ca.crt";
 
 /// Says on each of them who keeps it.
 const DESCRIPTION: &str = "picket.dev/description";
@@ -46,6 +44,7 @@ pub(crate) struct Bundles {
     /// What every ConfigMap holds, once all do.
     published: watch::Sender<Option<Arc<str>>>,
     health: Health,
+    metrics: ControllerMetrics,
     enrolment: Enrolment,
 }
 
@@ -57,12 +56,14 @@ impl Bundles {
         trust: watch::Receiver<Option<Arc<Trust>>>,
         published: watch::Sender<Option<Arc<str>>>,
         health: Health,
+        metrics: ControllerMetrics,
     ) -> Self {
         Self {
             client,
             trust,
             published,
             health,
+            metrics,
             enrolment: Enrolment {
                 own: own.to_owned(),
                 ..Enrolment::default()
@@ -112,7 +113,7 @@ impl Bundles {
 
     /// Writes what differs; whether nothing is left to be tried again.
     async fn write(&mut self) -> bool {
-        let mut failed = BTreeSet::new();
+        let (mut failed, mut lacking) = (BTreeSet::new(), 0);
         for (namespace, change) in self.enrolment.take_changes() {
             let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
             let written = match &change {
@@ -121,7 +122,8 @@ impl Bundles {
             };
             match written {
                 Ok(()) => {
-                    let what = change.name();
+                    self.metrics.bundle(change.outcome());
+                    let what = change.outcome().label();
                     tracing::info!(namespace, "the CA bundle is {what}");
                 }
                 // The namespace or the ConfigMap ended meanwhile; the watch tells of both.
@@ -132,11 +134,20 @@ impl Bundles {
                         error = printable(&error),
                         "the CA bundle cannot be written; the controller tries again"
                     );
+                    self.metrics.bundle(BundleWrite::Failed);
+                    lacking += usize::from(change.outcome() == BundleWrite::Written);
                     failed.insert(namespace);
                 }
             }
         }
         let is_settled = failed.is_empty();
+        self.metrics.set_lacking(lacking);
+        match is_settled {
+            // Until then nothing is known to be absent.
+            true if self.enrolment.is_complete() => self.metrics.succeeded(Part::Bundles),
+            true => {}
+            false => self.metrics.failed(Part::Bundles),
+        }
         self.tell_of(&failed);
         self.enrolment.dirty.extend(failed);
         if let Some(bundle) = self.enrolment.everywhere() {
@@ -197,7 +208,7 @@ async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": BUNDLE, "labels": labels(), "annotations": {DESCRIPTION: DESCRIBED}},
-        "data": {KEY: bundle},
+        "data": {BUNDLE_KEY: bundle},
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     maps.patch(BUNDLE, &parameters, &Patch::Apply(&map))
@@ -222,10 +233,11 @@ enum BundleChange {
 }
 
 impl BundleChange {
-    fn name(&self) -> &'static str {
+    /// What it is once it succeeds.
+    fn outcome(&self) -> BundleWrite {
         match self {
-            Self::Apply(..) => "written",
-            Self::Remove(_) => "removed",
+            Self::Apply(..) => BundleWrite::Written,
+            Self::Remove(_) => BundleWrite::Removed,
         }
     }
 }
@@ -291,7 +303,7 @@ struct MapFacts {
 impl MapFacts {
     fn of(map: &ConfigMap) -> Self {
         Self {
-            content: map.data.as_ref().and_then(|data| data.get(KEY).cloned()),
+            content: map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY).cloned()),
             is_ours: labels()
                 .iter()
                 .all(|(key, value)| map.labels().get(key) == Some(value)),

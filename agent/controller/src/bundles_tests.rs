@@ -36,7 +36,7 @@ fn map(namespace: &str, content: &str, ours: bool) -> ConfigMap {
     let metadata = json!({
         "name": BUNDLE, "namespace": namespace, "uid": "u", "resourceVersion": "7", "labels": labels, "annotations": annotations,
     });
-    serde_json::from_value(json!({"metadata": metadata, "data": {KEY: content}})).unwrap()
+    serde_json::from_value(json!({"metadata": metadata, "data": {BUNDLE_KEY: content}})).unwrap()
 }
 
 fn list<K>(items: Vec<K>) -> Vec<Event<K>> {
@@ -353,7 +353,9 @@ async fn asked_for(
     let (published, everywhere) = watch::channel(None);
     let (_fault, faults) = watch::channel(None);
     let health = Health::new(faults);
-    let mut bundles = Bundles::new(client, "", trusted, published, health.clone());
+    let registry = picket_metrics::MetricsRegistry::default();
+    let metrics = ControllerMetrics::register(&registry);
+    let mut bundles = Bundles::new(client, "", trusted, published, health.clone(), metrics);
     bundles.enrolment.set_bundle("root");
     bundles
         .enrolment
@@ -361,6 +363,16 @@ async fn asked_for(
     let is_settled = bundles.write().await;
     let is_awaited = !health.set_awaited(&BTreeSet::from(["a".to_owned()]));
     assert_ne!(is_settled, is_awaited);
+    let text = registry.encode().unwrap();
+    let (lacking, result) = if is_settled { (0, "written") } else { (1, "failed") };
+    for line in [
+        format!("namespaces_without_bundle {lacking}"),
+        format!("bundle_writes_total{{result=\"{result}\"}} 1"),
+        format!("errors_total{{part=\"bundles\"}} {lacking}"),
+    ] {
+        let line = format!("picket_controller_{line}\n");
+        assert!(text.contains(&line), "{line} is missing in\n{text}");
+    }
     let asked = asked.lock();
     let of = |(method, object): &(Method, Value)| json!([method.as_str(), object["preconditions"]]);
     let published = everywhere.borrow().clone();

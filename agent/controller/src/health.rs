@@ -1,30 +1,25 @@
-//! Whether the controller works, for the kubelet's probes. It serves these two paths and nothing else: no metrics yet, and no secret.
+//! Whether the controller works, for the kubelet's probes. It serves these two paths and nothing else.
 //!
 //! In: when the API server was last heard, whether this replica leads, why it has no root, and for which namespaces a rotation of the
-//! root waits. Out: `/healthz` and `/readyz` on a port
-//! of the pod.
+//! root waits. Out: `/healthz` and `/readyz` on a port of the pod.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::StatusCode;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::http::{Answer, serve};
+
 /// A replica that has not heard the API server for this long is not ready: twice the time for which a Lease counts.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// A client that sends no request for this long is cut off.
-const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// Connections at once: many more than a kubelet makes, so that others do not keep it out.
+const PLACES: usize = 256;
 
 /// What the probes are told; clones share it.
 #[derive(Debug, Clone)]
@@ -94,36 +89,21 @@ impl Health {
         }
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, String) {
+    fn answer(&self, path: &str) -> Answer {
         match path {
             // That it answers is all: a restart mends nothing that the API server or the root lack.
-            "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" => self.ready(Instant::now()),
-            _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+            "/healthz" => Answer::plain(StatusCode::OK, "ok\n"),
+            "/readyz" => {
+                let (status, text) = self.ready(Instant::now());
+                Answer::plain(status, text)
+            }
+            _ => Answer::not_found(),
         }
     }
 
     /// Serves until it is dropped.
     pub(crate) async fn serve(self, listener: TcpListener) {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let health = self.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (status, text) = health.answer(request.uri().path());
-                let mut response = Response::new(Full::new(Bytes::from(text)));
-                *response.status_mut() = status;
-                std::future::ready(Ok::<_, Infallible>(response))
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_LIMIT)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(connection);
-        }
+        serve(listener, PLACES, move |path: &str| self.answer(path)).await;
     }
 }
 
@@ -138,11 +118,6 @@ pub(crate) fn few(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// A socket for the probes.
-pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,35 +126,39 @@ mod tests {
     async fn a_replica_is_ready_while_it_hears_the_api_server_and_the_leader_has_a_root() {
         let (fault, faults) = watch::channel(None);
         let health = Health::new(faults);
-        assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(health.answer("/healthz").0, StatusCode::OK);
-        assert_eq!(health.answer("/").0, StatusCode::NOT_FOUND);
+        assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.answer("/healthz").status, StatusCode::OK);
+        assert_eq!(health.answer("/").status, StatusCode::NOT_FOUND);
         health.heard();
         assert_eq!(
             health.answer("/readyz"),
-            (StatusCode::OK, "ready: another replica leads\n".to_owned())
+            Answer::plain(StatusCode::OK, "ready: another replica leads\n")
         );
         fault.send_replace(Some("no Secret".to_owned()));
-        assert_eq!(health.answer("/readyz").0, StatusCode::OK, "that is the leader's");
+        assert_eq!(
+            health.answer("/readyz").status,
+            StatusCode::OK,
+            "that is the leader's"
+        );
         health.set_leading(true);
-        let (status, text) = health.answer("/readyz");
+        let Answer { status, text, .. } = health.answer("/readyz");
         assert_eq!(
             (status, text.as_str()),
             (StatusCode::SERVICE_UNAVAILABLE, "not ready: no Secret\n")
         );
         fault.send_replace(None);
-        assert_eq!(health.answer("/readyz").0, StatusCode::OK);
+        assert_eq!(health.answer("/readyz").status, StatusCode::OK);
         let awaited: BTreeSet<_> = (0..12).map(|number| format!("n{number:02}")).collect();
         assert!(health.set_awaited(&awaited) && !health.set_awaited(&awaited));
-        let (status, text) = health.answer("/readyz");
+        let Answer { status, text, .. } = health.answer("/readyz");
         assert!(
             text.ends_with(" in: n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 and 2 more\n"),
             "{text}"
         );
         assert_eq!(status, StatusCode::OK);
         assert!(health.set_awaited(&BTreeSet::new()));
-        assert_eq!(health.answer("/readyz").1, "ready: this replica leads\n");
+        assert_eq!(health.answer("/readyz").text, "ready: this replica leads\n");
         tokio::time::advance(SILENCE).await;
-        assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

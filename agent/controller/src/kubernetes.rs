@@ -13,12 +13,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 pub(crate) use crate::faults::printable;
-
-/// Who writes, as managedFields name it.
-pub(crate) const FIELD_MANAGER: &str = "picket-controller";
-
-/// The label of pods and namespaces that go through Picket.
-pub(crate) const ENROLLED: &str = "picket.dev/enrolled";
+pub(crate) use crate::names::{ENROLLED, FIELD_MANAGER, OWN_LABELS};
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
 const WATCH_SECONDS: u32 = 120;
@@ -28,12 +23,9 @@ pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64
 
 /// The labels of what the controller makes.
 pub(crate) fn labels() -> BTreeMap<String, String> {
-    [
-        ("app.kubernetes.io/name", "picket"),
-        ("app.kubernetes.io/managed-by", FIELD_MANAGER),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into()
+    OWN_LABELS
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log.

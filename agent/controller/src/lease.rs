@@ -19,9 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::health::Health;
 use crate::kubernetes::{labels, printable};
-
-/// The Lease.
-pub(crate) const LEASE: &str = "picket-controller";
+use crate::names::LEASE;
 
 /// How long others wait after the last renewal that they saw. The three are client-go's defaults
 /// (k8s.io/component-base/config/v1alpha1/defaults.go).

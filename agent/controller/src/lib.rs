@@ -11,21 +11,29 @@
 //! | module | holds | imports |
 //! |---|---|---|
 //! | [`ec_key`] | EC private keys in their older form | - |
+//! | [`names`] | the names by which controller, agents and commands meet in the cluster | - |
+//! | [`x509`] | what both read of certificates | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
-//! | `authority` | a CA: made, read, and used to sign | `ec_key` |
+//! | `authority` | a CA: made, read, and used to sign | `ec_key`, `names`, `x509` |
+//! | `http` | answers short questions on a port of the pod | - |
 //! | `rotation` | when a root is replaced: pure | `authority` |
 //! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
-//! | `kubernetes` | what the parts share in their talk with the API server | `faults` |
-//! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `roots` |
-//! | `request` | judges a request for a node CA: pure | `authority` |
-//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `request`, `root` |
-//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `root` |
-//! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
-//! | `health` | the kubelet's probes | - |
-//! | `lease` | which replica works | `health`, `kubernetes` |
-//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
+//! | `kubernetes` | what the parts share in their talk with the API server | `faults`, `names` |
+//! | `request` | judges a request for a node CA: pure | `authority`, `names` |
+//! | `metrics` | the metrics of all parts, and their port | `authority`, `http`, `request`, `rotation` |
+//! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `metrics`, `names`, `roots`, `rotation` |
+//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `metrics`, `names`, `request`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `names`, `root` |
+//! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
+//! | `health` | the kubelet's probes | `http` |
+//! | `lease` | which replica works | `health`, `kubernetes`, `names` |
+//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;
+
+pub mod names;
+
+pub mod x509;
 
 pub mod faults;
 
@@ -37,9 +45,13 @@ mod roots;
 
 mod kubernetes;
 
-mod root;
+mod http;
 
 mod request;
+
+mod metrics;
+
+mod root;
 
 mod signer;
 
@@ -54,5 +66,6 @@ mod lease;
 mod run;
 
 pub use authority::{NotAName, PermittedNames};
+pub use metrics::ControllerMetrics;
 pub use root::RootSource;
 pub use run::{ControllerError, ControllerSettings, run};

@@ -18,10 +18,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::kubernetes::{FIELD_MANAGER, follow, is_gone, printable};
-
-/// The label, and its value.
-const LABEL: &str = "picket.dev/agent";
-const READY: &str = "ready";
+use crate::metrics::{ControllerMetrics, NodeCounts, Part};
+use crate::names::{AGENT_LABEL, AGENT_READY};
 
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
@@ -55,10 +53,11 @@ pub(crate) struct NodeLabels {
     namespace: String,
     recorder: Recorder,
     readiness: Readiness,
+    metrics: ControllerMetrics,
 }
 
 impl NodeLabels {
-    pub(crate) fn new(client: Client, namespace: &str, identity: &str) -> Self {
+    pub(crate) fn new(client: Client, namespace: &str, identity: &str, metrics: ControllerMetrics) -> Self {
         let reporter = Reporter {
             controller: "picket.dev/controller".to_owned(),
             instance: Some(identity.to_owned()),
@@ -68,6 +67,7 @@ impl NodeLabels {
             client,
             namespace: namespace.to_owned(),
             readiness: Readiness::default(),
+            metrics,
         }
     }
 
@@ -104,8 +104,8 @@ impl NodeLabels {
         let nodes = Api::<Node>::all(self.client.clone());
         let mut is_settled = true;
         for (node, change) in self.readiness.changes(Instant::now()) {
-            let value = (change == LabelChange::Set).then_some(READY);
-            let patch = Patch::Merge(json!({"metadata": {"labels": {LABEL: value}}}));
+            let value = (change == LabelChange::Set).then_some(AGENT_READY);
+            let patch = Patch::Merge(json!({"metadata": {"labels": {AGENT_LABEL: value}}}));
             let parameters = PatchParams {
                 field_manager: Some(FIELD_MANAGER.to_owned()),
                 ..PatchParams::default()
@@ -114,7 +114,7 @@ impl NodeLabels {
                 Ok(_) => {
                     tracing::info!(
                         node,
-                        label = LABEL,
+                        label = AGENT_LABEL,
                         ready = change == LabelChange::Set,
                         "the node's label is written"
                     );
@@ -131,6 +131,13 @@ impl NodeLabels {
                     );
                     is_settled = false;
                 }
+            }
+        }
+        if self.readiness.is_known() {
+            self.metrics.set_nodes(self.readiness.counts());
+            match is_settled {
+                true => self.metrics.succeeded(Part::Nodes),
+                false => self.metrics.failed(Part::Nodes),
             }
         }
         is_settled
@@ -268,6 +275,20 @@ impl Readiness {
             .collect()
     }
 
+    fn counts(&self) -> NodeCounts {
+        let (ready, mut counts) = (self.nodes_with_agent(), NodeCounts::default());
+        for (node, is_labelled) in &self.nodes {
+            let of = match (ready.contains(node), is_labelled) {
+                (true, true) => &mut counts.ready_labelled,
+                (true, false) => &mut counts.ready_unlabelled,
+                (false, true) => &mut counts.without_labelled,
+                (false, false) => &mut counts.without_unlabelled,
+            };
+            *of += 1;
+        }
+        counts
+    }
+
     /// When the next pause is over.
     fn next_due(&self) -> Option<Instant> {
         let due = self.without.values().map(|since| *since + PAUSE);
@@ -308,7 +329,9 @@ fn ready_on(pod: &Pod) -> Option<String> {
 }
 
 fn is_labelled(node: &PartialObjectMeta<Node>) -> bool {
-    node.labels().get(LABEL).is_some_and(|value| value == READY)
+    node.labels()
+        .get(AGENT_LABEL)
+        .is_some_and(|value| value == AGENT_READY)
 }
 
 #[cfg(test)]
@@ -327,7 +350,7 @@ mod tests {
 
     fn node(name: &str, labelled: bool) -> PartialObjectMeta<Node> {
         let labels = if labelled {
-            json!({LABEL: READY})
+            json!({AGENT_LABEL: AGENT_READY})
         } else {
             json!({})
         };
@@ -353,9 +376,19 @@ mod tests {
     #[test]
     fn a_node_gets_the_label_at_once_and_loses_it_after_a_pause() {
         let now = Instant::now();
-        let readiness = known(&[pod("a", "m", true)], now);
+        let mut readiness = known(&[pod("a", "m", true)], now);
         assert_eq!(readiness.changes(now), [("m".to_owned(), LabelChange::Set)]);
         assert_eq!(readiness.next_due(), Some(now + PAUSE));
+        let counts = NodeCounts {
+            ready_unlabelled: 1,
+            without_labelled: 1,
+            ..NodeCounts::default()
+        };
+        assert_eq!(readiness.counts(), counts);
+        readiness.see(Seen::Node(Event::Apply(node("o", false))), now);
+        assert_eq!(readiness.counts().without_unlabelled, 1);
+        readiness.see(Seen::Node(Event::Apply(node("m", true))), now);
+        assert_eq!(readiness.counts().ready_labelled, 1);
         let after = readiness.changes(now + PAUSE);
         assert!(
             after.contains(&("n".to_owned(), LabelChange::Remove)),

@@ -17,10 +17,8 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
-use crate::authority::{NODE_CA_LIFETIME, node_ca_subject};
-
-/// The signer that the controller is.
-pub(crate) const SIGNER: &str = "picket.dev/node-ca";
+use crate::authority::NODE_CA_LIFETIME;
+use crate::names::node_ca_subject;
 
 /// Where the API server notes the node of a pod's token (k8s.io/apiserver pkg/authentication/serviceaccount, `NodeNameKey`).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
@@ -73,6 +71,18 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub(crate) const REASONS: [&str; 8] = [
+        "NotAnAgent",
+        "TokenNotBoundToNode",
+        "UsagesNotPermitted",
+        "LifetimeTooLong",
+        "RequestUnreadable",
+        "SignatureInvalid",
+        "KeyNotPermitted",
+        "SubjectNotTheNode",
+    ];
+
     /// The reason of the condition.
     pub(crate) fn reason(&self) -> &'static str {
         match self {

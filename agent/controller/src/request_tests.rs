@@ -221,3 +221,29 @@ fn no_extension_that_is_asked_for_comes_into_the_certificate() {
         key.der_bytes()
     );
 }
+
+#[test]
+fn every_reason_is_counted_from_0_on() {
+    let text = String::new;
+    let all = [
+        Refusal::OtherAccount {
+            found: text(),
+            expected: text(),
+        },
+        Refusal::NoNode,
+        Refusal::SeveralNodes(2),
+        Refusal::Usages,
+        Refusal::Lifetime(0),
+        Refusal::Unreadable,
+        Refusal::Signature,
+        Refusal::Key,
+        Refusal::OtherNode {
+            found: text(),
+            node: text(),
+            expected: text(),
+        },
+    ];
+    for refusal in all {
+        assert!(Refusal::REASONS.contains(&refusal.reason()), "{refusal:?}");
+    }
+}

@@ -17,13 +17,10 @@ use tokio::sync::watch;
 
 use crate::authority::{Authority, CaPem, KeyPem};
 use crate::kubernetes::{self, FIELD_MANAGER, printable};
+use crate::metrics::{ControllerMetrics, Part};
+use crate::names::{ROOT_SECRET, ROTATE};
 use crate::roots::{RootFacts, RootsError, StoredRoots};
-
-/// The Secret of the roots.
-pub(crate) const ROOT_SECRET: &str = "picket-root-ca";
-
-/// On that Secret, with any value: make another root now. The controller takes it off again.
-pub(crate) const ROTATE: &str = "picket.dev/rotate";
+use crate::rotation::RotationState;
 
 /// How often the Secret is read. The controller then needs no right to list Secrets, and a person who asks for another root waits
 /// a few seconds.
@@ -72,16 +69,37 @@ pub(crate) struct RootKeeper {
     source: RootSource,
     /// What clients were told to trust last.
     trusted: Option<String>,
-    warned_of_age: bool,
+    age_warning: AgeWarning,
+    metrics: ControllerMetrics,
+}
+
+/// Warns once of each root that somebody else has to replace.
+#[derive(Debug, Default)]
+struct AgeWarning {
+    is_given: bool,
+}
+
+impl AgeWarning {
+    /// Whether the warning is due now.
+    fn is_due(&mut self, is_old: bool) -> bool {
+        let was_given = std::mem::replace(&mut self.is_given, is_old);
+        is_old && !was_given
+    }
 }
 
 impl RootKeeper {
-    pub(crate) fn new(client: Client, namespace: &str, source: RootSource) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        source: RootSource,
+        metrics: ControllerMetrics,
+    ) -> Self {
         Self {
             secrets: Api::namespaced(client, namespace),
             source,
             trusted: None,
-            warned_of_age: false,
+            age_warning: AgeWarning::default(),
+            metrics,
         }
     }
 
@@ -97,6 +115,7 @@ impl RootKeeper {
             match self.pass(everywhere.as_deref()).await {
                 Ok(found) => {
                     fault.send_replace(None);
+                    self.metrics.succeeded(Part::Root);
                     let is_new = |before: &Option<Arc<Trust>>| {
                         before.as_ref().is_none_or(|before| {
                             before.bundle != found.bundle || before.signing.anchors != found.signing.anchors
@@ -112,6 +131,7 @@ impl RootKeeper {
                     trust.send_replace(Some(Arc::new(found)));
                 }
                 Err(error) => {
+                    self.metrics.failed(Part::Root);
                     let text = error.to_string();
                     if fault.borrow().as_ref() != Some(&text) {
                         tracing::error!(
@@ -153,7 +173,7 @@ impl RootKeeper {
                 RootSource::Own => RootError::Roots(error),
                 source => RootError::Given(source.name(), error),
             })?;
-        if advanced.given_is_old && !std::mem::replace(&mut self.warned_of_age, true) {
+        if self.age_warning.is_due(advanced.state == RotationState::Overdue) {
             tracing::warn!(
                 source = self.source.name(),
                 "two thirds of the root's life are over: replace it; the earlier one stays in the bundles while it is needed"
@@ -165,6 +185,7 @@ impl RootKeeper {
                 tracing::info!(secret = ROOT_SECRET, "{change}");
             }
         }
+        self.metrics.set_root(&advanced.signing, advanced.state);
         self.trusted = Some(advanced.signing.anchors.clone());
         Ok(Trust {
             signing: advanced.signing,
@@ -285,6 +306,14 @@ mod tests {
             assert!(Authority::read(&read).is_ok());
             std::fs::remove_file(folder.path().join(key)).unwrap();
         }
+    }
+
+    #[test]
+    fn each_root_that_grows_old_is_warned_of_once() {
+        let mut warning = AgeWarning::default();
+        let passes = [false, true, true, false, true, true];
+        let warned = passes.map(|is_old| warning.is_due(is_old));
+        assert_eq!(warned, [false, true, false, false, true, false]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{Authority, AuthorityError, CaPem, KeyPem, certificates, make_root};
-use crate::rotation::{NextView, RotationStep, RotationView, due, retire_until};
+use crate::rotation::{NextView, RotationState, RotationStep, RotationView, due, retire_until};
 
 /// The keys of the Secret. Only the first two are there outside a rotation.
 const CERTIFICATE: &str = "ca.crt";
@@ -83,8 +83,7 @@ pub(crate) struct Advanced {
     pub(crate) bundle: String,
     /// What changed, for the log.
     pub(crate) changes: Vec<&'static str>,
-    /// Somebody else has to replace the root soon.
-    pub(crate) given_is_old: bool,
+    pub(crate) state: RotationState,
 }
 
 impl StoredRoots {
@@ -180,13 +179,17 @@ impl StoredRoots {
                 }
             }
         }
+        let state = match given_is_old {
+            true => RotationState::Overdue,
+            false => self.view(&signing, facts).state(),
+        };
         let bundle = self.bundle(&signing)?;
         Ok(Advanced {
             stored: self,
             signing,
             bundle,
             changes,
-            given_is_old,
+            state,
         })
     }
 

@@ -115,7 +115,11 @@ fn a_root_that_somebody_else_keeps_is_never_replaced() {
     let first = StoredRoots::default().advance(&given(&one), begin).unwrap();
     let keys: Vec<String> = first.stored.data().into_keys().collect();
     assert_eq!(keys, ["ca.crt"], "its key is stored nowhere else");
-    assert!(first.given_is_old, "a person asked for what only a person can do");
+    assert_eq!(
+        first.state,
+        RotationState::Overdue,
+        "a person asked for what only a person can do"
+    );
     // It was replaced: what the earlier one signed is still in use.
     let second = stored(&first).advance(&given(&other), begin + HOUR).unwrap();
     assert_eq!(count(&second.bundle), 2);

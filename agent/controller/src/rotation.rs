@@ -53,6 +53,53 @@ pub(crate) enum RotationStep {
     DropRetired,
 }
 
+/// How far a rotation is, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RotationState {
+    /// There is none.
+    Idle,
+    /// Some bundle lacks the next root.
+    Publishing,
+    /// Every bundle had the next root once; it does not sign yet.
+    Overlap,
+    /// The new root signs, and an earlier one is in the bundles still.
+    Retiring,
+    /// Whoever keeps the root has to replace it.
+    Overdue,
+}
+
+impl RotationState {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Idle,
+        Self::Publishing,
+        Self::Overlap,
+        Self::Retiring,
+        Self::Overdue,
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Publishing => "publishing",
+            Self::Overlap => "overlap",
+            Self::Retiring => "retiring",
+            Self::Overdue => "overdue",
+        }
+    }
+}
+
+impl RotationView {
+    /// The state of a root that the controller keeps itself.
+    pub(crate) fn state(&self) -> RotationState {
+        match self.next {
+            Some(NextView { published_at: None }) => RotationState::Publishing,
+            Some(_) => RotationState::Overlap,
+            None if !self.retired.is_empty() => RotationState::Retiring,
+            None => RotationState::Idle,
+        }
+    }
+}
+
 /// The step that is due, if any.
 pub(crate) fn due(view: &RotationView, now: SystemTime) -> Option<RotationStep> {
     if view.retired.iter().any(|until| *until <= now) {
@@ -134,12 +181,14 @@ mod tests {
             ..view()
         };
         assert_eq!(due(&made, start() + 100 * HOUR), None, "a bundle lacks it");
+        assert_eq!(made.state(), RotationState::Publishing);
         made.published = true;
         assert_eq!(due(&made, start()), Some(RotationStep::NotePublished));
 
         made.next = Some(NextView {
             published_at: Some(start()),
         });
+        assert_eq!(made.state(), RotationState::Overlap);
         assert_eq!(due(&made, start() + OVERLAP - HOUR), None);
         let moved = due(&made, start() + OVERLAP);
         let retire_until = start() + OVERLAP + NODE_CA_LIFETIME + SKEW;
@@ -168,6 +217,10 @@ mod tests {
             retired: vec![retire_until(moved)],
             ..view()
         };
+        assert_eq!(
+            (after.state(), view().state()),
+            (RotationState::Retiring, RotationState::Idle)
+        );
         assert_eq!(
             due(&after, moved + NODE_CA_LIFETIME),
             None,

@@ -8,15 +8,20 @@ use std::path::PathBuf;
 
 use futures::join;
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use picket_metrics::MetricsRegistry;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tower::util::MapResultLayer;
 
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
-use crate::health::{Health, listen};
+use crate::health::Health;
 use crate::kubernetes::{READ_LIMIT, printable};
 use crate::lease::Candidate;
+use crate::metrics::{self, ControllerMetrics};
 use crate::nodes::NodeLabels;
 use crate::root::{RootKeeper, RootSource};
 use crate::signer::Signer;
@@ -36,6 +41,8 @@ pub struct ControllerSettings {
     pub permitted: PermittedNames,
     /// Where the probes are answered.
     pub health: SocketAddr,
+    /// Where metrics are served, over plain HTTP; nowhere when absent.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why the controller cannot start.
@@ -50,8 +57,8 @@ pub enum ControllerError {
     /// There is no client.
     #[error("cannot make a client of the API server: {}", printable(.0))]
     Client(kube::Error),
-    /// The address of the probes is taken, or is none of this machine's.
-    #[error("cannot listen on {0} for probes: {1}")]
+    /// The address of the probes or of the metrics is taken, or is none of this machine's.
+    #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
 }
 
@@ -63,18 +70,23 @@ pub async fn run(
     settings: ControllerSettings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ControllerError> {
-    let client = client(&settings).await?;
+    let registry = MetricsRegistry::default();
+    let metrics = ControllerMetrics::register(&registry);
+    let client = client(&settings, &metrics).await?;
     let (fault, faults) = watch::channel(None);
     let health = Health::new(faults);
-    let listener = listen(settings.health)
-        .await
-        .map_err(|error| ControllerError::Listen(settings.health, error))?;
+    let probes = listen(settings.health).await?;
+    let scrapes = match settings.metrics {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
-    let work = || work(&settings, client.clone(), fault.clone(), health.clone());
+    let work = || work(&settings, client.clone(), fault.clone(), health.clone(), &metrics);
     tokio::select! {
         () = candidate.run(stop, work) => {}
-        () = health.clone().serve(listener) => {}
+        () = health.clone().serve(probes) => {}
+        () = metrics::serve(scrapes, registry) => {}
     }
     Ok(())
 }
@@ -85,9 +97,11 @@ async fn work(
     client: Client,
     fault: watch::Sender<Option<String>>,
     health: Health,
+    metrics: &ControllerMetrics,
 ) {
+    let _leads = metrics.lead();
     let (namespace, identity) = (settings.namespace.as_str(), settings.identity.as_str());
-    let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone());
+    let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone(), metrics.clone());
     fault.send_replace(None);
     let (trust, trusted) = watch::channel(None);
     let (published, everywhere) = watch::channel(None);
@@ -96,9 +110,17 @@ async fn work(
         namespace,
         settings.permitted.clone(),
         trusted.clone(),
+        metrics.clone(),
     );
-    let bundles = Bundles::new(client.clone(), namespace, trusted, published, health);
-    let labels = NodeLabels::new(client, namespace, identity);
+    let bundles = Bundles::new(
+        client.clone(),
+        namespace,
+        trusted,
+        published,
+        health,
+        metrics.clone(),
+    );
+    let labels = NodeLabels::new(client, namespace, identity, metrics.clone());
     join!(
         keeper.keep(trust, everywhere, fault),
         signer.run(),
@@ -107,7 +129,15 @@ async fn work(
     );
 }
 
-async fn client(settings: &ControllerSettings) -> Result<Client, ControllerError> {
+async fn listen(address: SocketAddr) -> Result<TcpListener, ControllerError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| ControllerError::Listen(address, error))
+}
+
+async fn client(
+    settings: &ControllerSettings,
+    metrics: &ControllerMetrics,
+) -> Result<Client, ControllerError> {
     let mut config = match &settings.kubeconfig {
         None => Config::incluster().map_err(ControllerError::InCluster)?,
         Some(path) => {
@@ -119,5 +149,7 @@ async fn client(settings: &ControllerSettings) -> Result<Client, ControllerError
         }
     };
     config.read_timeout = Some(READ_LIMIT);
-    Client::try_from(config).map_err(ControllerError::Client)
+    let builder = ClientBuilder::try_from(config).map_err(ControllerError::Client)?;
+    let counting = MapResultLayer::new(metrics.count_answers());
+    Ok(builder.with_layer(&counting).build())
 }

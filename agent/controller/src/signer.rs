@@ -19,7 +19,9 @@ use tokio::sync::watch;
 
 use crate::authority::{AuthorityError, PermittedNames};
 use crate::kubernetes::printable;
-use crate::request::{NodeCaRequest, Refusal, SIGNER, judge};
+use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
+use crate::names::SIGNER;
+use crate::request::{NodeCaRequest, Refusal, judge};
 use crate::root::Trust;
 
 /// How soon a request is looked at again that could not be answered: there is no root yet, or the API server refused a write.
@@ -36,6 +38,16 @@ enum SignError {
     Api(#[from] kube::Error),
 }
 
+impl SignError {
+    fn answer(&self) -> NodeCaAnswer {
+        match self {
+            Self::NoRoot => NodeCaAnswer::NoRoot,
+            Self::Sign(_) => NodeCaAnswer::NotSigned,
+            Self::Api(_) => NodeCaAnswer::NotWritten,
+        }
+    }
+}
+
 /// Signs for as long as it is polled.
 pub(crate) struct Signer {
     requests: Api<CertificateSigningRequest>,
@@ -43,6 +55,7 @@ pub(crate) struct Signer {
     account: String,
     permitted: PermittedNames,
     trust: watch::Receiver<Option<Arc<Trust>>>,
+    metrics: ControllerMetrics,
 }
 
 impl Signer {
@@ -51,12 +64,14 @@ impl Signer {
         namespace: &str,
         permitted: PermittedNames,
         trust: watch::Receiver<Option<Arc<Trust>>>,
+        metrics: ControllerMetrics,
     ) -> Self {
         Self {
             requests: Api::all(client),
             account: format!("system:serviceaccount:{namespace}:picket"),
             permitted,
             trust,
+            metrics,
         }
     }
 
@@ -87,6 +102,7 @@ impl Signer {
             SigningStep::Issue(request) => self.issue(csr, &request).await?,
             SigningStep::Fail(refusal) => self.refuse("status", "Failed", csr, &refusal).await?,
         }
+        self.metrics.succeeded(Part::Signer);
         Ok(Action::await_change())
     }
 
@@ -100,6 +116,7 @@ impl Signer {
         let mut signed = csr.clone();
         signed.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
         self.write("status", &csr.name_any(), signed).await?;
+        self.metrics.node_ca(NodeCaAnswer::Signed);
         tracing::info!(%node, request = csr.name_any(), "a node CA is signed");
         Ok(())
     }
@@ -115,6 +132,7 @@ impl Signer {
         let message = refusal.to_string();
         let condition = condition(kind, refusal.reason(), &message);
         self.write(subresource, &name, with(csr, condition)).await?;
+        self.metrics.node_ca(NodeCaAnswer::Denied(refusal.reason()));
         tracing::warn!(
             request = name,
             reason = message,
@@ -138,10 +156,12 @@ impl Signer {
     }
 }
 
-fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, _: Arc<Signer>) -> Action {
+fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, signer: Arc<Signer>) -> Action {
     if is_conflict(error) {
         return Action::await_change();
     }
+    signer.metrics.failed(Part::Signer);
+    signer.metrics.node_ca(error.answer());
     tracing::warn!(
         request = csr.name_any(),
         %error,

@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use picket_controller::ControllerMetrics;
+
 use crate::audit::{self, Stats};
 use crate::denied::DeniedMetrics;
 use crate::enforce::EnforceMetrics;
@@ -13,7 +15,7 @@ use crate::identity::jwt::JwtMetrics;
 use crate::kernel::{KernelCounters, KernelMetrics};
 use crate::limits::LimitMetrics;
 use crate::listener::GatewayMetrics;
-use crate::metrics::MetricsRegistry;
+use crate::metrics::{MetricReference, MetricsRegistry};
 use crate::metrics_server::ScrapeMetrics;
 use crate::node_ca::NodeCaMetrics;
 use crate::node_status::NodeStatusMetrics;
@@ -75,16 +77,35 @@ impl ModuleMetrics {
     }
 }
 
-/// The page of the manual that describes every metric.
+/// The head of a table of metrics.
+const TABLE: &str = "| metric | type | labels | meaning |\n|---|---|---|---|\n";
+
+/// The page of the manual that describes every metric, of the agent and of the controller.
 #[must_use]
 pub fn metrics_reference() -> String {
     let modules = ModuleMetrics::register();
     audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
     KernelMetrics::register(&modules.registry, KernelCounters::none());
     let mut page = String::from(
-        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`, and so does `metrics.listen` over TLS. Names in labels are\nconstants of the program, or come from the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
+        "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`, and so does `metrics.listen` over TLS. Names in labels are\nconstants of the program, or come from the configuration.\n\n",
     );
-    for metric in modules.registry.reference() {
+    page.push_str(TABLE);
+    write_rows(&mut page, &modules.registry.reference());
+    page.push_str(
+        "\n## The controller\n\nEach replica of `picket controller` serves these and `picket_build_info` at `--metrics`.\n\n",
+    );
+    page.push_str(TABLE);
+    let registry = MetricsRegistry::default();
+    let shared = registry.reference();
+    ControllerMetrics::register(&registry);
+    let mut own = registry.reference();
+    own.retain(|metric| !shared.contains(metric));
+    write_rows(&mut page, &own);
+    page
+}
+
+fn write_rows(page: &mut String, metrics: &[MetricReference]) {
+    for metric in metrics {
         let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -96,7 +117,6 @@ pub fn metrics_reference() -> String {
             metric.help
         );
     }
-    page
 }
 
 #[cfg(test)]
@@ -108,6 +128,7 @@ mod tests {
         let modules = ModuleMetrics::register();
         audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
         KernelMetrics::register(&modules.registry, KernelCounters::none());
+        ControllerMetrics::register(&modules.registry);
         let (page, text) = (metrics_reference(), modules.registry.encode().expect("text"));
         let described = text
             .lines()

@@ -54,6 +54,9 @@ pub(super) struct ControllerArgs {
     /// Where /healthz and /readyz are answered
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8081")]
     health: SocketAddr,
+    /// Where /metrics is answered, over plain HTTP and to anybody who reaches the port. Default: nowhere
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// How lines of the log look
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -124,6 +127,7 @@ fn settings(
         root,
         permitted: PermittedNames::new(&args.permitted_names).context("--permitted-name")?,
         health: args.health,
+        metrics: args.metrics,
     })
 }
 
@@ -160,7 +164,7 @@ mod tests {
             (found.namespace.as_str(), found.identity.as_str()),
             ("picket-system", "picket-controller-1")
         );
-        assert_eq!(found.root, RootSource::Own);
+        assert_eq!((found.root, found.metrics), (RootSource::Own, None));
         let found = read("--namespace a --identity b --root-secret mine", &pod).unwrap();
         assert_eq!((found.namespace.as_str(), found.identity.as_str()), ("a", "b"));
         assert_eq!(found.root, RootSource::Secret("mine".to_owned()));

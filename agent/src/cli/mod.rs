@@ -7,7 +7,6 @@
 
 mod agent;
 mod audit;
-mod bundle;
 mod ca;
 mod completion;
 mod controller;
@@ -26,6 +25,7 @@ mod policy;
 mod reference;
 mod sessions;
 mod status;
+mod support_bundle;
 mod target;
 mod uninstall;
 
@@ -43,7 +43,8 @@ use plugin::Invocation;
 #[command(name = "picket", version, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 success, 1 the command failed or found a fault, 2 wrong usage, 3 a change of an object is written, and no \
-agent of this node is known to have it in force."
+agent of this node is known to have it in force. Commands that judge or compare end with 2 too where they cannot: 1 is a finding there. \
+The help of each command has its own."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -59,7 +60,7 @@ enum Command {
     /// Shows which nodes of the cluster have an agent, whether it is ready, and which pods are not enforced and why.
     Status(status::StatusArgs),
     /// Writes an archive of what a support case needs to know of the cluster's Picket, without secrets.
-    SupportBundle(bundle::BundleArgs),
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
     /// Names agents, shows them, and switches them off.
@@ -89,7 +90,7 @@ enum Command {
     Completion(completion::CompletionArgs),
     /// Writes man pages of all commands.
     Man(man::ManArgs),
-    /// Removes Picket's programs, links and maps from the kernel.
+    /// Removes Picket's programs, links and maps from this node's kernel, or with --cluster from every node's.
     Uninstall(uninstall::Args),
     /// Writes the generated pages of the manual into a folder.
     #[command(hide = true)]
@@ -128,7 +129,7 @@ impl Cli {
             Command::Agent(args) => agent::run(&args),
             Command::Controller(args) => controller::run(&args),
             Command::Status(args) => status::run(&args),
-            Command::SupportBundle(args) => bundle::run(&args),
+            Command::SupportBundle(args) => support_bundle::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Identity(args) => identity::run(&args),
             Command::Grant(args) => grant::run(&args),

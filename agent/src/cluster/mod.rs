@@ -4,6 +4,7 @@
 //! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects.
 
 mod faults;
+mod kept_client;
 mod person;
 pub mod rights;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::runtime::backoff::Backoff;
 
 pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
+pub(crate) use kept_client::{KeptClient, RequestError};
 pub use person::PersonalConfig;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is

@@ -49,14 +49,14 @@ impl ScrapeOutcome {
 
 /// The metrics of the port; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ScrapeMetrics {
+pub(crate) struct ScrapeMetrics {
     scrapes: CounterFamily<1>,
 }
 
 impl ScrapeMetrics {
     /// Registers them.
     #[must_use]
-    pub fn register(registry: &MetricsRegistry) -> Self {
+    pub(crate) fn register(registry: &MetricsRegistry) -> Self {
         let metrics = Self {
             scrapes: registry.counters(
                 "scrapes",

@@ -29,7 +29,7 @@ use crate::tls::{self, EndpointTls};
 
 use access::ScrapeAccess;
 use answer::answer;
-pub use metrics::ScrapeMetrics;
+pub(crate) use metrics::ScrapeMetrics;
 use metrics::ScrapeOutcome;
 use peers::{PeerPlace, Peers};
 
@@ -52,7 +52,7 @@ const HEAD_FIELDS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the metrics.
-pub struct MetricsServer {
+pub(crate) struct MetricsServer {
     registry: Arc<MetricsRegistry>,
     access: ScrapeAccess,
     tls: Arc<EndpointTls>,
@@ -69,7 +69,7 @@ impl fmt::Debug for MetricsServer {
 impl MetricsServer {
     /// For callers whom the API server knows that the connector leads to.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         registry: Arc<MetricsRegistry>,
         connector: Connector,
         tls: Arc<EndpointTls>,
@@ -85,7 +85,7 @@ impl MetricsServer {
     }
 
     /// Serves until cancelled.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, cancel: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, cancel: CancellationToken) {
         loop {
             let accepted = async {
                 // Before accepting, so that what has no place waits in the kernel's queue.

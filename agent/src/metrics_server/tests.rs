@@ -29,10 +29,12 @@ fn api_server(request: &http::Request<bytes::Bytes>) -> (u16, Value) {
             );
             let token = review["spec"]["token"].as_str().unwrap().to_owned();
             review["status"] = match token.as_str() {
-                "scraper" | "pod-without-the-right" => json!({"authenticated": true, "user": {
-                    "username": format!("system:serviceaccount:n:{token}"), "uid": "u-1",
-                    "groups": ["system:serviceaccounts", "system:authenticated"], "extra": {"key": ["value"]},
-                }}),
+                "scraper" | "pod-without-the-right" | "allowed-and-denied" => {
+                    json!({"authenticated": true, "user": {
+                        "username": format!("system:serviceaccount:n:{token}"), "uid": "u-1",
+                        "groups": ["system:serviceaccounts", "system:authenticated"], "extra": {"key": ["value"]},
+                    }})
+                }
                 "nameless" => json!({"authenticated": true, "user": {"username": ""}}),
                 // A user that nobody vouches for.
                 "unvouched" => {
@@ -66,7 +68,11 @@ fn api_server(request: &http::Request<bytes::Bytes>) -> (u16, Value) {
             }
             let of_certificate = user == "prometheus" && spec["groups"][0] == "monitoring";
             let allowed = user == "system:serviceaccount:n:scraper" || of_certificate;
-            review["status"] = json!({"allowed": allowed});
+            review["status"] = match user {
+                // One authorizer says yes, and one no.
+                "system:serviceaccount:n:allowed-and-denied" => json!({"allowed": true, "denied": true}),
+                _ => json!({"allowed": allowed}),
+            };
         }
         other => panic!("{other}"),
     }
@@ -283,18 +289,21 @@ async fn nobody_reads_them_without_a_token_that_the_api_server_takes() {
 #[tokio::test]
 async fn a_pod_without_the_right_is_forbidden() {
     let world = world(api_server).await;
-    let (code, text) = world.with_token("pod-without-the-right").await;
-    let status = status(&text);
-    assert_eq!(
-        (code, &status["reason"], &status["code"]),
-        (403, &json!("Forbidden"), &json!(403))
-    );
-    let message = status["message"].as_str().unwrap();
-    assert!(
-        message.contains("system:serviceaccount:n:pod-without-the-right")
-            && message.contains("picket-metrics-reader")
-    );
-    assert_eq!(world.count("forbidden"), 1);
+    for token in ["pod-without-the-right", "allowed-and-denied"] {
+        let (code, text) = world.with_token(token).await;
+        let status = status(&text);
+        assert_eq!(
+            (code, &status["reason"], &status["code"]),
+            (403, &json!("Forbidden"), &json!(403)),
+            "{token}"
+        );
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("system:serviceaccount:n:{token}"))
+                && message.contains("picket-metrics-reader")
+        );
+    }
+    assert_eq!(world.count("forbidden"), 2);
 }
 
 #[tokio::test]

@@ -10,11 +10,12 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use picket_controller::names::node_ca_subject;
 use tokio::time::timeout;
 
 use super::keep::{KeepError, KeptNodeCa, KeptTimes};
 use super::metrics::NodeCaMetrics;
-use super::request::{Answer, LIFETIME, answer, common_name, object};
+use super::request::{Answer, LIFETIME, answer, object};
 use crate::cluster::{ClusterError, Connector, printable};
 use crate::pki::{CaRequest, IssuedCa, IssuedCaError, LeafNames, PkiError};
 use crate::runtime::backoff::Backoff;
@@ -174,7 +175,7 @@ impl NodeCaExchange {
     }
 
     async fn issued(&self) -> Result<IssuedCa, ExchangeError> {
-        let request = CaRequest::new(&common_name(&self.node))?;
+        let request = CaRequest::new(&node_ca_subject(&self.node))?;
         let client = self.connector.connect().await?;
         let requests: Api<CertificateSigningRequest> = Api::all(client);
         let (parameters, object) = (PostParams::default(), object(&request.pem));

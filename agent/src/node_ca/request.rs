@@ -10,9 +10,7 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-/// Who signs. The controller watches requests of this signer alone.
-pub(super) const SIGNER: &str = "picket.dev/node-ca";
+use picket_controller::names::SIGNER;
 
 /// What the object's name begins with.
 const NAME: &str = "picket-node-ca-";
@@ -25,11 +23,6 @@ const USAGES: [&str; 2] = ["cert sign", "digital signature"];
 
 /// The longest part of a refusal that is told.
 const MESSAGE_BYTES: usize = 400;
-
-/// The common name of a node's CA.
-pub(super) fn common_name(node: &str) -> String {
-    format!("picket node CA {node}")
-}
 
 /// The object for a request in PEM.
 pub(super) fn object(pem: &str) -> CertificateSigningRequest {

@@ -8,12 +8,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::Method;
 use parking_lot::Mutex;
+use picket_controller::names::node_ca_subject;
 use serde_json::{Value, json};
 
 use super::exchange::NodeCaExchange;
 use super::keep::KeptNodeCa;
 use super::metrics::NodeCaMetrics;
-use super::request::{LIFETIME, common_name};
+use super::request::LIFETIME;
 use crate::cluster::Connector;
 use crate::cluster::testing::{Folder, answering};
 use crate::metrics::MetricsRegistry;
@@ -115,7 +116,7 @@ impl Meeting {
     /// Keeps a CA that was signed so long ago, of a root of its own.
     pub(super) fn keep_since(&self, age: Duration) -> Vec<u8> {
         let (request, now) = (
-            CaRequest::new(&common_name(NODE)).expect("a request"),
+            CaRequest::new(&node_ca_subject(NODE)).expect("a request"),
             SystemTime::now(),
         );
         let issued = Root::new("another root").sign(&request.pem, now - age);
@@ -157,7 +158,7 @@ fn decided(object: &Value, decision: Decision, root: &Root) -> Value {
             let request = BASE64_STANDARD.decode(request).expect("base64");
             sign(&String::from_utf8(request).expect("PEM"))
         }
-        Decision::SignAnother => sign(&CaRequest::new(&common_name(NODE)).expect("a request").pem),
+        Decision::SignAnother => sign(&CaRequest::new(&node_ca_subject(NODE)).expect("a request").pem),
         Decision::Deny => json!({"conditions": condition("Denied", "the token is of node-2")}),
         _ => return object,
     };

@@ -6,13 +6,13 @@ use crate::metrics::{CounterFamily, MetricsRegistry};
 
 /// The metrics of the node's status; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct NodeStatusMetrics {
+pub(crate) struct NodeStatusMetrics {
     writes: CounterFamily<1>,
 }
 
 impl NodeStatusMetrics {
     /// Registers them.
-    pub fn register(registry: &MetricsRegistry) -> Self {
+    pub(crate) fn register(registry: &MetricsRegistry) -> Self {
         let writes = registry.counters(
             "node_status_writes",
             ["result"],

@@ -23,7 +23,7 @@ use picket_policy::api::v1alpha1::{ConditionStatus, NodePhase, ObjectCondition, 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use metrics::NodeStatusMetrics;
+pub(crate) use metrics::NodeStatusMetrics;
 
 use crate::cluster::Connector;
 use crate::runtime::backoff::Backoff;
@@ -49,13 +49,13 @@ const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::f
 const LAST: Duration = Duration::from_secs(1);
 
 /// The condition that says whether the agent is ready.
-pub const READY: &str = "Ready";
+pub(crate) const READY: &str = "Ready";
 
 /// Says how the agent is now. It may take a moment, so it is asked on a thread of its own.
-pub type NodeStatusSource = Arc<dyn Fn() -> PicketNodeStatus + Send + Sync>;
+pub(crate) type NodeStatusSource = Arc<dyn Fn() -> PicketNodeStatus + Send + Sync>;
 
 /// Writes this node's status.
-pub struct NodeReporter {
+pub(crate) struct NodeReporter {
     source: NodeStatusSource,
     writer: NodeWriter,
     phase: PhaseWatch,
@@ -66,7 +66,7 @@ pub struct NodeReporter {
 impl NodeReporter {
     /// A reporter for the Node of this name.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         node: &str,
         connector: Connector,
         source: NodeStatusSource,
@@ -83,12 +83,12 @@ impl NodeReporter {
 
     /// Writes until cancelled, then says that the agent stops, and that this is said. A successor writes from the moment at which its
     /// predecessor serves no more; a predecessor's last word would be older than that.
-    pub async fn run(mut self, cancel: CancellationToken, said: CancellationToken) {
+    pub(crate) async fn run(mut self, cancel: CancellationToken, said: CancellationToken) {
         tokio::select! {
             () = cancel.cancelled() => {}
             () = self.report() => {}
         }
-        if self.written.is_some() && !self.phase.lease().lent {
+        if self.written.is_some() {
             // What is not told in time shows as an old heartbeat.
             let _late = tokio::time::timeout(LAST, self.write()).await;
         }
@@ -103,11 +103,7 @@ impl NodeReporter {
         let mut pauses = Backoff::jittered(FAILURE_PAUSE.0, FAILURE_PAUSE.1);
         let mut heartbeat = HEARTBEAT;
         loop {
-            // Another agent serves the node, or is about to.
-            let now = match self.phase.lease().lent {
-                true => None,
-                false => self.look().await,
-            };
+            let now = self.look().await;
             if let Some(now) = now.filter(|now| self.is_due(now, heartbeat)) {
                 match self.send(now).await {
                     Ok(()) => {
@@ -124,8 +120,11 @@ impl NodeReporter {
         }
     }
 
-    /// How the agent is now; nothing where the source failed.
+    /// How the agent is now; nothing where the source failed, or where another agent serves the node or is about to.
     async fn look(&self) -> Option<PicketNodeStatus> {
+        if self.phase.lease().lent {
+            return None;
+        }
         let source = Arc::clone(&self.source);
         let asked = tokio::task::spawn_blocking(move || source()).await;
         let mut status = asked.ok()?.bounded();

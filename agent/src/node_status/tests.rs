@@ -210,6 +210,18 @@ async fn an_agent_whose_successor_took_over_says_nothing_more() {
 }
 
 #[tokio::test]
+async fn an_agent_says_nothing_while_another_has_the_kernel() {
+    let server = Server::new(|what, _| good(what)).await;
+    let control = PhaseControl::new(false);
+    let reporter = reporter(&server, &control);
+    assert!(reporter.look().await.is_some());
+    control.lend();
+    assert_eq!(reporter.look().await, None);
+    control.take_back();
+    assert!(reporter.look().await.is_some(), "the upgrade failed");
+}
+
+#[tokio::test]
 async fn a_successor_says_nothing_while_its_predecessor_serves() {
     let server = Server::new(|what, _| good(what)).await;
     let control = PhaseControl::new(true);

@@ -2,22 +2,15 @@
 //!
 //! In: the node's name and its status. Out: a PicketNode of that name, owned by the Node so that it goes with it, with this status.
 
-use std::future::Future;
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::NodeStatusMetrics;
-use crate::cluster::{Connector, printable};
-
-/// How long one request may take.
-const LIMIT: Duration = Duration::from_secs(5);
+use crate::cluster::{Connector, KeptClient, RequestError};
 
 /// The field manager of agents. One agent writes an object, so that all agents can be one manager.
 const MANAGER: &str = "picket-node";
@@ -44,9 +37,8 @@ pub(super) enum WriteError {
 /// Writes the status of one node.
 pub(super) struct NodeWriter {
     node: String,
-    connector: Connector,
+    client: KeptClient,
     metrics: NodeStatusMetrics,
-    client: Option<Client>,
     /// Whether the object is there, as far as this agent knows.
     is_there: bool,
     /// The failure that was told, until a write succeeds.
@@ -57,9 +49,8 @@ impl NodeWriter {
     pub(super) fn new(node: &str, connector: Connector, metrics: NodeStatusMetrics) -> Self {
         Self {
             node: node.to_owned(),
-            connector,
+            client: KeptClient::new(connector),
             metrics,
-            client: None,
             is_there: false,
             told: None,
         }
@@ -106,7 +97,7 @@ impl NodeWriter {
         // The agent may list Nodes, and not get one.
         let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
         let list = |client| async move { Api::<Node>::all(client).list_metadata(&of_name).await };
-        let nodes = self.ask(list).await?.items;
+        let nodes = self.client.ask(list).await?.items;
         let node = nodes.into_iter().find(|node| node.name_any() == name);
         let uid = node.and_then(|node| node.metadata.uid);
         let Some(uid) = uid else {
@@ -124,7 +115,7 @@ impl NodeWriter {
             let patch = Patch::Apply(&object);
             api(client).patch(&name, &parameters, &patch).await.map(drop)
         };
-        self.ask(apply).await?;
+        self.client.ask(apply).await?;
         self.is_there = true;
         Ok(())
     }
@@ -140,46 +131,26 @@ impl NodeWriter {
                 .await
                 .map(drop)
         };
-        let applied = self.ask(apply).await;
+        let applied = self.client.ask(apply).await.map_err(WriteError::from);
         if matches!(applied, Err(WriteError::NoKind)) {
             // An object that is gone is told like a kind that is not there.
             self.is_there = false;
         }
         applied
     }
-
-    /// Asks the API server something, within a limit. After a failure the kubeconfig is read anew.
-    async fn ask<T, F: Future<Output = kube::Result<T>>>(
-        &mut self,
-        request: impl FnOnce(Client) -> F,
-    ) -> Result<T, WriteError> {
-        let asked = timeout(LIMIT, async {
-            let client = match &self.client {
-                Some(client) => client.clone(),
-                None => {
-                    let client = self.connector.connect().await;
-                    let client = client.map_err(|error| WriteError::Other(error.to_string()))?;
-                    self.client.insert(client).clone()
-                }
-            };
-            request(client).await.map_err(|error| of(&error))
-        });
-        let answer = asked.await.unwrap_or_else(|_| {
-            let silent = "the API server does not answer";
-            Err(WriteError::Other(silent.to_owned()))
-        });
-        if answer.is_err() {
-            self.client = None;
-        }
-        answer
-    }
 }
 
-fn of(error: &kube::Error) -> WriteError {
-    match error {
-        kube::Error::Api(status) if status.code == 404 => WriteError::NoKind,
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => WriteError::Denied(printable(error)),
-        _ => WriteError::Other(printable(error)),
+impl From<RequestError> for WriteError {
+    fn from(error: RequestError) -> Self {
+        let said = error.to_string();
+        match error {
+            RequestError::Api(kube::Error::Api(status)) => match status.code {
+                404 => Self::NoKind,
+                401 | 403 => Self::Denied(said),
+                _ => Self::Other(said),
+            },
+            _ => Self::Other(said),
+        }
     }
 }
 

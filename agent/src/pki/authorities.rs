@@ -9,9 +9,10 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use picket_controller::x509::{may_sign, validity};
 use rustls_pki_types::CertificateDer;
 
-use super::ca::{BACKDATE, may_sign, validity};
+use super::ca::BACKDATE;
 use super::pem::{self, PemError};
 
 /// A bundle of CAs.

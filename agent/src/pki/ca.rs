@@ -7,11 +7,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use picket_controller::x509::{is_self_issued, may_sign, validity};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls_pki_types::CertificateDer;
-use x509_parser::prelude::X509Certificate;
 
 use super::PkiError;
 use super::ec_key;
@@ -161,7 +161,7 @@ impl NodeCa {
 
         let chain = certificates
             .iter()
-            .filter(|(_, der)| !self_issued(der))
+            .filter(|(_, der)| !is_self_issued(der))
             .map(|(_, der)| der.clone())
             .collect();
         Ok(NodeCa {
@@ -179,39 +179,6 @@ impl fmt::Debug for NodeCa {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether it is a CA's that may sign certificates. One of version 1 is not: it cannot say so.
-pub(super) fn may_sign(certificate: &X509Certificate<'_>) -> bool {
-    // RFC 5280 section 4.2.1.3: with a keyUsage extension the keyCertSign bit decides, without one it is implied.
-    certificate.is_ca()
-        && certificate
-            .key_usage()
-            .ok()
-            .flatten()
-            .is_none_or(|usage| usage.value.key_cert_sign())
-}
-
-fn self_issued(der: &CertificateDer<'_>) -> bool {
-    x509_parser::parse_x509_certificate(der)
-        .is_ok_and(|(_, certificate)| certificate.subject() == certificate.issuer())
-}
-
-/// From when until when a certificate is valid.
-pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
-    let at = |time: x509_parser::time::ASN1Time| {
-        let seconds = time.timestamp();
-        let distance = Duration::from_secs(seconds.unsigned_abs());
-        if seconds < 0 {
-            SystemTime::UNIX_EPOCH - distance
-        } else {
-            SystemTime::UNIX_EPOCH + distance
-        }
-    };
-    (
-        at(certificate.validity().not_before),
-        at(certificate.validity().not_after),
-    )
 }
 
 #[cfg(test)]

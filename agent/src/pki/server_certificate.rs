@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use picket_controller::x509::validity;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 
 use super::PkiError;
-use super::ca::validity;
 use super::pem::{self, PemError};
 
 /// Where a server certificate lies.

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use picket_controller::x509::may_sign;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -18,7 +19,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::sync::CancellationToken;
 
 use super::authorities::Authorities;
-use super::ca::may_sign;
 use super::pem::{self, PemError};
 
 /// How often the files are looked at. Reading them sees every way in which they are replaced, which file events do not.

@@ -4,39 +4,32 @@
 //! applied last, and nothing that the same manager applied before.
 
 use std::future::Future;
-use std::time::Duration;
 
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use picket_policy::api::API_VERSION;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::StoreMetrics;
 use super::cluster::KINDS;
 use super::follow::api_resource;
-use crate::cluster::{Connector, printable};
-
-/// How long one request may take.
-const LIMIT: Duration = Duration::from_secs(5);
+use crate::cluster::{Connector, KeptClient, RequestError};
 
 /// Writes statuses as one part of the agent.
 pub(super) struct StatusWriter {
-    connector: Connector,
+    client: KeptClient,
     metrics: StoreMetrics,
     /// What is written, for the log.
     what: &'static str,
-    client: Option<Client>,
     failing: bool,
 }
 
 impl StatusWriter {
     pub(super) fn new(connector: Connector, metrics: StoreMetrics, what: &'static str) -> Self {
         Self {
-            connector,
+            client: KeptClient::new(connector),
             metrics,
             what,
-            client: None,
             failing: false,
         }
     }
@@ -65,7 +58,7 @@ impl StatusWriter {
         match &written {
             Ok(_) => self.failing = false,
             Err(error) if !std::mem::replace(&mut self.failing, true) => tracing::warn!(
-                error,
+                %error,
                 name,
                 "the agent cannot write {}; deploy/rbac.yaml has the rights for it",
                 self.what
@@ -75,29 +68,12 @@ impl StatusWriter {
         written.is_ok()
     }
 
-    /// Asks the API server something, within a limit. After a failure the kubeconfig is read anew.
+    /// Asks the API server something.
     pub(super) async fn ask<T, F: Future<Output = kube::Result<T>>>(
         &mut self,
         request: impl FnOnce(Client) -> F,
-    ) -> Result<T, String> {
-        let asked = timeout(LIMIT, async {
-            let client = match &self.client {
-                Some(client) => client.clone(),
-                None => {
-                    let client = self.connector.connect().await;
-                    self.client
-                        .insert(client.map_err(|error| error.to_string())?)
-                        .clone()
-                }
-            };
-            request(client).await.map_err(|error| printable(&error))
-        });
-        let answer = asked.await;
-        let answer = answer.unwrap_or_else(|_| Err("the API server does not answer".to_owned()));
-        if answer.is_err() {
-            self.client = None;
-        }
-        answer
+    ) -> Result<T, RequestError> {
+        self.client.ask(request).await
     }
 }
 

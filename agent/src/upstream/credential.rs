@@ -12,10 +12,10 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use parking_lot::Mutex;
+use picket_controller::x509::validity;
 use rustls::client::{Resumption, WantsClientCert};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
-use crate::pki::ca::validity;
 use crate::pki::pem;
 use crate::pki::{Authorities, PemError};
 

@@ -10,13 +10,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::watcher::Event;
-
-/// The label of enrolled namespaces and pods.
-pub const ENROLLED_LABEL: &str = "picket.dev/enrolled";
+use picket_controller::names::ENROLLED;
 
 /// Whether labels enrol what has them. Every other value is as good as none.
 pub(super) fn is_enrolled(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(ENROLLED_LABEL).is_some_and(|value| value == "true")
+    labels.get(ENROLLED).is_some_and(|value| value == "true")
 }
 
 /// The namespaces reported so far, and whether each is enrolled.
@@ -71,7 +69,7 @@ mod tests {
     fn namespace(name: &str, enrolled: &str) -> Namespace {
         let mut namespace = Namespace::default();
         namespace.metadata.name = Some(name.to_owned());
-        namespace.metadata.labels = Some([(ENROLLED_LABEL.to_owned(), enrolled.to_owned())].into());
+        namespace.metadata.labels = Some([(ENROLLED.to_owned(), enrolled.to_owned())].into());
         namespace
     }
 

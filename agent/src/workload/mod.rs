@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use changes::PodChanges;
 pub use enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNetwork};
-pub use enrolment::ENROLLED_LABEL;
 pub use layout::{container_of, pod_of};
 pub use metrics::WorkloadMetrics;
 pub use names::Names;

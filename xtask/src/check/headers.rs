@@ -12,10 +12,11 @@ use super::Finding;
 use super::source::Tree;
 
 /// Where a header says what comes in and what goes out: the product, its tools, and what its suites share.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "agent/build.rs",
     "agent/controller/src/",
     "agent/masking/src/",
+    "agent/metrics/src/",
     "agent/policy/src/",
     "agent/src/",
     "agent-common/src/",

@@ -11,13 +11,13 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
+use picket_controller::names::ENROLLED;
 use picket_policy::DEFAULT_NAMESPACE;
 
 use super::cloud;
 use crate::cluster::printable;
 use crate::config::{Config, EnforceSection};
 use crate::kernel::doctor::{Check, CheckStatus};
-use crate::workload::ENROLLED_LABEL;
 
 /// The names of the checks.
 const NODE: &str = "node name";
@@ -134,10 +134,7 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
         false => None,
     };
     let is_enrolled = |pod: &Pod| {
-        let own = pod
-            .labels()
-            .get(ENROLLED_LABEL)
-            .is_some_and(|value| value == "true");
+        let own = pod.labels().get(ENROLLED).is_some_and(|value| value == "true");
         let of_namespace = |names: &BTreeSet<String>| {
             pod.metadata
                 .namespace
@@ -166,7 +163,7 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
     if nobody.is_empty() && count == 0 {
         nobody.push(match (&enrolled, named) {
             (Some(names), _) if names.is_empty() => {
-                format!("no namespace has the label {ENROLLED_LABEL}=true, and no pod on this node")
+                format!("no namespace has the label {ENROLLED}=true, and no pod on this node")
             }
             (Some(_), false) => "no pod on this node is enrolled".to_owned(),
             (Some(_), true) => {
@@ -189,7 +186,7 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
 /// The namespaces whose label enrols their pods.
 async fn enrolled_namespaces(client: &Client) -> kube::Result<BTreeSet<String>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let labelled = ListParams::default().labels(&format!("{ENROLLED_LABEL}=true"));
+    let labelled = ListParams::default().labels(&format!("{ENROLLED}=true"));
     let found = namespaces.list(&labelled).await?.items;
     Ok(found.iter().map(ResourceExt::name_any).collect())
 }

@@ -6,13 +6,11 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
+use picket_controller::names::ENROLLED;
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 
 use crate::cli::target::person::{AskError, list};
-
-/// The label of enrolled namespaces and of enrolled pods.
-pub(super) const ENROLLED: &str = "picket.dev/enrolled";
 
 /// The label by which a kubelet tells its operating system.
 const SYSTEM: &str = "kubernetes.io/os";

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 
 use crate::cli::output::{self, Format, clean};
-use crate::cli::target::person::ClusterArgs;
+use crate::cli::target::person::PersonalClientArgs;
 pub(super) use report::StatusReport;
 
 const HELP: &str = "\
@@ -47,7 +47,7 @@ pub(super) struct StatusArgs {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PersonalClientArgs,
 }
 
 /// How soon a certificate ends that is to be acted on, unless this is said: node CAs may live for a day.

@@ -177,7 +177,7 @@ fn state(status: &PicketNodeStatus, now: Timestamp) -> NodeState {
 }
 
 /// How long ago that was; a clock that goes before the others says now.
-fn since(then: Timestamp, now: Timestamp) -> Duration {
+pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
@@ -312,7 +312,7 @@ fn of_certificates(nodes: &[NodeLine], now: Timestamp, expiring: Duration) -> Ve
     let mut findings = Vec::new();
     for line in nodes {
         for (name, at, early) in line.status.iter().flat_map(certificates) {
-            let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            let left = since(now, at);
             if left.is_zero() {
                 findings.push(format!("{}: {name} ended {} ago", line.node, age(since(at, now))));
             } else if early && left < expiring {

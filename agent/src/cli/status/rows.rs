@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use picket_policy::api::v1alpha1::PicketNodeStatus;
 
-use super::report::{NamespaceLine, NodeLine, NodeState, NotEnforced, StatusReport, certificates};
+use super::report::{NamespaceLine, NodeLine, NodeState, NotEnforced, StatusReport, certificates, since};
 use crate::cli::output::{self, Column, Format, Row, age, clean, size};
 
 /// Characters of the policy's digest that a table shows.
@@ -91,7 +91,7 @@ impl Row for NodeLine {
             of(&|status| status.pods.not_covered.to_string()),
             of(&|status| policy(status, self.policy_differs)),
             of(&|status| first_end(status, now)),
-            of(&|status| age(passed(status.started, now))),
+            of(&|status| age(since(status.started, now))),
             self.heard_seconds_ago
                 .map_or_else(|| "-".to_owned(), |seconds| age(Duration::from_secs(seconds))),
             of(&|status| status.pods.exempt.to_string()),
@@ -134,12 +134,8 @@ fn first_end(status: &PicketNodeStatus, now: Timestamp) -> String {
     match ends.map(|(_, at, _)| at).min() {
         None => "-".to_owned(),
         Some(at) if at <= now => "ended".to_owned(),
-        Some(at) => age(passed(now, at)),
+        Some(at) => age(since(now, at)),
     }
-}
-
-fn passed(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
 impl Row for NotEnforced {

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// By whose kubeconfig a command asks.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ClusterArgs {
+pub(in crate::cli) struct PersonalClientArgs {
     /// The kubeconfig. Default: as kubectl has it, then the pod's own account.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub(in crate::cli) struct ClusterArgs {
     context: Option<String>,
 }
 
-impl ClusterArgs {
+impl PersonalClientArgs {
     /// A client, and the runtime that its connections belong to.
     ///
     /// # Errors

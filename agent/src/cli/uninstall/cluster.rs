@@ -36,7 +36,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Arguments of the cluster's uninstallation.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct ClusterArgs {
+pub(super) struct ClusterUninstallArgs {
     /// Take Picket out of all nodes, and remove what Picket made in the cluster. The chart runs this before `helm uninstall`
     #[arg(long, requires = "daemonset", conflicts_with_all = ["config", "bpffs", "state_directory", "remove_folder", "error_file"])]
     cluster: bool,
@@ -49,7 +49,7 @@ pub(super) struct ClusterArgs {
     timeout: u16,
 }
 
-impl ClusterArgs {
+impl ClusterUninstallArgs {
     pub(super) fn is_asked(&self) -> bool {
         self.cluster
     }
@@ -59,7 +59,7 @@ impl ClusterArgs {
 ///
 /// # Errors
 /// The DaemonSet cannot be read, the API server refuses, or nodes still hold Picket.
-pub(super) fn remove(args: &ClusterArgs) -> anyhow::Result<()> {
+pub(super) fn remove(args: &ClusterUninstallArgs) -> anyhow::Result<()> {
     let file = args.daemonset.as_ref().context("--daemonset is missing")?;
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let cleaner: DaemonSet =

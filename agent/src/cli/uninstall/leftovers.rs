@@ -10,31 +10,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt as _};
+use picket_controller::names::{AGENT_LABEL, BUNDLE, LEASE, OWN_LABELS, ROOT_SECRET, SIGNER};
 use serde_json::json;
 
 use super::cluster::Uninstall;
 use crate::cli::output;
-
-/// The root CA's key and certificate.
-const ROOT: &str = "picket-root-ca";
-
-/// The controller's Lease.
-const LEASE: &str = "picket-controller";
-
-/// What enrolled pods trust, in each enrolled namespace.
-const BUNDLE: &str = "picket-ca.crt";
-
-/// What marks a ConfigMap as the controller's own, which sets both: one of that name that an operator made stays.
-const OWN: [(&str, &str); 2] = [
-    ("app.kubernetes.io/name", "picket"),
-    ("app.kubernetes.io/managed-by", "picket-controller"),
-];
-
-/// The label of a node with an agent that serves.
-const NODE_LABEL: &str = "picket.dev/agent";
-
-/// The signer of the nodes' CAs.
-const SIGNER: &str = "picket.dev/node-ca";
 
 /// Removes all of it but the nodes' labels.
 ///
@@ -42,7 +22,10 @@ const SIGNER: &str = "picket.dev/node-ca";
 /// The API server refuses a part; the others are removed all the same.
 pub(super) async fn remove(of: &Uninstall) -> anyhow::Result<()> {
     let (secrets, leases) = (of.objects::<Secret>(), of.objects::<Lease>());
-    let done = [of.delete(&secrets, ROOT).await, of.delete(&leases, LEASE).await];
+    let done = [
+        of.delete(&secrets, ROOT_SECRET).await,
+        of.delete(&leases, LEASE).await,
+    ];
     let mut faults: Vec<anyhow::Error> = done.into_iter().filter_map(Result::err).collect();
     faults.extend(bundles(of).await.err());
     faults.extend(requests(of).await.err());
@@ -69,7 +52,8 @@ async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
 
 fn is_own(map: &ConfigMap) -> bool {
     let has = |(key, value): &(&str, &str)| map.labels().get(*key).is_some_and(|found| found == value);
-    OWN.iter().all(has)
+    // One of that name that an operator made stays.
+    OWN_LABELS.iter().all(has)
 }
 
 /// Removes the label of nodes with an agent that serves.
@@ -79,8 +63,11 @@ fn is_own(map: &ConfigMap) -> bool {
 pub(super) async fn remove_node_labels(of: &Uninstall) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(of.client.clone());
     let parameters = PatchParams::default();
-    let without = Patch::Merge(json!({"metadata": {"labels": {NODE_LABEL: null}}}));
-    for node in of.list(&nodes, &ListParams::default().labels(NODE_LABEL)).await? {
+    let without = Patch::Merge(json!({"metadata": {"labels": {AGENT_LABEL: null}}}));
+    for node in of
+        .list(&nodes, &ListParams::default().labels(AGENT_LABEL))
+        .await?
+    {
         let name = node.name_any();
         of.ask(|| nodes.patch(&name, &parameters, &without)).await?;
     }

@@ -25,10 +25,12 @@ use crate::runtime::state::{DEFAULT_STATE_DIRECTORY, StateDirectory};
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Stop the agent first. Afterwards Picket enforces no pod of this node.\n\nExamples:\n  \
+    after_help = "Without --cluster, stop the agent of this node first. With --cluster, the command ends the agents and the controller \
+    itself. Afterwards Picket enforces no pod there.\n\nExamples:\n  \
     picket uninstall --config /etc/picket/agent.yaml\n  \
     picket uninstall --cluster --daemonset daemonset.json\n\n\
-    Exit codes: 0 nothing of Picket is left in the folder, 1 something is or may be left, 2 wrong usage."
+    Exit codes: 0 nothing of Picket is left in the folder, or with --cluster on the nodes and in the cluster; 1 something is or may be left; \
+    2 wrong usage."
 )]
 pub(super) struct Args {
     /// The node's configuration file, which names the folder and the agent's sockets. Default: /etc/picket/agent.yaml where that
@@ -52,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, exclusive = true)]
     stay: bool,
     #[command(flatten)]
-    cluster: cluster::ClusterArgs,
+    cluster: cluster::ClusterUninstallArgs,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -168,7 +170,7 @@ mod tests {
                 remove_folder: Vec::new(),
                 error_file: None,
                 stay: false,
-                cluster: cluster::ClusterArgs::default(),
+                cluster: cluster::ClusterUninstallArgs::default(),
             };
             remove(&args).unwrap_err().to_string()
         };
