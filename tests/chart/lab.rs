@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use picket_tests::agent::ask;
 use picket_tests::cgroup;
 use picket_tests::cluster::{Cluster, TestNode};
 use picket_tests::images::Image;
@@ -289,6 +290,11 @@ impl Lab<'_> {
         self.kubectl(&[&exec, arguments].concat())
     }
 
+    /// Whether the agent of this node is ready, as it tells on the node itself: without the API server.
+    pub(crate) fn readiness(&self, node: &TestNode) -> Result<(u16, String)> {
+        ask(&node.file(Path::new("/run/picket/admin.sock")), "/readyz")
+    }
+
     /// The folders of a node's maps, one for each layout.
     pub(crate) fn layouts(&self, node: &TestNode) -> Result<Vec<String>> {
         let mut all = Vec::new();
@@ -318,10 +324,10 @@ impl Lab<'_> {
             line.starts_with(b"/picket\0agent\0")
         };
         let pid = processes.iter().find(is_agent).context("no agent's process")?;
-        kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
         let path =
             "jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}";
         let before = self.kubectl(&["-n", NAMESPACE, "get", &agent, "-o", path])?;
+        kill(Pid::from_raw(*pid), Signal::SIGKILL)?;
         wait("the agent starts again", || {
             let now = self.kubectl(&["-n", NAMESPACE, "get", &agent, "-o", path])?;
             Ok(now != before && now.ends_with("true"))

@@ -62,9 +62,7 @@ fn layouts(lab: &Lab<'_>) -> Result<Vec<Vec<String>>> {
 
 fn an_upgrade_under_load_fails_no_request(world: &mut World) -> Result<()> {
     let lab = lab(world)?;
-    if !lab.is_older()? {
-        return Ok(());
-    }
+    ensure!(lab.is_older()?, "the newer build is installed already");
     // The CRDs of the older build do not know the field, and those of the newer do.
     let grant = json!({
         "apiVersion": "picket.dev/v1alpha1", "kind": "AgentGrant", "metadata": {"name": "later"},
@@ -193,7 +191,19 @@ fn an_outage_of_the_api_server_opens_nobody(world: &mut World) -> Result<()> {
     let watched = Watched::start(&lab)?;
     let cut = lab.cluster.cut_api_server_off()?;
     std::thread::sleep(OUTAGE);
+    let told: Vec<(u16, String)> = lab
+        .cluster
+        .nodes()
+        .iter()
+        .map(|node| lab.readiness(node))
+        .collect::<Result<_>>()?;
     drop(cut);
+    for (code, text) in told {
+        ensure!(
+            code == 200,
+            "an agent is not ready without the API server: {code} {text}"
+        );
+    }
     let back = mark();
     wait("the API server", || {
         Ok(lab.kubectl(&["get", "namespace", "lab"]).is_ok())
@@ -352,6 +362,7 @@ fn a_new_node_takes_enrolled_pods_once_its_agent_serves(world: &mut World) -> Re
     lab.cluster
         .apply(&pod(ENROLLED, "waits", node, &load).to_string())?;
     off.boot()?;
+    wait("the node is known", || Ok(lab.cluster.tell_pod_ranges().is_ok()))?;
     lab.cluster.wait_ready(ENROLLED, "waits", LIMIT)?;
     let when = |namespace: &str, pod: &str, path: &str| -> Result<String> {
         let path = format!("jsonpath={{{path}}}");

@@ -291,7 +291,10 @@ impl Cluster {
     }
 
     /// Notes each node's range of pod addresses in its object, as a controller manager that hands them out would.
-    fn tell_pod_ranges(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A node is not known.
+    pub fn tell_pod_ranges(&self) -> Result<()> {
         for node in self.nodes() {
             let range = serde_json::json!({"spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}});
             let arguments = ["patch", "node", &node.name, "-p", &range.to_string()];
