@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::output::Done;
+use picket_tests::packets::PacketCounter;
 use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
 use serde_json::Value;
@@ -95,47 +96,16 @@ pub(crate) fn nothing(failed: &Value) -> bool {
 }
 
 /// Counts, in the node, the packets that come from a pod and are for the API server: a redirected connect sends none.
-pub(crate) struct Counter<'a> {
-    world: &'a World,
-    table: String,
-}
+pub(crate) struct Counter(PacketCounter);
 
-impl<'a> Counter<'a> {
-    pub(crate) fn start(world: &'a World, namespace: &str) -> Result<Self> {
+impl Counter {
+    pub(crate) fn start(world: &World, namespace: &str) -> Result<Self> {
         let pod = RealPod::find(&world.cluster, namespace, "worker")?;
-        let table = format!("picket_test_{namespace}");
-        let rules = format!(
-            "table ip {table} {{\nchain seen {{\ntype filter hook prerouting priority -400;\n\
-             ip saddr {} tcp dport {{ 443, 6443 }} counter\n}}\n}}",
-            pod.address()
-        );
-        let counter = Self { world, table };
-        counter.nft(&[&rules])?;
-        Ok(counter)
+        PacketCounter::start(world.agent.node(), &pod).map(Self)
     }
 
     pub(crate) fn packets(&self) -> Result<u64> {
-        let shown = self.nft(&["-j", "list", "table", "ip", &self.table])?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        let found = shown["nftables"].as_array().into_iter().flatten();
-        found
-            .filter_map(|one| one["rule"]["expr"].as_array())
-            .flatten()
-            .find_map(|one| one["counter"]["packets"].as_u64())
-            .context("nft shows no counter")
-    }
-
-    fn nft(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("nft");
-        command.args(arguments);
-        Done::from(self.world.agent.node().output(command)?).good()
-    }
-}
-
-impl Drop for Counter<'_> {
-    fn drop(&mut self) {
-        // The node's namespace goes with the cluster anyway.
-        let _ = self.nft(&["delete", "table", "ip", &self.table]);
+        self.0.packets()
     }
 }
 

@@ -2,15 +2,14 @@
 //! nobody goes past and nobody is refused; and where it fails, everything is as before.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use picket_tests::other_layout;
 use picket_tests::output::Done;
 use picket_tests::port_taker::PortTaker;
 use picket_tests::running::Running;
@@ -221,7 +220,7 @@ fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) 
 
 /// The same by an agent of another version, whose programs and maps are beside the older one's.
 fn a_take_over_by_another_map_layout_fails_at_every_stage(world: &mut World) -> Result<()> {
-    let other = of_another_layout(world)?;
+    let other = other_layout::write(world.agent.binary(), world.agent.dir())?;
     fails_at_every_stage(world, Some(other))
 }
 
@@ -393,31 +392,6 @@ fn another_map_layout_stays_closed_until_its_classes_are_in_force(world: &mut Wo
     .map(drop)
 }
 
-/// The agent's program with another number for the layout of its maps, as a version whose maps differ has.
-fn of_another_layout(world: &World) -> Result<PathBuf> {
-    let folders = layouts(world)?;
-    let [folder] = folders.as_slice() else {
-        bail!("layouts: {folders:?}");
-    };
-    let number = u64::from_str_radix(folder.trim_start_matches("v1-"), 16)?;
-    let (own, other) = (number.to_le_bytes(), (!number).to_le_bytes());
-    let mut program = std::fs::read(world.agent.binary())?;
-    let (mut at, mut found) = (0, 0);
-    while let Some(next) = program[at..].iter().position(|byte| *byte == own[0]) {
-        at += next;
-        if program[at..].starts_with(&own) {
-            program[at..at + other.len()].copy_from_slice(&other);
-            found += 1;
-        }
-        at += 1;
-    }
-    ensure!(found > 0, "the program has no number {number:016x}");
-    let file = world.agent.dir().join("picket-of-another-layout");
-    std::fs::write(&file, program)?;
-    std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
-    Ok(file)
-}
-
 /// An upgrade to a version with other maps: its programs and listeners are beside the older one's until its classes and protected endpoints
 /// are in force.
 fn another_map_layout_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
@@ -425,7 +399,7 @@ fn another_map_layout_takes_over_and_refuses_nobody(world: &mut World) -> Result
     world.agent.stop()?;
     world.agent.restart()?;
     let (own, links_before) = (layouts(world)?, links()?.len());
-    let other = of_another_layout(world)?;
+    let other = other_layout::write(world.agent.binary(), world.agent.dir())?;
     let own_program = world.agent.replace_binary(other);
     let outcome = taken_over_by_another_layout(world, &own, links_before);
     world.agent.replace_binary(own_program);

@@ -1,7 +1,8 @@
 //! The Helm chart: its values, what it renders, and the agents that it installs on a real cluster.
 //!
 //! In: Go, which builds Helm; a built `picket`; root, and what `cargo xtask setup` installs. Out: a line per test and a last one with
-//! the counts, as cargo's own harness prints them. The tests of `guards` and `installed` share a cluster, which the first of them brings up.
+//! the counts, as cargo's own harness prints them. The tests that install share a cluster, which the first of them brings up. Those of `life` and
+//! `trust` come last and share another one, with two nodes.
 
 // A test that no list names is never called.
 #![deny(dead_code)]
@@ -11,13 +12,17 @@ mod controller;
 mod guards;
 mod helm;
 mod installed;
+mod lab;
+mod life;
 mod manifests;
 mod monitoring;
 mod node_bound;
 mod rendered;
 mod rights;
+mod trust;
 mod uninstall;
 mod values;
+mod watched;
 mod world;
 
 use std::process::ExitCode;
@@ -31,6 +36,6 @@ type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::modules! {
-        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, rights, uninstall,
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, rights, uninstall, life, trust,
     })
 }

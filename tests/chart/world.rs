@@ -1,13 +1,14 @@
-//! What the tests of the suite share: Helm, and a cluster of one node for those that install the chart.
+//! What the tests of the suite share: Helm, a cluster of one node for those that install the chart, and after it one of two nodes.
 
 use std::env;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use picket_tests::agent::picket_binary;
+use picket_tests::build::GoProgram;
 use picket_tests::cluster::{Cluster, ClusterOptions};
-use picket_tests::harness;
-use picket_tests::images::{self, Image};
+use picket_tests::images::{self, ExtraFile, Image};
+use picket_tests::{harness, other_layout};
 
 use crate::helm::Helm;
 
@@ -24,26 +25,79 @@ pub(crate) struct World {
     /// The agent's image.
     pub(crate) image: Image,
     cluster: Option<Cluster>,
+    /// The image of a build whose kernel maps have another layout, once a test asked for it.
+    older: Option<Image>,
 }
 
 impl World {
     /// Helm, and the cluster, brought up now if it is not; it has the agent's image, and no agent.
     pub(crate) fn cluster(&mut self) -> Result<(&Helm, &Cluster)> {
-        let cluster = match self.cluster.take() {
-            Some(cluster) => cluster,
-            None => Cluster::up(ClusterOptions {
+        let options = |world: &Self| {
+            Ok(ClusterOptions {
                 name: "chart".to_owned(),
-                images: vec![images::kubectl()?, self.image.clone()],
+                images: vec![images::kubectl()?, world.image.clone()],
                 // Pods that ask for a certificate, which the guards refuse. Not on by default.
                 api_server: vec![
                     "--feature-gates=PodCertificateRequest=true".to_owned(),
                     "--runtime-config=certificates.k8s.io/v1beta1/podcertificaterequests=true".to_owned(),
                 ],
                 ..ClusterOptions::default()
-            })?,
+            })
         };
-        Ok((&self.helm, self.cluster.insert(cluster)))
+        self.of_nodes(1, options)?;
+        let cluster = self.cluster.as_ref().context("no cluster")?;
+        Ok((&self.helm, cluster))
     }
+
+    /// Helm, a cluster of two nodes, and the image of an older build that the nodes have too.
+    pub(crate) fn pair(&mut self) -> Result<(&Helm, &Cluster, &Image)> {
+        let older = match self.older.take() {
+            Some(older) => older,
+            None => older_build()?,
+        };
+        let older = self.older.insert(older).clone();
+        let informers = ExtraFile {
+            inside: PathBuf::from("/usr/bin/informers"),
+            host: GoProgram::Informers.path()?,
+        };
+        let options = |world: &Self| {
+            Ok(ClusterOptions {
+                nodes: 2,
+                name: "life".to_owned(),
+                images: vec![images::tools(&[informers])?, world.image.clone(), older],
+                ..ClusterOptions::default()
+            })
+        };
+        self.of_nodes(2, options)?;
+        let cluster = self.cluster.as_ref().context("no cluster")?;
+        let older = self.older.as_ref().context("no older build")?;
+        Ok((&self.helm, cluster, older))
+    }
+
+    /// Has a cluster of so many nodes. One of another number is taken down first: the machine may be small.
+    fn of_nodes(
+        &mut self,
+        nodes: usize,
+        options: impl FnOnce(&Self) -> Result<ClusterOptions>,
+    ) -> Result<()> {
+        if self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.nodes().len() == nodes)
+        {
+            return Ok(());
+        }
+        self.cluster.take().map_or(Ok(()), Cluster::down)?;
+        self.cluster = Some(Cluster::up(options(self)?)?);
+        Ok(())
+    }
+}
+
+/// The tests' own build with other maps, whatever image is installed.
+fn older_build() -> Result<Image> {
+    let folder = tempfile::tempdir()?;
+    let program = other_layout::write(&picket_binary()?, folder.path())?;
+    images::picket_as("picket.test/picket:older", &program)
 }
 
 fn image() -> Result<Image> {
@@ -64,6 +118,7 @@ impl harness::World for World {
             helm: Helm::new()?,
             image: image()?,
             cluster: None,
+            older: None,
         })
     }
 

@@ -84,6 +84,29 @@ pub fn picket_binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Asks the agent that serves this administrators' socket; gives the status and the body.
+///
+/// # Errors
+/// Nobody answers there.
+pub fn ask(socket: &Path, path: &str) -> Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket).context("dial the administrators' socket")?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: picket\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("an answer without a head")?;
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("an answer without a status")?;
+    Ok((code, body.to_owned()))
+}
+
 /// Cargo's target folder: `CARGO_TARGET_DIR`, or `target` of this repository.
 pub fn target_dir() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -446,24 +469,7 @@ impl Agent {
     /// # Errors
     /// Nobody answers there.
     pub fn admin(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream =
-            UnixStream::connect(self.admin_socket()).context("dial the administrators' socket")?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.write_all(
-            format!("GET {path} HTTP/1.1\r\nHost: picket\r\nConnection: close\r\n\r\n").as_bytes(),
-        )?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .context("an answer without a head")?;
-        let code = head
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .context("an answer without a status")?;
-        Ok((code, body.to_owned()))
+        ask(&self.admin_socket(), path)
     }
 
     /// The sum of a metric's samples whose labels hold all of `labels` (each as in `outcome="deny"`).

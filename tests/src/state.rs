@@ -219,6 +219,16 @@ impl StateFolder {
             .collect()
     }
 
+    /// The running process that was recorded last as this.
+    pub(crate) fn process(&self, what: &str) -> Option<ProcessId> {
+        let things = self.things().into_iter().rev();
+        let mut ids = things.filter_map(|thing| match thing {
+            Thing::Process { what: name, id } if name == what => Some(id),
+            _ => None,
+        });
+        ids.find(ProcessId::alive)
+    }
+
     fn owner(&self) -> Option<ProcessId> {
         let mut owner = None;
         for thing in self.things() {

@@ -26,7 +26,7 @@ const SERVER_NAMES: [&str; 8] = [
     "picket.test",
 ];
 
-pub(super) fn start(cluster: &Cluster, pki: &Authority, more: &[String]) -> Result<i32> {
+pub(super) fn start(cluster: &Cluster, pki: &Authority, more: &[String]) -> Result<()> {
     let (node, state, dir) = (cluster.node(), &cluster.state, cluster.state.dir());
     let part = |name: &str| {
         let mut command = Command::new(&cluster.about.program);
@@ -119,5 +119,5 @@ pub(super) fn start(cluster: &Cluster, pki: &Authority, more: &[String]) -> Resu
         }
         node.daemon(state, name, command)?;
     }
-    Ok(pid)
+    Ok(())
 }

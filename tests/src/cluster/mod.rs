@@ -9,6 +9,7 @@
 
 mod config;
 mod control;
+mod daemons;
 mod kubectl;
 mod node;
 mod outage;
@@ -29,6 +30,7 @@ use crate::pod::RealPod;
 use crate::state::{StateFolder, Thing};
 use crate::{cgroup, net};
 
+pub use daemons::{PoweredOff, Stopped};
 pub use kubectl::Kubectl;
 pub use node::TestNode;
 pub use outage::{CutOff, Paused};
@@ -76,8 +78,6 @@ struct About {
     nodes: Vec<TestNode>,
     server: String,
     program: PathBuf,
-    /// The API server's process.
-    api_server: i32,
 }
 
 impl Cluster {
@@ -108,7 +108,6 @@ impl Cluster {
                 nodes,
                 server,
                 program,
-                api_server: 0,
             },
             owned: true,
         };
@@ -177,13 +176,13 @@ impl Cluster {
         }
         self.state.save_sysctls()?;
         let cluster = &*self;
-        let pid = std::thread::scope(|scope| -> Result<i32> {
+        std::thread::scope(|scope| -> Result<()> {
             let control = scope.spawn(|| control::start(cluster, &pki, api_server));
             let mut runtimes = Vec::new();
             for node in &cluster.about.nodes {
                 runtimes.push(scope.spawn(move || cluster.start_runtime(node, images)));
             }
-            let pid = control
+            control
                 .join()
                 .map_err(|_| anyhow::anyhow!("a start thread panicked"))??;
             for runtime in runtimes {
@@ -191,13 +190,12 @@ impl Cluster {
                     .join()
                     .map_err(|_| anyhow::anyhow!("a start thread panicked"))??;
             }
-            Ok(pid)
+            Ok(())
         })?;
         for node in &cluster.about.nodes {
             node.start_kubelet(&self.state, &self.about.program, &pki, &self.about.server)?;
             node.start_proxy(&self.state, &self.about.program, &pki, &self.about.server)?;
         }
-        self.about.api_server = pid;
         self.wait_for_nodes()?;
         self.tell_pod_ranges()?;
         Ok(fs::write(
@@ -293,7 +291,10 @@ impl Cluster {
     }
 
     /// Notes each node's range of pod addresses in its object, as a controller manager that hands them out would.
-    fn tell_pod_ranges(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A node is not known.
+    pub fn tell_pod_ranges(&self) -> Result<()> {
         for node in self.nodes() {
             let range = serde_json::json!({"spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}});
             let arguments = ["patch", "node", &node.name, "-p", &range.to_string()];

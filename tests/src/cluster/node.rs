@@ -268,7 +268,9 @@ impl TestNode {
 
     /// Starts a daemon that outlives the caller, with its output in `<what>.log` of the node's folder.
     pub(super) fn daemon(&self, state: &StateFolder, what: &str, mut command: Command) -> Result<i32> {
-        let log = File::create(self.dir.join(format!("{what}.log")))?;
+        // Appended to where the daemon starts again.
+        let log = self.dir.join(format!("{what}.log"));
+        let log = File::options().create(true).append(true).open(log)?;
         command
             .env_clear()
             .env("PATH", PATH)

@@ -55,7 +55,7 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn pause_api_server(&self) -> Result<Paused> {
-        let pid = Pid::from_raw(self.about.api_server);
+        let pid = Pid::from_raw(self.daemon_of(self.node(), "kube-apiserver")?.pid);
         kill(pid, Signal::SIGSTOP)?;
         Ok(Paused(pid))
     }
