@@ -38,7 +38,9 @@ impl Render for Helm {
 
 fn rendering(helm: &Helm, arguments: &[&str]) -> Command {
     let mut command = helm.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
-    command.args(["--kube-version", Release::NEWEST.version()]).args(arguments);
+    command
+        .args(["--kube-version", Release::NEWEST.version()])
+        .args(arguments);
     command
 }
 

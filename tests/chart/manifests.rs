@@ -35,7 +35,13 @@ fn rendered(helm: &Helm, more: &[&str]) -> Result<String> {
     let mut command = helm.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
     command
         // Without the hooks, which take Picket out again.
-        .args(["--no-hooks", "--kube-version", Release::NEWEST.version(), "--values", &values])
+        .args([
+            "--no-hooks",
+            "--kube-version",
+            Release::NEWEST.version(),
+            "--values",
+            &values,
+        ])
         .args(more);
     said(command.output().context("run helm")?)
 }

@@ -148,7 +148,10 @@ fn features_are_the_releases_own(cluster: &Cluster) -> Result<()> {
     let said = client.run(&["version", "-o", "json"], None)?;
     let said: serde_json::Value = serde_json::from_str(&said)?;
     for side in ["clientVersion", "serverVersion"] {
-        ensure!(said[side]["gitVersion"] == version.as_str(), "not {version}: {said}");
+        ensure!(
+            said[side]["gitVersion"] == version.as_str(),
+            "not {version}: {said}"
+        );
     }
     let metrics = client.run(&["get", "--raw", "/metrics"], None)?;
     for (feature, defaults) in FEATURES {
@@ -159,7 +162,10 @@ fn features_are_the_releases_own(cluster: &Cluster) -> Result<()> {
         let wanted = known
             .filter(|(release, _)| *release == cluster.release())
             .find_map(|(_, default)| default);
-        ensure!(found == wanted, "{feature} is {found:?}, not {wanted:?}: {line:?}");
+        ensure!(
+            found == wanted,
+            "{feature} is {found:?}, not {wanted:?}: {line:?}"
+        );
     }
     Ok(())
 }
