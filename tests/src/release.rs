@@ -84,9 +84,26 @@ impl Release {
         }
     }
 
-    /// Whether the API server serves MutatingAdmissionPolicies and has constrained impersonation, both by default.
+    /// Whether the API server serves MutatingAdmissionPolicies by default.
     pub fn has_mutating_policies(self) -> bool {
         self >= Self::V1_36
+    }
+
+    /// Whether the API server takes the verbs of constrained impersonation by default.
+    pub fn has_constrained_impersonation(self) -> bool {
+        self >= Self::V1_36
+    }
+
+    /// The arguments by which the API server runs MutatingAdmissionPolicies, where it does not by default: for worlds of tests that enrol
+    /// pods without a controller, whose webhook users of these releases have.
+    pub fn mutating_policies(self) -> &'static [&'static str] {
+        if self.has_mutating_policies() {
+            return &[];
+        }
+        &[
+            "--feature-gates=MutatingAdmissionPolicy=true",
+            "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
+        ]
     }
 
     /// The argument that has the API server serve requests for pod certificates, which no release does by default.
