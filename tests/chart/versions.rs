@@ -1,19 +1,17 @@
-//! The chart on the releases of Kubernetes that it supports: what it renders for each, and the main story on the one that was chosen.
+//! The main story on the release of Kubernetes that was chosen, whatever it is: enrolment and impersonation differ between releases.
 //!
 //! In: Helm, and the suite's cluster (`cargo xtask test --kubernetes 1.35 chart versions`). Out: an install, an enrolled namespace, an
 //! AI agent's pod that Picket refuses, and then serves within its grant.
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::install::{Installer, restricted_pod, wait};
-use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::{NAMESPACE, REQUIRED, Render as _, object};
+use crate::helm::{NAMESPACE, REQUIRED, Render as _};
 use crate::installed::{ask_in_pod, enrol, installer, release};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
-    impersonation_is_asked_for_as_the_release_has_it,
     no_plain_right_reaches_a_name_of_kubernetes_own,
     an_agent_is_refused_and_then_served,
 };
@@ -25,9 +23,6 @@ const NAMES: [&str; 4] = [
     "--set",
     "impersonate.groups={agents:story}",
 ];
-
-/// The verb of releases before 1.36.
-const PLAIN: &str = "impersonate";
 
 /// The agent of the story, which may list pods, and what the API server lets its user do: more than that.
 const OBJECTS: &str = r#"
@@ -61,53 +56,6 @@ metadata: {name: story, namespace: agents}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: story}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "agents:story"}]
 "#;
-
-/// The rules of the agents' right to impersonate, on a cluster of this version.
-fn rules(world: &World, version: &str, more: &[&str]) -> Result<Vec<Value>> {
-    let version = ["--kube-version", version];
-    let arguments = [&REQUIRED[..], &NAMES, &version, more].concat();
-    let chart = world.helm.template(&arguments)?;
-    let role = object(&chart, "ClusterRole", "picket-node-impersonate")?;
-    role["rules"].as_array().cloned().context("rules")
-}
-
-fn impersonation_is_asked_for_as_the_release_has_it(world: &mut World) -> Result<()> {
-    let of = |resource: &str, name: &str| json!({"apiGroups": [""], "resources": [resource], "resourceNames": [name], "verbs": [PLAIN]});
-    let plain = [of("users", "agent:story"), of("groups", "agents:story")];
-    for (version, mode, is_plain) in [
-        ("1.34.4", "auto", true),
-        ("v1.35.9-eks-0123abc", "auto", true),
-        ("1.36.0", "auto", false),
-        ("v1.37.1-gke.1", "auto", false),
-        ("1.35.4", "constrained", false),
-        ("1.36.3", "plain", true),
-    ] {
-        let mode = format!("impersonate.mode={mode}");
-        let rules = rules(world, version, &["--set", &mode])?;
-        let has = plain.iter().all(|rule| rules.contains(rule));
-        ensure!(has == is_plain, "{version}, {mode}: {rules:#?}");
-        // One form of the two: the plain verb undoes what the other limits.
-        let text = json!(rules).to_string();
-        ensure!(
-            text.contains(r#"["impersonate"]"#) == is_plain
-                && text.contains("impersonate:user-info") != is_plain,
-            "{version}, {mode}: {rules:#?}"
-        );
-        // Without a bound by name stand only the facts for the audit log, and what a user may be impersonated for.
-        let unbound = rules.iter().filter(|rule| rule["resourceNames"].is_null());
-        let people = |rule: &&Value| {
-            let resources = rule["resources"].to_string();
-            rule["verbs"].to_string().contains(r#""impersonate"#)
-                && !resources.contains("userextras/picket.dev/")
-                && !rule["verbs"].to_string().contains("impersonate-on:")
-        };
-        ensure!(
-            unbound.filter(people).count() == 0,
-            "{version}, {mode}: {rules:#?}"
-        );
-    }
-    Ok(())
-}
 
 fn no_plain_right_reaches_a_name_of_kubernetes_own(world: &mut World) -> Result<()> {
     for name in [
