@@ -18,6 +18,7 @@ mod rendered;
 mod rights;
 mod uninstall;
 mod values;
+mod webhook;
 mod world;
 
 use std::process::ExitCode;
@@ -31,6 +32,6 @@ type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::modules! {
-        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, rights, uninstall,
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, webhook, installed, rights, uninstall,
     })
 }
