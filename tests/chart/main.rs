@@ -19,6 +19,7 @@ mod rights;
 mod uninstall;
 mod values;
 mod versions;
+mod webhook;
 mod world;
 
 use std::process::ExitCode;
@@ -32,6 +33,6 @@ type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::modules! {
-        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, versions, rights, uninstall,
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, webhook, installed, versions, rights, uninstall,
     })
 }

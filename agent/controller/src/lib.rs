@@ -1,5 +1,5 @@
-//! The cluster side of Picket: the root CA, each node's CA, the bundles that pods trust, and the nodes' labels. `picket controller`
-//! runs it.
+//! The cluster side of Picket: the root CA, each node's CA, the bundles that pods trust, the nodes' labels, and admission where the
+//! cluster has no policies for it. `picket controller` runs it.
 //!
 //! In: the Kubernetes API, and [`ControllerSettings`]. Out: Secrets, certificates, ConfigMaps, labels and Events in the cluster. The
 //! crate knows nothing of the kernel or of connections, and does not depend on the agent.
@@ -22,8 +22,9 @@
 //! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes` |
 //! | `health` | the kubelet's probes | - |
+//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes` |
-//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
+//! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;
 
@@ -48,6 +49,8 @@ mod bundles;
 mod nodes;
 
 mod health;
+
+mod admission;
 
 mod lease;
 

@@ -1,10 +1,11 @@
-//! Composes the controller: one replica leads and does everything, the others wait.
+//! Composes the controller: one replica leads and does everything, the others wait. The webhooks are every replica's.
 //!
 //! In: [`ControllerSettings`], and a future that ends when the process is asked to stop. Out: the controller runs until then.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures::join;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -12,6 +13,7 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::sync::watch;
 
+use crate::admission::{WebhookBundles, Webhooks};
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
 use crate::health::{Health, listen};
@@ -36,6 +38,8 @@ pub struct ControllerSettings {
     pub permitted: PermittedNames,
     /// Where the probes are answered.
     pub health: SocketAddr,
+    /// Where the API servers reach the webhooks; none where the cluster enrols pods by policies.
+    pub webhooks: Option<SocketAddr>,
 }
 
 /// Why the controller cannot start.
@@ -53,7 +57,16 @@ pub enum ControllerError {
     /// The address of the probes is taken, or is none of this machine's.
     #[error("cannot listen on {0} for probes: {1}")]
     Listen(SocketAddr, std::io::Error),
+    /// Likewise of the webhooks.
+    #[error("cannot listen on {0} for webhooks: {1}")]
+    ListenWebhooks(SocketAddr, std::io::Error),
+    /// The TLS library refuses its settings.
+    #[error("cannot serve TLS: {0}")]
+    Tls(rustls::Error),
 }
+
+/// How long the webhooks serve on after a stop: the API server sends requests until each node has heard that the replica ends.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs the controller until `stop` ends.
 ///
@@ -72,11 +85,43 @@ pub async fn run(
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
     let work = || work(&settings, client.clone(), fault.clone(), health.clone());
+    let webhooks = webhooks(&settings, client.clone(), health.clone()).await?;
     tokio::select! {
-        () = candidate.run(stop, work) => {}
+        () = async {
+            candidate.run(stop, work).await;
+            if settings.webhooks.is_some() {
+                tokio::time::sleep(LINGER).await;
+            }
+        } => {}
         () = health.clone().serve(listener) => {}
+        () = webhooks => {}
     }
     Ok(())
+}
+
+/// What each replica does for the webhooks until it is dropped; nothing where there are none.
+async fn webhooks(
+    settings: &ControllerSettings,
+    client: Client,
+    health: Health,
+) -> Result<impl Future<Output = ()>, ControllerError> {
+    let serving = match settings.webhooks {
+        None => None,
+        Some(address) => {
+            let listener = listen(address)
+                .await
+                .map_err(|error| ControllerError::ListenWebhooks(address, error))?;
+            let roots = RootKeeper::new(client.clone(), &settings.namespace, settings.root.clone());
+            let webhooks = Webhooks::new(client, &settings.namespace, roots, health);
+            Some((webhooks.map_err(ControllerError::Tls)?, listener))
+        }
+    };
+    Ok(async {
+        match serving {
+            Some((webhooks, listener)) => webhooks.run(listener).await,
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// All that the leader does, for as long as it is polled.
@@ -90,7 +135,18 @@ async fn work(
     let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone());
     fault.send_replace(None);
     let (trust, trusted) = watch::channel(None);
-    let (published, everywhere) = watch::channel(None);
+    let (published, mut everywhere) = watch::channel(None);
+    // A rotation waits for the webhooks too.
+    let webhooks = settings.webhooks.is_some().then(|| {
+        let (both, told) = watch::channel(None);
+        let of_maps = std::mem::replace(&mut everywhere, told);
+        WebhookBundles::new(client.clone(), trusted.clone(), of_maps, both)
+    });
+    let webhooks = async {
+        if let Some(webhooks) = webhooks {
+            webhooks.run().await;
+        }
+    };
     let signer = Signer::new(
         client.clone(),
         namespace,
@@ -104,6 +160,7 @@ async fn work(
         signer.run(),
         bundles.run(),
         labels.run(),
+        webhooks,
     );
 }
 
