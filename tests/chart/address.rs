@@ -22,7 +22,7 @@ fn the_address_is_found_and_an_upgrade_keeps_it(world: &mut World) -> Result<()>
         let arguments = [
             "--dry-run=server",
             "--kube-version",
-            picket_tests::build::release(),
+            installer.cluster.release().version(),
         ];
         installer.run(&["template"], &[arguments.as_slice(), more].concat())
     };

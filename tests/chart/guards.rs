@@ -28,7 +28,7 @@ const CLUSTER: &str = include_str!("files/guards-cluster.yaml");
 const ENROLLER: &str = include_str!("../../deploy/examples/rbac/picket-enroller.yaml");
 
 /// What the rows take for listed.
-const LISTS: &str = "enrol.serviceAccounts={ci/builder},enrol.allowHostNetwork={agents/netops},enrol.allowHostPaths={/srv/models}";
+pub(crate) const LISTS: &str = "enrol.serviceAccounts={ci/builder},enrol.allowHostNetwork={agents/netops},enrol.allowHostPaths={/srv/models}";
 
 /// The users of the rows: name, and whether it is an agent's.
 const USERS: [(&str, &str, bool); 4] = [
@@ -44,8 +44,8 @@ const USERS: [(&str, &str, bool); 4] = [
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
-    name: String,
+pub(crate) struct Row {
+    pub(crate) name: String,
     #[serde(rename = "as")]
     user: Option<String>,
     namespace: Option<String>,
@@ -62,8 +62,14 @@ struct Row {
     lacks: Vec<String>,
 }
 
+/// All rows.
+pub(crate) fn rows() -> Result<Vec<Row>> {
+    let rows = documents(ROWS)?.pop().context("the rows")?;
+    Ok(serde_json::from_value(rows)?)
+}
+
 /// A cluster that the chart's policies guard. They go with it, and so does what the rows find there.
-struct Guarded<'w> {
+pub(crate) struct Guarded<'w> {
     cluster: &'w Cluster,
     helm: &'w Helm,
     /// The policies, and the definitions of Picket's objects.
@@ -84,27 +90,39 @@ impl<'w> Guarded<'w> {
             policies.extend(documents(&std::fs::read_to_string(file?.path())?)?);
         }
         let policies = json!({"apiVersion": "v1", "kind": "List", "items": policies}).to_string();
-        let guarded = Self {
-            cluster,
-            helm,
-            policies,
-        };
+        let guarded = Self::by(helm, cluster, policies);
         guarded.prepare()?;
+        wait("the policies", || {
+            let refused = guarded.send(&Row::of_pod("probe", json!({"spec": {"hostPID": true}})))?;
+            Ok(!refused.status.success())
+        })?;
         Ok(guarded)
     }
 
-    fn prepare(&self) -> Result<()> {
+    /// With these policies, once it is prepared.
+    pub(crate) fn by(helm: &'w Helm, cluster: &'w Cluster, policies: String) -> Self {
+        Self {
+            cluster,
+            helm,
+            policies,
+        }
+    }
+
+    pub(crate) fn prepare(&self) -> Result<()> {
         self.cluster.apply(&self.policies)?;
         self.cluster.apply(ENROLLER)?;
         // The first try makes the namespaces, whose accounts take a moment, and no pod is made without.
         wait("the objects of the rows", || {
             Ok(self.cluster.apply(CLUSTER).is_ok())
         })?;
-        wait("the policies", || {
-            let row = |pod: Value| Row::of_pod("probe", pod);
-            let changed = self.send(&row(json!({})))?;
-            let refused = self.send(&row(json!({"spec": {"hostPID": true}})))?;
-            Ok(shown(&changed).contains("picket.dev/agent") && !refused.status.success())
+        self.wait_for_enrolment()
+    }
+
+    /// Waits until a new pod is changed.
+    pub(crate) fn wait_for_enrolment(&self) -> Result<()> {
+        wait("the changes of a pod", || {
+            let changed = self.send(&Row::of_pod("probe", json!({})))?;
+            Ok(shown(&changed).contains("picket.dev/agent"))
         })
     }
 
@@ -128,7 +146,7 @@ impl<'w> Guarded<'w> {
         self.helm.file(&format!("{user}.kubeconfig"), &config.to_string())
     }
 
-    fn send(&self, row: &Row) -> Result<Output> {
+    pub(crate) fn send(&self, row: &Row) -> Result<Output> {
         let (mut arguments, input) = match (&row.pod, &row.run) {
             (Some(pod), None) => {
                 let mut whole = json!({"apiVersion": "v1", "kind": "Pod",
@@ -168,7 +186,7 @@ impl<'w> Guarded<'w> {
     }
 
     /// Takes all away, and gives what the test gave.
-    fn end(self, outcome: Result<()>) -> Result<()> {
+    pub(crate) fn end(self, outcome: Result<()>) -> Result<()> {
         let gone = |input: &str| {
             let arguments = ["delete", "--ignore-not-found", "-f", "-"];
             self.cluster
@@ -184,7 +202,7 @@ impl<'w> Guarded<'w> {
 }
 
 impl Row {
-    fn of_pod(name: &str, pod: Value) -> Self {
+    pub(crate) fn of_pod(name: &str, pod: Value) -> Self {
         Self {
             name: name.to_owned(),
             user: None,
@@ -200,8 +218,14 @@ impl Row {
         }
     }
 
+    /// Whether admission has to change something, or must not, in an object that passes.
+    pub(crate) fn is_of_a_change(&self) -> bool {
+        let says_what = !self.has.is_empty() || !self.lacks.is_empty();
+        says_what && self.refused.is_none() && !self.unchanged
+    }
+
     /// What is wrong with an answer.
-    fn fault(&self, answer: &Output) -> Option<String> {
+    pub(crate) fn fault(&self, answer: &Output) -> Option<String> {
         let said = String::from_utf8_lossy(&answer.stderr);
         let object = shown(answer);
         let passes = answer.status.success();
@@ -224,7 +248,7 @@ impl Row {
 }
 
 /// The object of an answer, as compact JSON.
-fn shown(answer: &Output) -> String {
+pub(crate) fn shown(answer: &Output) -> String {
     let text = String::from_utf8_lossy(&answer.stdout);
     serde_json::from_str::<Value>(&text).map_or_else(|_| text.into_owned(), |object| object.to_string())
 }
@@ -242,8 +266,7 @@ fn lay_over(below: &mut Value, above: &Value) {
 }
 
 fn admission_answers_as_the_rows_say(world: &mut World) -> Result<()> {
-    let rows = documents(ROWS)?.pop().context("the rows")?;
-    let rows: Vec<Row> = serde_json::from_value(rows)?;
+    let rows = rows()?;
     let refused = rows.iter().filter(|row| row.refused.is_some()).count();
     ensure!(
         rows.len() > 80 && refused > 40,

@@ -76,7 +76,7 @@ fn the_api_server_takes_every_object(world: &mut World) -> Result<()> {
             "--include-crds",
             "--dry-run=server",
             "--kube-version",
-            picket_tests::build::release(),
+            installer.cluster.release().version(),
         ],
     )?;
     let arguments = [

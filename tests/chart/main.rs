@@ -22,7 +22,9 @@ mod rights;
 mod trust;
 mod uninstall;
 mod values;
+mod versions;
 mod watched;
+mod webhook;
 mod world;
 
 use std::process::ExitCode;
@@ -36,6 +38,6 @@ type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::modules! {
-        values, rendered, monitoring, manifests, address, guards, controller, node_bound, installed, rights, uninstall, life, trust,
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, webhook, installed, versions, rights, uninstall, life, trust,
     })
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::agent::picket_binary;
-use picket_tests::build::release;
+use picket_tests::release::Release;
 use serde_json::Value;
 
 use crate::Test;
@@ -35,7 +35,13 @@ fn rendered(helm: &Helm, more: &[&str]) -> Result<String> {
     let mut command = helm.command(&["template", "picket", CHART, "--namespace", NAMESPACE]);
     command
         // Without the hooks, which take Picket out again.
-        .args(["--no-hooks", "--kube-version", release(), "--values", &values])
+        .args([
+            "--no-hooks",
+            "--kube-version",
+            Release::NEWEST.version(),
+            "--values",
+            &values,
+        ])
         .args(more);
     said(command.output().context("run helm")?)
 }

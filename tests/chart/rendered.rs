@@ -228,7 +228,7 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
         |values: &str| -> Result<Vec<String>> { Ok(all.difference(&kinds(values)?).cloned().collect()) };
     let cases: [(&str, &[&str]); 5] = [
         (
-            "enrol: {admission: false}",
+            "enrol: {admission: none}",
             &[
                 "MutatingAdmissionPolicy enrolment-accounts.picket.dev",
                 "MutatingAdmissionPolicy enrolment.picket.dev",

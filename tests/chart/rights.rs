@@ -138,7 +138,7 @@ fn each_right_is_used(world: &mut World) -> Result<()> {
     let template = [
         "--dry-run=server",
         "--kube-version",
-        picket_tests::build::release(),
+        installer.cluster.release().version(),
     ];
     let chart = documents(&installer.run(&["template"], &template)?)?;
     let rights = rights(&chart)?;

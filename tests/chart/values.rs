@@ -35,6 +35,8 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
             "additional properties 'hostNetwork' not allowed",
         ),
         ("enforce.staticPods=open", "'/enforce/staticPods'"),
+        ("enrol.admission=true", "'/enrol/admission'"),
+        ("impersonate.mode=all", "'/impersonate/mode'"),
         (
             "enrol.namespaces={agents}",
             "additional properties 'namespaces' not allowed",

@@ -8,6 +8,7 @@ use picket_tests::agent::picket_binary;
 use picket_tests::build::GoProgram;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::images::{self, ExtraFile, Image};
+use picket_tests::release::Release;
 use picket_tests::{harness, other_layout};
 
 use crate::helm::Helm;
@@ -39,7 +40,7 @@ impl World {
                 // Pods that ask for a certificate, which the guards refuse. Not on by default.
                 api_server: vec![
                     "--feature-gates=PodCertificateRequest=true".to_owned(),
-                    "--runtime-config=certificates.k8s.io/v1beta1/podcertificaterequests=true".to_owned(),
+                    Release::chosen()?.pod_certificates_api().to_owned(),
                 ],
                 ..ClusterOptions::default()
             })

@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("files/compat.sh");
 fn kubectl_of_the_release(world: &mut World) -> Result<()> {
     let version = world.worker("kubectl version --client -o json")?.good()?;
     let version: Value = serde_json::from_str(&version)?;
-    let release = format!("v{}", picket_tests::build::release());
+    let release = format!("v{}", world.cluster.release().version());
     ensure!(
         version["clientVersion"]["gitVersion"] == release.as_str(),
         "the image holds {version}"

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use ring::digest;
 
-/// The release that the cluster's go.mod names; clients parse it, and an untagged build would say v0.0.0.
-const RELEASE: &str = "1.36.3";
+use crate::release::Release;
+
 /// The release that kubectl-old's go.mod names.
 const OLD_RELEASE: &str = "1.27.3";
 
@@ -80,7 +80,15 @@ impl GoProgram {
         }
     }
 
-    fn linker_flags(self) -> String {
+    /// The release of Kubernetes that it is built of, where it is made of the cluster's.
+    fn release(self) -> Result<Release> {
+        match self {
+            Self::Cluster | Self::Kubectl => Release::chosen(),
+            _ => Ok(Release::NEWEST),
+        }
+    }
+
+    fn linker_flags(self, release: Release) -> String {
         if self == Self::Helm {
             // Without a version Helm takes every cluster that it is not asked about for Kubernetes 1.20.
             return format!(
@@ -92,7 +100,7 @@ impl GoProgram {
         let release = if self == Self::KubectlOld {
             OLD_RELEASE
         } else {
-            RELEASE
+            release.version()
         };
         let minor = release.split('.').nth(1).unwrap_or_default();
         let mut flags = String::from("-s -w");
@@ -115,21 +123,29 @@ impl GoProgram {
     /// Go is missing, or the build fails.
     pub fn path(self) -> Result<PathBuf> {
         let module = self.module();
-        let flags = self.linker_flags();
+        let release = self.release()?;
+        let module_file = release.module_file();
+        let flags = self.linker_flags(release);
         let mut hash = Hash::new();
         hash.text(&flags);
         hash.text(self.package());
         for file in sources(&module)? {
             hash.file(&file)?;
         }
+        let mut name = self.name().to_owned();
+        if let Some(file) = &module_file {
+            hash.file(file)?;
+            hash.file(&file.with_extension("sum"))?;
+            name = format!("{name}-{release}");
+        }
         let folder = cache()?.join("bin");
         fs::create_dir_all(&folder)?;
-        let program = folder.join(format!("{}-{}", self.name(), hash.finish()));
-        let _lock = lock(&format!("{}.lock", self.name()))?;
+        let program = folder.join(format!("{name}-{}", hash.finish()));
+        let _lock = lock(&format!("{name}.lock"))?;
         if program.exists() {
             return Ok(program);
         }
-        let draft = program.with_extension("new");
+        let draft = folder.join(format!("{name}.new"));
         let mut command = Command::new("go");
         command
             .current_dir(&module)
@@ -137,18 +153,16 @@ impl GoProgram {
             .env("GOWORK", "off");
         command
             .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags, "-o"])
-            .arg(&draft)
-            .arg(self.package());
-        run_with_progress(command, &format!("building {} for the tests", self.name()))?;
+            .arg(&draft);
+        if let Some(file) = &module_file {
+            command.arg("-modfile").arg(file);
+        }
+        command.arg(self.package());
+        run_with_progress(command, &format!("building {name} for the tests"))?;
         fs::rename(&draft, &program)?;
-        prune(&folder, self.name());
+        prune(&folder, &name);
         Ok(program)
     }
-}
-
-/// The release the cluster runs, as `1.36.3`.
-pub fn release() -> &'static str {
-    RELEASE
 }
 
 /// Where built programs and images are kept: target/cluster of this repository.

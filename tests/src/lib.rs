@@ -31,6 +31,7 @@ pub mod pair;
 pub mod pki;
 pub mod pod;
 pub mod port_taker;
+pub mod release;
 pub mod running;
 pub mod secrets;
 pub mod sim;

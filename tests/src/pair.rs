@@ -15,6 +15,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::images::{self, ExtraFile};
 use crate::leaks;
 use crate::output::Done;
+use crate::release::Release;
 use crate::secrets::Secrets;
 
 /// How long a pod may take to be Ready; two seconds is usual.
@@ -66,10 +67,10 @@ impl Pair {
             nodes: 2,
             name: options.name.to_owned(),
             images: vec![images::tools(options.files)?],
-            api_server: options
-                .api_server
-                .iter()
-                .map(|&argument| argument.to_owned())
+            api_server: [options.api_server, Release::chosen()?.mutating_policies()]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
                 .collect(),
         })?;
         agent::enrol(&cluster, &["agents"])?;

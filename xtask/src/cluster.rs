@@ -12,6 +12,7 @@ use clap::Subcommand;
 use picket_tests::build::GoProgram;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::images;
+use picket_tests::release::Release;
 use picket_tests::state::{StateFolder, check_name};
 use picket_tests::sys::Placement;
 
@@ -42,6 +43,8 @@ enum Action {
     Up {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        kubernetes: Kubernetes,
         /// How many nodes
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
         nodes: u8,
@@ -64,6 +67,23 @@ enum Action {
     },
 }
 
+/// Which Kubernetes the cluster runs.
+#[derive(clap::Args)]
+pub(crate) struct Kubernetes {
+    /// The release of Kubernetes: 1.34, 1.35 or 1.36. Without it PICKET_KUBERNETES says which; else it is the newest
+    #[arg(long = "kubernetes", value_name = "RELEASE")]
+    release: Option<Release>,
+}
+
+impl Kubernetes {
+    /// Has this process run it.
+    pub(crate) fn choose(&self) {
+        if let Some(release) = self.release {
+            release.choose();
+        }
+    }
+}
+
 #[derive(clap::Args)]
 struct Which {
     /// The cluster's name, for more than one side by side: 1 to 8 lower-case letters and digits
@@ -83,9 +103,13 @@ pub(crate) fn run(args: ClusterArgs) -> Result<()> {
     match args.action {
         Action::Up {
             which,
+            kubernetes,
             nodes,
             without_tools,
-        } => up(which.name, nodes, !without_tools),
+        } => {
+            kubernetes.choose();
+            up(which.name, nodes, !without_tools)
+        }
         Action::Down { which } => {
             StateFolder::open(&which.name)?.teardown()?;
             println!(
@@ -121,8 +145,9 @@ fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
         format!(" --name {}", cluster.name())
     };
     println!(
-        "cluster {} is up after {:.1} s",
+        "cluster {} of Kubernetes {} is up after {:.1} s",
         cluster.name(),
+        cluster.release().version(),
         started.elapsed().as_secs_f32()
     );
     for node in cluster.nodes() {

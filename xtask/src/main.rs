@@ -32,6 +32,7 @@ Examples:
   cargo xtask test e2e              the suite tests/e2e only
   cargo xtask test e2e exec         its tests whose name contains `exec`
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
+  cargo xtask test --kubernetes 1.35 testbed  a suite on a cluster of another release of Kubernetes
   cargo xtask fuzz path query       two fuzz targets for a minute
   cargo xtask bench --quick         direct, through Picket and through nginx, in under four minutes
   cargo xtask image                 the container image as an OCI layout and a tar, with its SBOM

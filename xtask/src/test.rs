@@ -10,9 +10,11 @@ use std::fs;
 
 use anyhow::{Result, bail};
 use picket_tests::harness::KEEP;
+use picket_tests::release::{KUBERNETES, Release};
 use serde_json::Value;
 
 use crate::agent::{self, Profile, WORKSPACE};
+use crate::cluster::Kubernetes;
 use crate::{check, fuzz, sh};
 
 /// The package whose integration tests are the suites.
@@ -27,6 +29,8 @@ pub(crate) struct TestArgs {
     /// Leave the cluster of the suite up at the end, and print how to use it
     #[arg(long, requires = "area")]
     keep: bool,
+    #[command(flatten)]
+    kubernetes: Kubernetes,
     /// One part: a suite (a folder under tests/ with a main.rs), or `check`, `lint`, `unit` or `fuzz`; all of them when it is not given
     area: Option<String>,
     /// Passed on to the test programs: a part of the names of tests, then their flags
@@ -43,6 +47,7 @@ impl TestArgs {
 
 /// Runs what was asked for; the first part that fails ends it.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    args.kubernetes.choose();
     let areas = areas()?;
     match args.area.as_deref() {
         None => {
@@ -145,11 +150,12 @@ fn integration_tests() -> Result<Vec<String>> {
         .collect())
 }
 
-/// Builds the agent, then runs each suite with its path in `PICKET_BIN`.
+/// Builds the agent, then runs each suite with its path in `PICKET_BIN` and the chosen release of Kubernetes.
 fn suites(areas: &[String], filter: &[String], keep: bool) -> Result<()> {
     if areas.is_empty() {
         return Ok(());
     }
+    let release = Release::chosen()?;
     let picket = sh::timed("agent", || agent::build(Profile::Dev))?;
     for area in areas {
         sh::timed(&format!("suite tests/{area}"), || {
@@ -158,7 +164,8 @@ fn suites(areas: &[String], filter: &[String], keep: bool) -> Result<()> {
                 .args(WORKSPACE)
                 .args(["--test", area, "--"])
                 .args(filter)
-                .env("PICKET_BIN", &picket);
+                .env("PICKET_BIN", &picket)
+                .env(KUBERNETES, release.minor());
             if keep {
                 cargo.env(KEEP, "1");
             }

@@ -1,6 +1,6 @@
-//! A certificate authority of the controller: made, read, and used to sign a node's CA.
+//! A certificate authority of the controller: made, read, and used to sign a node's CA or a certificate of the controller's own.
 //!
-//! In: PEM certificates and a key, or a name for a new root. Out: the root as PEM, and node CAs that it signed.
+//! In: PEM certificates and a key, or a name for a new root. Out: the root as PEM, and what it signed.
 //!
 //! Each certificate carries what strict verifiers ask for (Python 3.13 and later set `VERIFY_X509_STRICT`; RFC 5280 section
 //! 4.2.1): critical basicConstraints and keyUsage with keyCertSign, subject and authority key identifiers.
@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, NameConstraints, PublicKeyData, SerialNumber,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SerialNumber,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls_pki_types::pem::PemObject as _;
@@ -259,22 +259,53 @@ impl Authority {
         permitted: &PermittedNames,
         now: SystemTime,
     ) -> Result<String, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, node_ca_subject(node));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.name_constraints = permitted.constraints();
+        self.sign(params, key, lifetime.min(NODE_CA_LIFETIME), now)
+    }
+
+    /// Signs a server's certificate for this DNS name. Gives the certificate and what lies between it and the root, PEM.
+    pub(crate) fn sign_server(
+        &self,
+        name: &str,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, AuthorityError> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        // A common name has 64 characters at most. Clients look at the other name alone.
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "picket controller");
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params, key, lifetime, now)
+    }
+
+    /// Signs what the parameters say, for a time within the CA's own.
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, AuthorityError> {
         if now + BACKDATE < self.not_before || now >= self.not_after {
             return Err(AuthorityError::NotValidNow(
                 shown(self.not_before),
                 shown(self.not_after),
             ));
         }
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, node_ca_subject(node));
         params.not_before = (now - BACKDATE).max(self.not_before).into();
-        params.not_after = (now + lifetime.min(NODE_CA_LIFETIME)).min(self.not_after).into();
+        params.not_after = (now + lifetime).min(self.not_after).into();
         params.serial_number = Some(serial()?);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        params.name_constraints = permitted.constraints();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok(certificate.pem() + &self.chain)

@@ -311,3 +311,27 @@ fn no_debug_text_shows_a_key() {
     let shown = format!("{root:?} {authority:?}");
     assert!(!shown.contains("PRIVATE"), "{shown}");
 }
+
+#[test]
+fn a_certificate_of_the_controllers_own_is_for_one_name_and_within_the_roots_time() {
+    const NAME: &str = "picket-webhook.picket-system.svc";
+    let now = start();
+    let authority = Authority::read(&make_root(now).unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let signed = |lifetime, at| authority.sign_server(NAME, &key, lifetime, at);
+    let pem = signed(HOUR, now).unwrap();
+    let leaf = certificates(&pem, "test").unwrap().remove(0);
+    let verified = |name, at| verify(&authority.anchors, &leaf, &[], name, at);
+    verified(NAME, now).unwrap();
+    assert!(verified("kubernetes.default.svc", now).is_err());
+    assert!(verified(NAME, now + 2 * HOUR).is_err(), "its time is over");
+    let (_, read) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+    assert!(!read.is_ca());
+    let long = certificates(&signed(ROOT_LIFETIME * 2, now).unwrap(), "test").unwrap();
+    let (_, read) = x509_parser::parse_x509_certificate(&long[0]).unwrap();
+    assert_eq!(validity(&read).1, authority.not_after);
+    assert!(matches!(
+        signed(HOUR, authority.not_after),
+        Err(AuthorityError::NotValidNow(..))
+    ));
+}

@@ -35,6 +35,8 @@ struct HealthState {
     leads: bool,
     /// Where the CA bundle cannot be written, so that a rotation waits.
     awaited: BTreeSet<String>,
+    /// The webhooks' server has no certificate yet.
+    is_without_certificate: bool,
 }
 
 impl Health {
@@ -52,6 +54,11 @@ impl Health {
 
     pub(crate) fn set_leading(&self, leads: bool) {
         self.state.lock().leads = leads;
+    }
+
+    /// The API server asks no replica without a certificate: such a one is not Ready, so that the Service leaves it out.
+    pub(crate) fn set_without_certificate(&self, is_without: bool) {
+        self.state.lock().is_without_certificate = is_without;
     }
 
     /// Notes for which namespaces a rotation waits; whether they are others than before.
@@ -74,6 +81,9 @@ impl Health {
         match (is_heard, state.leads, self.fault.borrow().as_deref()) {
             (false, _, _) => not_ready("the API server does not answer"),
             (true, true, Some(fault)) => not_ready(fault),
+            _ if state.is_without_certificate => {
+                not_ready("the webhooks have no certificate: there is no root CA yet")
+            }
             (true, true, None) if state.awaited.is_empty() => {
                 (StatusCode::OK, "ready: this replica leads\n".to_owned())
             }
@@ -158,6 +168,12 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         assert!(health.set_awaited(&BTreeSet::new()));
         assert_eq!(health.answer("/readyz").text, "ready: this replica leads\n");
+        health.set_without_certificate(true);
+        let answer = health.answer("/readyz");
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.text.contains("the webhooks have no certificate"), "{}", answer.text);
+        health.set_without_certificate(false);
+        assert_eq!(health.answer("/readyz").status, StatusCode::OK);
         tokio::time::advance(SILENCE).await;
         assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
     }

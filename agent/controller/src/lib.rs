@@ -1,5 +1,5 @@
-//! The cluster side of Picket: the root CA, each node's CA, the bundles that pods trust, and the nodes' labels. `picket controller`
-//! runs it.
+//! The cluster side of Picket: the root CA, each node's CA, the bundles that pods trust, the nodes' labels, and admission where the
+//! cluster has no policies for it. `picket controller` runs it.
 //!
 //! In: the Kubernetes API, and [`ControllerSettings`]. Out: Secrets, certificates, ConfigMaps, labels and Events in the cluster. The
 //! crate knows nothing of the kernel or of connections, and does not depend on the agent.
@@ -26,8 +26,9 @@
 //! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
 //! | `health` | the kubelet's probes | `http` |
+//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes`, `names` |
-//! | `run` | the composition root | `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
+//! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;
 
@@ -60,6 +61,8 @@ mod bundles;
 mod nodes;
 
 mod health;
+
+mod admission;
 
 mod lease;
 

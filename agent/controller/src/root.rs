@@ -169,10 +169,7 @@ impl RootKeeper {
         let advanced = stored
             .clone()
             .advance(&facts, SystemTime::now())
-            .map_err(|error| match &self.source {
-                RootSource::Own => RootError::Roots(error),
-                source => RootError::Given(source.name(), error),
-            })?;
+            .map_err(|error| self.at_source(error))?;
         if self.age_warning.is_due(advanced.state == RotationState::Overdue) {
             tracing::warn!(
                 source = self.source.name(),
@@ -191,6 +188,25 @@ impl RootKeeper {
             signing: advanced.signing,
             bundle: advanced.bundle,
         })
+    }
+
+    /// The CA that signs now, for a replica that does not lead: nothing is made or written.
+    pub(crate) async fn signing(&self) -> Result<Option<Authority>, RootError> {
+        let found = self.secrets.get_opt(ROOT_SECRET).await?;
+        let given = self.given().await?;
+        let data = found.and_then(|secret| secret.data).unwrap_or_default();
+        let stored = StoredRoots::read(&data).map_err(RootError::Roots)?;
+        stored
+            .signing(given.as_ref())
+            .map_err(|error| self.at_source(error))
+    }
+
+    /// Says of a fault where the root is kept.
+    fn at_source(&self, error: RootsError) -> RootError {
+        match &self.source {
+            RootSource::Own => RootError::Roots(error),
+            source => RootError::Given(source.name(), error),
+        }
     }
 
     /// A conflict is an error: the next pass reads what another controller or a person wrote.

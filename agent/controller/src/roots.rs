@@ -134,6 +134,23 @@ impl StoredRoots {
             .collect()
     }
 
+    /// The CA that signs now, without any step; none where there is none yet.
+    pub(crate) fn signing(&self, given: Option<&CaPem>) -> Result<Option<Authority>, RootsError> {
+        if let Some(given) = given {
+            return Authority::read(given).map(Some).map_err(RootsError::Given);
+        }
+        let Some((certificates, key)) = self.certificate.as_ref().zip(self.key.as_ref()) else {
+            return Ok(None);
+        };
+        let stored = CaPem {
+            certificates: certificates.clone(),
+            key: key.clone(),
+            roots: None,
+        };
+        let read = Authority::read(&stored).map(Some);
+        read.map_err(|error| RootsError::Stored(CERTIFICATE, error))
+    }
+
     /// Takes every step that is due.
     pub(crate) fn advance(mut self, facts: &RootFacts<'_>, now: SystemTime) -> Result<Advanced, RootsError> {
         let mut changes = Vec::new();
@@ -212,14 +229,9 @@ impl StoredRoots {
             }
             return Ok(signing);
         }
-        if let (Some(certificates), Some(key)) = (&self.certificate, &self.key) {
-            let stored = CaPem {
-                certificates: certificates.clone(),
-                key: key.clone(),
-                roots: None,
-            };
-            // An unfit one is left alone: a person may still mend it, and pods trust it.
-            return Authority::read(&stored).map_err(|error| RootsError::Stored(CERTIFICATE, error));
+        // An unfit one is left alone: a person may still mend it, and pods trust it.
+        if let Some(signing) = self.signing(None)? {
+            return Ok(signing);
         }
         let made = make_root(now).map_err(RootsError::Make)?;
         let signing = Authority::read(&made).map_err(RootsError::Make)?;

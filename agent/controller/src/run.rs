@@ -1,10 +1,11 @@
-//! Composes the controller: one replica leads and does everything, the others wait.
+//! Composes the controller: one replica leads and does everything, the others wait. The webhooks are every replica's.
 //!
 //! In: [`ControllerSettings`], and a future that ends when the process is asked to stop. Out: the controller runs until then.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures::join;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::util::MapResultLayer;
 
+use crate::admission::{WebhookBundles, Webhooks};
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
 use crate::health::Health;
@@ -43,6 +45,8 @@ pub struct ControllerSettings {
     pub health: SocketAddr,
     /// Where metrics are served, over plain HTTP; nowhere when absent.
     pub metrics: Option<SocketAddr>,
+    /// Where the API servers reach the webhooks; none where the cluster enrols pods by policies.
+    pub webhooks: Option<SocketAddr>,
 }
 
 /// Why the controller cannot start.
@@ -57,10 +61,16 @@ pub enum ControllerError {
     /// There is no client.
     #[error("cannot make a client of the API server: {}", printable(.0))]
     Client(kube::Error),
-    /// The address of the probes or of the metrics is taken, or is none of this machine's.
+    /// The address of the probes, of the metrics or of the webhooks is taken, or is none of this machine's.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
+    /// The TLS library refuses its settings.
+    #[error("cannot serve TLS: {0}")]
+    Tls(rustls::Error),
 }
+
+/// How long the webhooks serve on after a stop: the API server sends requests until each node has heard that the replica ends.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs the controller until `stop` ends.
 ///
@@ -83,12 +93,44 @@ pub async fn run(
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
     let work = || work(&settings, client.clone(), fault.clone(), health.clone(), &metrics);
+    let webhooks = webhooks(&settings, client.clone(), health.clone(), &metrics).await?;
     tokio::select! {
-        () = candidate.run(stop, work) => {}
+        () = async {
+            candidate.run(stop, work).await;
+            if settings.webhooks.is_some() {
+                tokio::time::sleep(LINGER).await;
+            }
+        } => {}
         () = health.clone().serve(probes) => {}
         () = metrics::serve(scrapes, registry) => {}
+        () = webhooks => {}
     }
     Ok(())
+}
+
+/// What each replica does for the webhooks until it is dropped; nothing where there are none.
+async fn webhooks(
+    settings: &ControllerSettings,
+    client: Client,
+    health: Health,
+    metrics: &ControllerMetrics,
+) -> Result<impl Future<Output = ()>, ControllerError> {
+    let serving = match settings.webhooks {
+        None => None,
+        Some(address) => {
+            let listener = listen(address).await?;
+            let (namespace, source) = (&settings.namespace, settings.root.clone());
+            let roots = RootKeeper::new(client.clone(), namespace, source, metrics.clone());
+            let webhooks = Webhooks::new(client, &settings.namespace, roots, health);
+            Some((webhooks.map_err(ControllerError::Tls)?, listener))
+        }
+    };
+    Ok(async {
+        match serving {
+            Some((webhooks, listener)) => webhooks.run(listener).await,
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// All that the leader does, for as long as it is polled.
@@ -104,7 +146,18 @@ async fn work(
     let keeper = RootKeeper::new(client.clone(), namespace, settings.root.clone(), metrics.clone());
     fault.send_replace(None);
     let (trust, trusted) = watch::channel(None);
-    let (published, everywhere) = watch::channel(None);
+    let (published, mut everywhere) = watch::channel(None);
+    // A rotation waits for the webhooks too.
+    let webhooks = settings.webhooks.is_some().then(|| {
+        let (both, told) = watch::channel(None);
+        let of_maps = std::mem::replace(&mut everywhere, told);
+        WebhookBundles::new(client.clone(), trusted.clone(), of_maps, both)
+    });
+    let webhooks = async {
+        if let Some(webhooks) = webhooks {
+            webhooks.run().await;
+        }
+    };
     let signer = Signer::new(
         client.clone(),
         namespace,
@@ -126,6 +179,7 @@ async fn work(
         signer.run(),
         bundles.run(),
         labels.run(),
+        webhooks,
     );
 }
 

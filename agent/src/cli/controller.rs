@@ -27,7 +27,7 @@ Examples:
   picket controller --namespace picket-system --identity here --kubeconfig ~/.kube/config
   picket controller --root-secret corporate-ca          sign by a CA that cert-manager or a person keeps
 
-One replica works at a time, by the Lease picket-controller; the others wait.
+One replica works at a time, by the Lease picket-controller; the others wait. Each answers webhooks.
 
 Exit codes: 0 the controller was stopped, 1 it could not start, 2 wrong usage.")]
 pub(super) struct ControllerArgs {
@@ -57,6 +57,9 @@ pub(super) struct ControllerArgs {
     /// Where /metrics is answered, over plain HTTP and to anybody who reaches the port. Default: nowhere
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
+    /// Where the API server reaches the webhooks that enrol pods, for clusters without MutatingAdmissionPolicy. Default: there are none
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    webhooks: Option<SocketAddr>,
     /// How lines of the log look
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -128,6 +131,7 @@ fn settings(
         permitted: PermittedNames::new(&args.permitted_names).context("--permitted-name")?,
         health: args.health,
         metrics: args.metrics,
+        webhooks: args.webhooks,
     })
 }
 
@@ -164,7 +168,8 @@ mod tests {
             (found.namespace.as_str(), found.identity.as_str()),
             ("picket-system", "picket-controller-1")
         );
-        assert_eq!((found.root, found.metrics), (RootSource::Own, None));
+        assert_eq!(found.root, RootSource::Own);
+        assert_eq!((found.metrics, found.webhooks), (None, None));
         let found = read("--namespace a --identity b --root-secret mine", &pod).unwrap();
         assert_eq!((found.namespace.as_str(), found.identity.as_str()), ("a", "b"));
         assert_eq!(found.root, RootSource::Secret("mine".to_owned()));

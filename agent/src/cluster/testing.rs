@@ -55,6 +55,22 @@ pub(crate) async fn reviewing_with_rules(
     answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
     rules: serde_json::Value,
 ) -> String {
+    reviewing_of_release("36", answer, rules).await
+}
+
+fn version(minor: &str) -> serde_json::Value {
+    serde_json::json!({
+        "major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.0"), "gitCommit": "", "gitTreeState": "", "buildDate": "",
+        "goVersion": "", "compiler": "", "platform": "",
+    })
+}
+
+/// The same of this minor version of Kubernetes.
+pub(crate) async fn reviewing_of_release(
+    minor: &'static str,
+    answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
+    rules: serde_json::Value,
+) -> String {
     use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
@@ -65,10 +81,12 @@ pub(crate) async fn reviewing_with_rules(
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let (answer, rules) = (Arc::clone(&answer), Arc::clone(&rules));
                 async move {
+                    let is_version = request.uri().path() == "/version";
                     let body = request.into_body().collect().await?.to_bytes();
-                    let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
                     let is_list = review["kind"] == "SelfSubjectRulesReview";
                     let (code, object) = match answer(&review["spec"]["resourceAttributes"]) {
+                        Ok(_) if is_version => (200, version(minor)),
                         Ok(_) if is_list => {
                             review["status"] = (*rules).clone();
                             (201, review)

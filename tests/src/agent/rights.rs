@@ -33,7 +33,7 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// The API server refuses something, or there is no `picket` to make the authority with.
 pub fn enrol(cluster: &Cluster, namespaces: &[&str]) -> Result<()> {
     let bundle = fs::read_to_string(certificate_authority(cluster)?.join("ca.crt"))?;
-    cluster.apply(&deploy_file("enrolment.yaml")?)?;
+    cluster.apply(&enrolment(cluster)?)?;
     let label = ["label", "nodes", "--all", "--overwrite", AGENT_LABEL];
     cluster.kubectl_client().run(&label, None)?;
     let mut objects = Vec::new();
@@ -66,6 +66,22 @@ pub fn enrol(cluster: &Cluster, namespaces: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// deploy/enrolment.yaml, in the version of MutatingAdmissionPolicy that the cluster can run.
+fn enrolment(cluster: &Cluster) -> Result<String> {
+    let text = deploy_file("enrolment.yaml")?;
+    if cluster.release().has_mutating_policies() {
+        return Ok(text);
+    }
+    let kind =
+        |version: &str| format!("admissionregistration.k8s.io/{version}\nkind: MutatingAdmissionPolicy");
+    let older = text.replace(&kind("v1"), &kind("v1beta1"));
+    ensure!(
+        older != text,
+        "deploy/enrolment.yaml has no MutatingAdmissionPolicy"
+    );
+    Ok(older)
+}
+
 /// The folder with the CA that the cluster's agents mint under, made by `picket ca create` when it is not there.
 pub(super) fn certificate_authority(cluster: &Cluster) -> Result<PathBuf> {
     let folder = cluster.dir().join("picket-ca");
@@ -94,7 +110,8 @@ fn deploy_file(name: &str) -> Result<String> {
 pub(super) fn give_rights(cluster: &Cluster, options: &AgentOptions) -> Result<()> {
     cluster.apply(&deploy_file("rbac.yaml")?)?;
     cluster.apply(&deploy_file("flow-control.yaml")?)?;
-    cluster.apply(&impersonation(options).to_string())
+    let constrained = cluster.release().has_constrained_impersonation();
+    cluster.apply(&impersonation(options, constrained).to_string())
 }
 
 /// The node's credential at the API server, as deploy/rbac.yaml names it.
@@ -103,16 +120,26 @@ pub(super) fn node_certificate(cluster: &Cluster, node: &TestNode) -> Result<Cer
     cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))
 }
 
-/// The right to act as the users and groups that the grants name, beside what deploy/rbac.yaml gives every node.
-fn impersonation(options: &AgentOptions) -> Value {
+/// The right to act as the users and groups that the grants name, beside what deploy/rbac.yaml gives every node. Its verbs do nothing
+/// where the API server has no constrained impersonation: there the plain verb has all of them, as `picket grant rbac --plain` prints it.
+fn impersonation(options: &AgentOptions, constrained: bool) -> Value {
     let name = "picket-node-impersonate-more";
-    let mut rules = Vec::new();
-    for (resource, names) in [("users", &options.users), ("groups", &options.groups)] {
+    let (mut rules, mut groups) = (Vec::new(), options.groups.clone());
+    let (of_people, verb) = if constrained {
+        ("authentication.k8s.io", "impersonate:user-info")
+    } else {
+        groups.push("picket:agents".to_owned());
+        let extras = ["identity", "pod", "session"].map(|of| format!("userextras/picket.dev/{of}"));
+        rules.push(
+            json!({"apiGroups": ["authentication.k8s.io"], "resources": extras, "verbs": ["impersonate"]}),
+        );
+        ("", "impersonate")
+    };
+    for (resource, names) in [("users", &options.users), ("groups", &groups)] {
         // Without names a rule would stand for every user there is.
         if !names.is_empty() {
             rules.push(
-                json!({"apiGroups": ["authentication.k8s.io"], "resources": [resource],
-                "verbs": ["impersonate:user-info"], "resourceNames": names}),
+                json!({"apiGroups": [of_people], "resources": [resource], "verbs": [verb], "resourceNames": names}),
             );
         }
     }

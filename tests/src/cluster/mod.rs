@@ -27,6 +27,7 @@ use crate::build::GoProgram;
 use crate::images::{self, Image};
 use crate::pki::{Authority, CertificateFiles, kubeconfig};
 use crate::pod::RealPod;
+use crate::release::Release;
 use crate::state::{StateFolder, Thing};
 use crate::{cgroup, net};
 
@@ -75,6 +76,7 @@ pub struct Cluster {
 /// What another process needs to use the cluster too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct About {
+    release: Release,
     nodes: Vec<TestNode>,
     server: String,
     program: PathBuf,
@@ -93,6 +95,7 @@ impl Cluster {
         );
         ensure!(nix::unistd::geteuid().is_root(), "a cluster needs root");
         // Built before anything is made: the first build takes minutes.
+        let release = Release::chosen()?;
         let program = GoProgram::Cluster.path()?;
         let mut loaded = vec![images::pause()?, images::busybox()?];
         loaded.extend(options.images);
@@ -105,6 +108,7 @@ impl Cluster {
         let mut cluster = Self {
             state,
             about: About {
+                release,
                 nodes,
                 server,
                 program,
@@ -311,6 +315,11 @@ impl Cluster {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         self.state.name()
+    }
+
+    /// The release of Kubernetes that it runs.
+    pub fn release(&self) -> Release {
+        self.about.release
     }
 
     /// The nodes; the control plane runs on the first.

@@ -19,6 +19,7 @@ use picket_tests::images;
 use picket_tests::install::Installer;
 
 use crate::agent::{Profile, build};
+use crate::cluster::Kubernetes;
 use crate::sh;
 use step::{Steps, Want};
 
@@ -41,6 +42,8 @@ pub(crate) struct DemoArgs {
     /// Leave the cluster with Picket up at the end, and print how to use them
     #[arg(long)]
     pub(crate) keep: bool,
+    #[command(flatten)]
+    kubernetes: Kubernetes,
 }
 
 /// Picket on the demo's cluster.
@@ -54,6 +57,7 @@ struct Demo<'a> {
 /// Runs it.
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let start = Instant::now();
+    args.kubernetes.choose();
     let binary = sh::timed("build picket", || build(Profile::Dev))?;
     let (helm, image, kubectl) = sh::timed("Helm and images", || {
         Ok((Helm::new()?, images::picket(&binary)?, images::kubectl()?))

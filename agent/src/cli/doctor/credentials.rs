@@ -286,11 +286,16 @@ async fn asked(client: &Client, needs: &[Need], bound: &Bound) -> Result<Answers
         extent.push_str(&format!("; {narrow}"));
     }
     let mut verdict = judge(asked, &lacks, on);
+    let users: BTreeSet<_> = asked
+        .iter()
+        .filter_map(|need| need.constrained_user(&lacks))
+        .collect();
     // That there is no right anywhere is told already.
     if on != OnRights::None {
-        let users = asked.iter().filter_map(|need| need.constrained_user(&lacks));
-        let within = bound.lacked(client, &users.collect(), &listed).await?;
-        verdict.missing.extend(within);
+        verdict
+            .missing
+            .extend(bound.lacked(client, &users, &listed).await?);
+        verdict.of_release(client, &users).await;
     }
     Ok(Answers { verdict, extent })
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::cli::doctor::needs::{AUTHENTICATION, CONSTRAINED, CONSTRAINED_ON, EXTRAS, Way};
 use crate::cluster::rights::MAX_RIGHTS;
-use crate::cluster::testing::{reviewing, reviewing_with_rules, rules};
+use crate::cluster::testing::{reviewing, reviewing_of_release, reviewing_with_rules, rules};
 
 const SMALLEST: &str = "\
 nodeName: n
@@ -42,7 +42,16 @@ async fn asked_with_rules(
     answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
     rules: serde_json::Value,
 ) -> Check {
-    let server = reviewing_with_rules(answer, rules).await;
+    asked_of_release("36", needs, answer, rules).await
+}
+
+async fn asked_of_release(
+    minor: &'static str,
+    needs: &[Need],
+    answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
+    rules: serde_json::Value,
+) -> Check {
+    let server = reviewing_of_release(minor, answer, rules).await;
     let (_folder, connector) = Connector::for_tests(&server);
     let client = connector.connect().await.expect("a client");
     check(
@@ -296,6 +305,36 @@ async fn rights_of_both_modes_are_a_warning() {
     let wanted = |of: &serde_json::Value| Ok(of["verb"] == CONSTRAINED || of["resource"] != "users");
     let check = asked(&needs, wanted).await;
     assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+}
+
+/// The rights of deploy/rbac.yaml on a release that asks about the verb impersonate alone: the reviews say yes, each request is refused.
+#[tokio::test]
+async fn constrained_rights_are_worth_nothing_below_the_release_that_has_them() {
+    let needs = impersonated(&[("agent:triage".to_owned(), vec!["readers".to_owned()])].into());
+    let on = || rules(&[&format!("{CONSTRAINED_ON}get")], None);
+    for (minor, status, said) in [
+        (
+            "34",
+            CheckStatus::Missing,
+            "may not act as user agent:triage by the verb impersonate:user-info: Kubernetes v1.34.0 does not know this verb",
+        ),
+        (
+            "35",
+            CheckStatus::Degraded,
+            "unknown: whether it may act as user agent:triage by the verb impersonate:user-info: Kubernetes v1.35.0 has this verb by a \
+             feature gate alone",
+        ),
+        ("36", CheckStatus::Ok, "accepted by"),
+    ] {
+        let constrained = |of: &serde_json::Value| Ok(of["verb"] == CONSTRAINED);
+        let check = asked_of_release(minor, &needs, constrained, on()).await;
+        assert_eq!(check.status, status, "{check:?}");
+        assert!(check.detail.starts_with(said), "{check:?}");
+        // The plain form is right on each.
+        let plain = |of: &serde_json::Value| Ok(of["verb"] == "impersonate");
+        let check = asked_of_release(minor, &needs, plain, rules(&["list"], None)).await;
+        assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod certificates;
 mod cloud;
+mod constrained;
 mod credentials;
 mod excess;
 mod namespaced;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -17,6 +18,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::leftovers;
 use crate::cli::output;
 use crate::cluster::{PersonalConfig, printable};
+
+/// The webhooks of the controller, on clusters without MutatingAdmissionPolicy.
+const WEBHOOKS: &str = "enrolment.picket.dev";
 
 /// The agents' DaemonSet.
 const AGENTS: &str = "picket";
@@ -116,6 +120,10 @@ impl Uninstall {
 
     /// Ends the agents, which would go on as if they enforced, and the controller, which would make its objects again.
     async fn stop_agents(&self) -> anyhow::Result<()> {
+        // First: the API server would refuse pods of enrolled namespaces while nobody answers, and for as long as this command is not run
+        // to its end. Until Helm removes the guards, they refuse such pods that nobody enrolled.
+        let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        self.delete(&webhooks, WEBHOOKS).await?;
         let agents: Api<DaemonSet> = self.objects();
         self.delete(&agents, AGENTS).await?;
         let deployments: Api<Deployment> = self.objects();

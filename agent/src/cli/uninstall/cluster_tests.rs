@@ -170,6 +170,7 @@ async fn agents_end_nodes_are_cleaned_and_nothing_is_left() {
     let (done, asked, _folder) = run(Case::Well, Duration::from_secs(20)).await;
     done.unwrap();
     let before = [
+        "DELETE /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/enrolment.picket.dev",
         "DELETE /apis/apps/v1/daemonsets/picket",
         "DELETE /apis/apps/v1/deployments/picket-controller",
         DELETE_CLEANER,

@@ -212,3 +212,14 @@ app.kubernetes.io/component: controller
 {{- fail "trust.existingSecret: picket-root-ca is the Secret that the controller keeps: leave the value empty, or give the root another name" }}
 {{- end }}
 {{- end }}
+
+{{/* By which verbs the agents act as the users of grants. No list of an API server says whether it has the constrained ones. */}}
+{{- define "picket.impersonation" -}}
+{{- if ne .Values.impersonate.mode "auto" -}}
+{{ .Values.impersonate.mode }}
+{{- else if semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version -}}
+constrained
+{{- else -}}
+plain
+{{- end }}
+{{- end }}

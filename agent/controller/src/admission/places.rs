@@ -1,0 +1,109 @@
+//! What callers of the webhooks may have at once: connections, all together and from one address.
+//!
+//! In: a connection's address. Out: a place that is free again with the connection, or none.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections at once. Each has one request and ends within seconds; further ones wait in the kernel's queue.
+pub(super) const CONNECTIONS: usize = 256;
+
+/// Likewise from one address. The API servers are few, and a burst of pods comes from one of them. Another address may dial too: half of
+/// the places stay free for the others.
+pub(super) const CONNECTIONS_PER_ADDRESS: usize = 128;
+
+/// All callers.
+#[derive(Debug)]
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A connection's place.
+#[derive(Debug)]
+pub(super) struct Place {
+    address: IpAddr,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(CONNECTIONS)),
+            by_address: Arc::default(),
+        }
+    }
+}
+
+impl Places {
+    /// A place for a connection that is still to be accepted, once there is one.
+    pub(super) async fn open(&self) -> Option<OwnedSemaphorePermit> {
+        // Nobody closes it.
+        Arc::clone(&self.all).acquire_owned().await.ok()
+    }
+
+    /// The place for an address; `None` where the address has as many as it may have.
+    pub(super) fn admit(&self, permit: Option<OwnedSemaphorePermit>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut known = self.by_address.lock();
+        let count = known.entry(address).or_default();
+        if *count >= CONNECTIONS_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            address,
+            by_address: Arc::clone(&self.by_address),
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut known = self.by_address.lock();
+        if let Some(count) = known.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                known.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_takes_half_of_the_places_and_gives_them_back() {
+        let places = Places::default();
+        let one: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_PER_ADDRESS {
+            let permit = places.open().await;
+            held.push(places.admit(permit, one).expect("a place"));
+        }
+        let permit = places.open().await;
+        assert!(
+            places
+                .admit(permit, "::ffff:192.0.2.1".parse().unwrap())
+                .is_none()
+        );
+        let permit = places.open().await;
+        let other = places.admit(permit, "192.0.2.2".parse().unwrap());
+        assert!(other.is_some());
+        assert_eq!(
+            places.all.available_permits(),
+            CONNECTIONS - CONNECTIONS_PER_ADDRESS - 1
+        );
+        drop((held, other));
+        assert_eq!(places.all.available_permits(), CONNECTIONS);
+        assert!(places.by_address.lock().is_empty(), "addresses are forgotten");
+    }
+}
