@@ -68,17 +68,18 @@ fn older_clusters_get_webhooks_and_the_plain_verb(world: &mut World) -> Result<(
         let has_service = object(&chart, "Service", "picket-webhook").is_ok();
         ensure!(has_service == (wanted.1 > 0), "{version} {values:?}");
     }
-    // Argo CD knows the cluster's groups and adds them to those that Helm itself knows; a cluster may serve no such policies.
-    let known = ["--api-versions", "apiregistration.k8s.io/v1"];
-    let arguments = [&REQUIRED[..], &known].concat();
-    ensure!(
-        ways(
-            &world
-                .helm
-                .template(&[&arguments[..], &["--kube-version", "v1.35.0"]].concat())?
-        ) == (0, 1)
-    );
-    ensure!(ways(&world.helm.template(&arguments)?) == (3, 0));
+    // What a cluster serves counts, where Helm or Argo CD knows it.
+    let group = "apiregistration.k8s.io/v1";
+    let kind = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy";
+    for (version, served, wanted) in [
+        ("v1.36.0", format!("{group},{kind}"), (3, 0)),
+        ("v1.36.0", group.to_owned(), (0, 1)),
+        ("v1.35.0", format!("{group},{kind}"), (0, 1)),
+    ] {
+        let arguments = ["--kube-version", version, "--api-versions", &served];
+        let chart = world.helm.template(&[&REQUIRED[..], &arguments].concat())?;
+        ensure!(ways(&chart) == wanted, "{version} {served}: {:?}", ways(&chart));
+    }
 
     for (version, value, is_plain) in [
         ("v1.35.9", "impersonate.mode=auto", true),
