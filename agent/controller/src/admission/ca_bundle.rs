@@ -181,8 +181,14 @@ mod tests {
 
     #[test]
     fn a_root_is_trusted_once_every_webhook_has_it() {
-        assert!(trusts(&configuration(&[("a", Some("old new")), ("b", Some("new"))]), "new"));
-        assert!(!trusts(&configuration(&[("a", Some("old new")), ("b", Some("old"))]), "new"));
+        assert!(trusts(
+            &configuration(&[("a", Some("old new")), ("b", Some("new"))]),
+            "new"
+        ));
+        assert!(!trusts(
+            &configuration(&[("a", Some("old new")), ("b", Some("old"))]),
+            "new"
+        ));
         assert!(!trusts(&configuration(&[("a", None)]), "new"));
         assert!(!trusts(&configuration(&[]), "new"));
     }
