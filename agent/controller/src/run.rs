@@ -11,6 +11,7 @@ use futures::join;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admission::{WebhookBundles, Webhooks};
@@ -108,7 +109,7 @@ async fn webhooks(
     let serving = match settings.webhooks {
         None => None,
         Some(address) => {
-            let listener = listen(address)
+            let listener = TcpListener::bind(address)
                 .await
                 .map_err(|error| ControllerError::ListenWebhooks(address, error))?;
             let roots = RootKeeper::new(client.clone(), &settings.namespace, settings.root.clone());

@@ -54,7 +54,7 @@ pub(super) struct ControllerArgs {
     /// Where /healthz and /readyz are answered
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8081")]
     health: SocketAddr,
-    /// Where the API server reaches the webhooks that enrol pods, for clusters without MutatingAdmissionPolicy. Default: there are none
+    /// Where webhooks are answered that enrol pods, over TLS, for clusters without MutatingAdmissionPolicy. Default: nowhere
     #[arg(long, value_name = "ADDRESS:PORT")]
     webhooks: Option<SocketAddr>,
     /// How lines of the log look
