@@ -77,6 +77,8 @@ fn an_agent_is_refused_and_then_served(world: &mut World) -> Result<()> {
     installer.run(&["install"], &NAMES)?;
     let agents = installer.wait_for_agents()?;
     let told = story(&installer, &agents[0]);
+    let gone = ["delete", "--ignore-not-found", "-f", "-"];
+    installer.cluster.kubectl_client().run(&gone, Some(OBJECTS))?;
     installer.remove(&[])?;
     release(&installer)?;
     let version = installer.cluster.release().version();
@@ -123,7 +125,7 @@ fn story(installer: &Installer<'_>, agent: &str) -> Result<()> {
         "pods 0",
         "User \"agent:story\" cannot list resource \"configmaps\"",
         "configmaps 1",
-        "picket",
+        "no grant allows it",
         "secrets 1",
     ] {
         ensure!(log.contains(said), "no {said:?} in {log}");

@@ -57,7 +57,7 @@ pub(super) struct ControllerArgs {
     /// Where /metrics is answered, over plain HTTP and to anybody who reaches the port. Default: nowhere
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// Where the API server reaches the webhooks that enrol pods, for clusters without MutatingAdmissionPolicy. Default: there are none
+    /// Where webhooks are answered that enrol pods, over TLS, for clusters without MutatingAdmissionPolicy. Default: nowhere
     #[arg(long, value_name = "ADDRESS:PORT")]
     webhooks: Option<SocketAddr>,
     /// How lines of the log look

@@ -25,13 +25,19 @@ const PERIOD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The webhooks of a configuration: each name, and the bundle.
-pub(super) fn bundles(of: &MutatingWebhookConfiguration) -> impl Iterator<Item = (&str, String)> {
+fn bundles(of: &MutatingWebhookConfiguration) -> impl Iterator<Item = (&str, String)> {
     let webhooks = of.webhooks.iter().flatten();
     webhooks.map(|webhook| {
         let bundle = webhook.client_config.ca_bundle.as_ref();
         let bundle = bundle.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
         (webhook.name.as_str(), bundle.unwrap_or_default())
     })
+}
+
+/// Whether every webhook has these roots among its own.
+pub(super) fn trusts(of: &MutatingWebhookConfiguration, anchors: &str) -> bool {
+    let mut all = bundles(of).peekable();
+    all.peek().is_some() && all.all(|(_, bundle)| bundle.contains(anchors))
 }
 
 /// What to change, so that every webhook has the bundle; nothing where all have it.
@@ -171,6 +177,20 @@ mod tests {
         ]});
         assert_eq!(change(&found, "new"), Some(wanted));
         assert_eq!(change(&configuration(&[("a", Some("new"))]), "new"), None);
+    }
+
+    #[test]
+    fn a_root_is_trusted_once_every_webhook_has_it() {
+        assert!(trusts(
+            &configuration(&[("a", Some("old new")), ("b", Some("new"))]),
+            "new"
+        ));
+        assert!(!trusts(
+            &configuration(&[("a", Some("old new")), ("b", Some("old"))]),
+            "new"
+        ));
+        assert!(!trusts(&configuration(&[("a", None)]), "new"));
+        assert!(!trusts(&configuration(&[]), "new"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::ca_bundle::{CONFIGURATION, bundles};
+use super::ca_bundle::{CONFIGURATION, trusts};
 use crate::authority::{Authority, AuthorityError, certificates};
 use crate::health::Health;
 use crate::kubernetes::printable;
@@ -175,9 +175,7 @@ impl CertificateKeeper {
     /// Whether the API server trusts this root for every webhook.
     async fn is_trusted(&self, anchors: &str) -> Result<bool, CertificateError> {
         let found = self.configurations.get_opt(CONFIGURATION).await?;
-        let found = found.unwrap_or_default();
-        let mut all = bundles(&found).peekable();
-        Ok(all.peek().is_some() && all.all(|(_, bundle)| bundle.contains(anchors)))
+        Ok(found.is_some_and(|found| trusts(&found, anchors)))
     }
 }
 

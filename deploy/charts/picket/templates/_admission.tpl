@@ -1,12 +1,12 @@
 {{/*
 How admission changes what is created: by policies where the API server has them, else by webhooks of the controller. Helm that does not
-ask a cluster (helm template) knows its version at most, and takes every kind for served that Helm itself knows.
+ask a cluster (helm template) knows its version alone.
 */}}
 {{- define "picket.mutation" -}}
 {{- $asked := .Values.enrol.admission }}
 {{- $api := .Capabilities.APIVersions }}
 {{- $isNew := semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version }}
-{{- /* Each API server has this group, and no list of Helm's own does. */}}
+{{- /* Each API server has this group, and Helm's own list does not. */}}
 {{- $isKnown := $api.Has "apiregistration.k8s.io/v1" }}
 {{- $isServed := $api.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" }}
 {{- if has $asked (list "policies" "webhook") -}}
