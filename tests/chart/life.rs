@@ -45,7 +45,7 @@ fn replaced_under_load(lab: &Lab<'_>, replace: impl FnOnce() -> Result<()>) -> R
     watched.the_exempt_notice_nothing()?;
     let (sessions, answered) = (watched.sessions_were_whole()?, watched.answered()?);
     eprintln!("two agents replaced in {took:.1?}: {answered} requests answered, {sessions} sessions whole");
-    ensure!(answered > 100, "{answered} requests");
+    ensure!(answered > 20, "{answered} requests");
     for (node, before) in lab.cluster.nodes().iter().zip(before) {
         let agent = lab.agent_on(node)?;
         let log = lab.kubectl(&["-n", NAMESPACE, "logs", &agent])?;
@@ -236,7 +236,7 @@ fn a_kubelet_and_a_runtime_that_start_again_leave_pods_enforced(world: &mut Worl
     let node = second(lab.cluster)?;
     let agent = lab.agent_on(node)?;
     let watched = Watched::start(&lab)?;
-    for daemon in ["kubelet", "containerd"] {
+    for daemon in ["containerd", "kubelet"] {
         let stopped = lab.cluster.kill_daemon(node, daemon)?;
         std::thread::sleep(Duration::from_secs(2));
         stopped.start()?;
