@@ -27,8 +27,8 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_new_node_takes_enrolled_pods_once_its_agent_serves,
 };
 
-/// How long the API server is away. An operator's ten minutes differ in nothing that an agent counts: its longest pause between two tries
-/// is shorter than this, and its token and its node CA live for an hour and for days.
+/// How long the API server is away. The suite has no ten minutes: the pauses between an agent's tries end at five seconds, and its token and its
+/// node CA live for an hour and for days.
 const OUTAGE: Duration = Duration::from_secs(25);
 
 /// Replaces each node's agent by one with other maps, and sees no request fail.
