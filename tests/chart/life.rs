@@ -27,8 +27,8 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_new_node_takes_enrolled_pods_once_its_agent_serves,
 };
 
-/// How long the API server is away. An operator's ten minutes differ in nothing that an agent counts: its longest pause between two tries
-/// is shorter than this, and its token and its node CA live for an hour and for days.
+/// How long the API server is away. The suite has no ten minutes: the pauses between an agent's tries end at five seconds, and its token and its
+/// node CA live for an hour and for days.
 const OUTAGE: Duration = Duration::from_secs(25);
 
 /// Replaces each node's agent by one with other maps, and sees no request fail.
@@ -45,7 +45,7 @@ fn replaced_under_load(lab: &Lab<'_>, replace: impl FnOnce() -> Result<()>) -> R
     watched.the_exempt_notice_nothing()?;
     let (sessions, answered) = (watched.sessions_were_whole()?, watched.answered()?);
     eprintln!("two agents replaced in {took:.1?}: {answered} requests answered, {sessions} sessions whole");
-    ensure!(answered > 100, "{answered} requests");
+    ensure!(answered > 20, "{answered} requests");
     for (node, before) in lab.cluster.nodes().iter().zip(before) {
         let agent = lab.agent_on(node)?;
         let log = lab.kubectl(&["-n", NAMESPACE, "logs", &agent])?;
@@ -236,7 +236,7 @@ fn a_kubelet_and_a_runtime_that_start_again_leave_pods_enforced(world: &mut Worl
     let node = second(lab.cluster)?;
     let agent = lab.agent_on(node)?;
     let watched = Watched::start(&lab)?;
-    for daemon in ["kubelet", "containerd"] {
+    for daemon in ["containerd", "kubelet"] {
         let stopped = lab.cluster.kill_daemon(node, daemon)?;
         std::thread::sleep(Duration::from_secs(2));
         stopped.start()?;
