@@ -126,9 +126,9 @@ impl ControllerMetrics {
             rotation: registry.gauges(
                 "controller_root_ca_rotation",
                 ["state"],
-                "1 for the state of the root's rotation, at the leader: `idle`, `publishing` (some bundle lacks the next root), `overlap` \
-                 (every bundle has it), `retiring` (it signs, and bundles hold the earlier one still), `overdue` (whoever keeps the root \
-                 has to replace it)",
+                "1 for the state of the root's rotation, at the leader: `idle`, `publishing` (some bundle lacks the next root), \
+                 `overlap` (every bundle has it), `retiring` (it signs, and bundles hold the earlier one still), `overdue` (whoever \
+                 keeps the root has to replace it)",
             ),
             node_ca_requests: registry.counters(
                 "controller_node_ca_requests",
@@ -148,7 +148,8 @@ impl ControllerMetrics {
             nodes: registry.gauges(
                 "controller_nodes",
                 ["agent", "label"],
-                "Nodes, at the leader, by whether the node has a Ready agent (`ready`, `none`) and the label `picket.dev/agent` (`set`, `none`)",
+                "Nodes, at the leader, by whether the node has a Ready agent (`ready`, `none`) and the label \
+                 `picket.dev/agent` (`set`, `none`)",
             ),
             errors: registry.counters(
                 "controller_errors",
@@ -158,14 +159,14 @@ impl ControllerMetrics {
             last_success: registry.times(
                 "controller_last_success_timestamp",
                 ["part"],
-                "Moment of the last pass without an error, in seconds since 1970, at the leader. The part `root` has one every 5 s, and the \
-                 others when something changes",
+                "Moment of the last pass without an error, in seconds since 1970, at the leader. The part `root` has one every 5 s, and \
+                 the others when something changes",
             ),
             api_requests: registry.counters(
                 "controller_api_requests",
                 ["result"],
-                "Requests to the API server, by result: `ok`, `not_found`, `conflict`, `forbidden` (401 and 403), `client_error` (any other \
-                 4xx), `server_error`, `no_answer`",
+                "Requests to the API server, by result: `ok`, `not_found`, `conflict`, `forbidden` (401 and 403), `client_error` (any \
+                 other 4xx), `server_error`, `no_answer`",
             ),
         };
         metrics.show();

@@ -36,7 +36,13 @@ impl fmt::Display for Finding {
 }
 
 /// The libraries whose modules are declared in a code map, by the folder of their package.
-const CODE_MAPS: [&str; 5] = ["agent", "agent/controller", "agent/masking", "agent/metrics", "agent/policy"];
+const CODE_MAPS: [&str; 5] = [
+    "agent",
+    "agent/controller",
+    "agent/masking",
+    "agent/metrics",
+    "agent/policy",
+];
 
 /// Checks what can be told from the sources alone.
 pub(crate) fn sources() -> Result<()> {

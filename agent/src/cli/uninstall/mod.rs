@@ -29,8 +29,8 @@ use crate::runtime::state::{DEFAULT_STATE_DIRECTORY, StateDirectory};
     itself. Afterwards Picket enforces no pod there.\n\nExamples:\n  \
     picket uninstall --config /etc/picket/agent.yaml\n  \
     picket uninstall --cluster --daemonset daemonset.json\n\n\
-    Exit codes: 0 nothing of Picket is left in the folder, or with --cluster on the nodes and in the cluster; 1 something is or may be left; \
-    2 wrong usage."
+    Exit codes: 0 nothing of Picket is left in the folder, or with --cluster on the nodes and in the cluster; 1 something is or may \
+    be left; 2 wrong usage."
 )]
 pub(super) struct Args {
     /// The node's configuration file, which names the folder and the agent's sockets. Default: /etc/picket/agent.yaml where that
