@@ -9,6 +9,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::names::SIGNER;
 
 const ACCOUNT: &str = "system:serviceaccount:picket-system:picket";
 const NODE: &str = "node-1";
