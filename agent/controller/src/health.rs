@@ -171,7 +171,11 @@ mod tests {
         health.set_without_certificate(true);
         let answer = health.answer("/readyz");
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(answer.text.contains("the webhooks have no certificate"), "{}", answer.text);
+        assert!(
+            answer.text.contains("the webhooks have no certificate"),
+            "{}",
+            answer.text
+        );
         health.set_without_certificate(false);
         assert_eq!(health.answer("/readyz").status, StatusCode::OK);
         tokio::time::advance(SILENCE).await;
