@@ -244,7 +244,11 @@ fn made(guarded: &Guarded<'_>, rows: &[Row]) -> Result<Vec<Value>> {
 }
 
 fn the_webhooks_make_what_the_policies_make(world: &mut World) -> Result<()> {
-    let chart = rendered(world, Release::NEWEST.version(), &[LISTS, "enrol.admission=policies"])?;
+    let chart = rendered(
+        world,
+        Release::NEWEST.version(),
+        &[LISTS, "enrol.admission=policies"],
+    )?;
     let is_mutating = |object: &Value| {
         let kind = object["kind"].as_str();
         kind.is_some_and(|kind| kind.starts_with("MutatingAdmissionPolicy"))
