@@ -1,6 +1,6 @@
 {{/*
-Constrained impersonation never reaches system:masters, a node or a service account. The plain verb reaches whom it names, so the chart gives
-it for no name of Kubernetes' own.
+Constrained impersonation never reaches system:masters, a node or a service account. The plain verb reaches whom it names, so the chart
+gives it for no name of Kubernetes' own.
 */}}
 {{- define "picket.impersonate.check" -}}
 {{- range concat .Values.impersonate.users .Values.impersonate.groups }}
