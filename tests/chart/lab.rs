@@ -48,8 +48,7 @@ pub(crate) const API_SERVER_CA: &str = "picket test cluster";
 /// The release, and the cluster.
 pub(crate) struct Lab<'w> {
     installer: Installer<'w>,
-    /// The image of the older build.
-    pub(crate) older: &'w Image,
+    older: &'w Image,
 }
 
 impl<'w> Deref for Lab<'w> {

@@ -1,8 +1,8 @@
-//! The life of a release under load, on two nodes: an upgrade and a rollback between builds whose maps and CRDs differ, the controller away,
-//! the API server away, daemons of a node that start again, a node drained, booted and new, and an etcd of an earlier moment.
+//! The life of a release under load, on two nodes: an upgrade and a rollback between builds whose maps and CRDs differ, the controller
+//! away, the API server away, daemons of a node that start again, and a node drained, booted and new.
 //!
-//! In: the [`crate::lab`], whose pods ask without end. Out: what they saw. No enrolled pod is ever answered but through its node's agent, and
-//! sends no packet to the API server; a pod that is left alone notices nothing.
+//! In: the [`crate::lab`], whose pods ask without end. Out: what they saw. No enrolled pod is ever answered but through its node's agent,
+//! and sends no packet to the API server; a pod that is left alone notices nothing.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_new_node_takes_enrolled_pods_once_its_agent_serves,
 };
 
-/// How long the API server is away. The suite has no ten minutes: the pauses between an agent's tries end at five seconds, and its token and its
-/// node CA live for an hour and for days.
+/// How long the API server is away. The suite has no ten minutes: the pauses between an agent's tries end at five seconds, and its token and
+/// its node CA live for an hour and for days.
 const OUTAGE: Duration = Duration::from_secs(25);
 
 /// Replaces each node's agent by one with other maps, and sees no request fail.
@@ -308,8 +308,8 @@ fn a_drained_node_takes_its_pods_back(world: &mut World) -> Result<()> {
     served_by_the_agent_alone(&lab)
 }
 
-/// All its containers end at once, and its kernel programs are lost. What enrolled pods try before their agent serves reaches nobody as them:
-/// they trust the agent alone, and their token is none of the API server's.
+/// All its containers end at once, and its kernel programs are lost. What enrolled pods try before their agent serves reaches nobody as
+/// them: they trust the agent alone, and their token is none of the API server's.
 fn a_node_that_boots_serves_its_pods_again(world: &mut World) -> Result<()> {
     let lab = lab(world)?;
     let (node, first) = (second(lab.cluster)?, lab.cluster.node());

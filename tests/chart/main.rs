@@ -1,8 +1,8 @@
 //! The Helm chart: its values, what it renders, and the agents that it installs on a real cluster.
 //!
 //! In: Go, which builds Helm; a built `picket`; root, and what `cargo xtask setup` installs. Out: a line per test and a last one with
-//! the counts, as cargo's own harness prints them. The tests that install share a cluster, which the first of them brings up. Those of `life` and
-//! `trust` come last and share another one, with two nodes.
+//! the counts, as cargo's own harness prints them. The tests that install share a cluster, which the first of them brings up. Those of
+//! `life` and `trust` come last and share another one, with two nodes.
 
 // A test that no list names is never called.
 #![deny(dead_code)]

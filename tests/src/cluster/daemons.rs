@@ -49,7 +49,8 @@ pub struct Stopped<'c> {
 pub struct PoweredOff<'c>(Vec<Stopped<'c>>);
 
 impl Cluster {
-    /// Ends a daemon of a node without a word: `containerd`, `kubelet`, `kube-proxy`, and on the first node `etcd`, `kube-apiserver` and so on.
+    /// Ends a daemon of a node without a word: `containerd`, `kubelet`, `kube-proxy`, and on the first node `etcd`, `kube-apiserver` and so
+    /// on.
     ///
     /// # Errors
     /// It does not run, or does not end.
