@@ -64,6 +64,7 @@ struct Watched {
     /// the API server.
     stalled: AtomicU64,
     noted: AtomicBool,
+    ended: AtomicBool,
     /// What it is judged by; none for a session, which is judged by itself.
     basis: Option<Arc<Basis>>,
 }
@@ -88,6 +89,7 @@ impl Watched {
     }
 
     fn end(&self, rejection: &Rejection) {
+        self.ended.store(true, Ordering::Relaxed);
         let ending = Ending {
             cause: rejection.code(),
             status: rejection.status(self.basis.as_ref().map(|basis| basis.request())),
@@ -140,6 +142,7 @@ impl WatchedBodies {
             // Until it first asks.
             stalled: AtomicU64::new(1),
             noted: AtomicBool::new(basis.is_none()),
+            ended: AtomicBool::new(false),
             basis,
         });
         let list = workers::current() % self.0.open.len();
@@ -224,7 +227,9 @@ impl Pipeline {
             open.extend(list.lock().bodies.values().cloned());
         }
         let mut stalled: HashMap<*const PodShare, Vec<(Duration, Arc<Watched>)>> = HashMap::new();
-        for watched in open.into_iter().filter(|watched| watched.began.elapsed() >= age) {
+        // One that was ended stays in the list until its connection lets it go, and must not cost another its place.
+        open.retain(|watched| watched.began.elapsed() >= age && !watched.ended.load(Ordering::Relaxed));
+        for watched in open {
             if !note_and_judge(&watched) {
                 watched.end(&Rejection::NoLongerPermitted);
                 continue;

@@ -359,6 +359,8 @@ async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
     }
     until(|| world.pipeline.watched.stalled(Duration::from_millis(1)) == 131).await;
     world.pipeline.check_bodies(Duration::from_millis(1));
+    // Their connections have not let them go yet.
+    world.pipeline.check_bodies(Duration::from_millis(1));
     let ended = world.ended(3).await;
     assert_eq!(ended.len(), 3, "the first three");
     world.pipeline.check_bodies(Duration::from_millis(1));
