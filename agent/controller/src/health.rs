@@ -35,8 +35,8 @@ struct HealthState {
     leads: bool,
     /// Where the CA bundle cannot be written, so that a rotation waits.
     awaited: BTreeSet<String>,
-    /// The webhooks' server has no certificate yet.
-    is_without_certificate: bool,
+    /// Whether the webhooks' server has a certificate; none where there are no webhooks.
+    has_certificate: Option<bool>,
 }
 
 impl Health {
@@ -58,7 +58,7 @@ impl Health {
 
     /// The API server asks no replica without a certificate: such a one is not Ready, so that the Service leaves it out.
     pub(crate) fn set_without_certificate(&self, is_without: bool) {
-        self.state.lock().is_without_certificate = is_without;
+        self.state.lock().has_certificate = Some(!is_without);
     }
 
     /// Notes for which namespaces a rotation waits; whether they are others than before.
@@ -80,8 +80,15 @@ impl Health {
             .is_some_and(|at| now.saturating_duration_since(at) < SILENCE);
         match (is_heard, state.leads, self.fault.borrow().as_deref()) {
             (false, _, _) => not_ready("the API server does not answer"),
+            // The webhooks need no root while their certificate is good, and the API server needs the webhooks.
+            (true, true, Some(fault)) if state.has_certificate == Some(true) => {
+                let text = format!(
+                    "ready: this replica leads, and answers webhooks; there is no root CA: {fault}\n"
+                );
+                (StatusCode::OK, text)
+            }
             (true, true, Some(fault)) => not_ready(fault),
-            _ if state.is_without_certificate => {
+            _ if state.has_certificate == Some(false) => {
                 not_ready("the webhooks have no certificate: there is no root CA yet")
             }
             (true, true, None) if state.awaited.is_empty() => {
@@ -178,6 +185,18 @@ mod tests {
         );
         health.set_without_certificate(false);
         assert_eq!(health.answer("/readyz").status, StatusCode::OK);
+        fault.send_replace(Some("no Secret".to_owned()));
+        let answer = health.answer("/readyz");
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(
+            answer.text.ends_with("there is no root CA: no Secret\n"),
+            "{}",
+            answer.text
+        );
+        health.set_without_certificate(true);
+        assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        health.set_without_certificate(false);
+        fault.send_replace(None);
         tokio::time::advance(SILENCE).await;
         assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -4,7 +4,6 @@
 //! answer may hold a secret. How many connections there are, and how long each lasts, is bounded.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,7 +14,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+
+use crate::places::Places;
 
 /// A client that sends no request for this long is cut off.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -52,17 +52,20 @@ impl Answer {
     }
 }
 
-/// Serves until it is dropped. `places` is how many connections there are at once; further ones wait in the kernel's queue.
+/// Serves until it is dropped. `places` is how many connections there are at once; further ones wait in the kernel's queue. One address has
+/// half of them, and what it dials beyond that is closed at once: else it would keep a kubelet waiting, which then ends the pod.
 pub(crate) async fn serve<F>(listener: TcpListener, places: usize, answer: F)
 where
     F: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
 {
-    let places = Arc::new(Semaphore::new(places));
+    let places = Places::new(places);
     loop {
-        // Nobody closes it.
-        let place = Arc::clone(&places).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
+        let permit = places.open().await;
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Some(place) = places.admit(permit, peer.ip()) else {
             continue;
         };
         let answer = answer.clone();
@@ -105,7 +108,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
 
@@ -149,13 +152,25 @@ mod tests {
 
     #[tokio::test]
     async fn silent_connections_hold_their_places_for_seconds_only() {
-        let address = served(2).await;
-        let silent = [
-            TcpStream::connect(address).await.unwrap(),
-            TcpStream::connect(address).await.unwrap(),
-        ];
+        let address = served(4).await;
+        let dial = |from: &'static str| async move {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(from.parse().unwrap()).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let mut silent = Vec::new();
+        for from in ["127.0.0.2:0", "127.0.0.2:0"] {
+            silent.push(dial(from).await);
+        }
+        // That address has its half, and its next connection is closed at once; others are served.
+        let closed = dial("127.0.0.2:0").await.read(&mut [0]).await;
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        assert!(ask(address, "GET /here").await.starts_with("HTTP/1.1 200 "));
+        for from in ["127.0.0.3:0", "127.0.0.3:0"] {
+            silent.push(dial(from).await);
+        }
         let waits = tokio::time::timeout(HEADER_LIMIT / 2, ask(address, "GET /here")).await;
-        assert!(waits.is_err(), "both places are taken: {waits:?}");
+        assert!(waits.is_err(), "all places are taken: {waits:?}");
         let text = tokio::time::timeout(CONNECTION_LIMIT, ask(address, "GET /here"))
             .await
             .unwrap();

@@ -70,7 +70,7 @@ pub enum ControllerError {
 }
 
 /// How long the webhooks serve on after a stop: the API server sends requests until each node has heard that the replica ends.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Runs the controller until `stop` ends.
 ///

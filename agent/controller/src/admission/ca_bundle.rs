@@ -85,11 +85,14 @@ impl WebhookBundles {
             let mut pause = PERIOD;
             if let Some(trust) = trust {
                 match self.pass(&trust.bundle).await {
-                    Ok(true) => {
-                        said.clear();
+                    Ok(is_there) => {
+                        // Where there is no configuration, nothing waits for a bundle: one that is made anew gets the whole.
                         self.tell(&trust.bundle, published);
+                        said.clear();
+                        if !is_there {
+                            pause = RETRY;
+                        }
                     }
-                    Ok(false) => pause = RETRY,
                     Err(error) => {
                         let text = printable(&error);
                         if text != said {
@@ -113,7 +116,7 @@ impl WebhookBundles {
         }
     }
 
-    /// Writes what differs; whether the configuration holds the bundle.
+    /// Writes what differs; whether there is a configuration.
     async fn pass(&self, bundle: &str) -> Result<bool, kube::Error> {
         let Some(found) = self.configurations.get_opt(CONFIGURATION).await? else {
             return Ok(false);

@@ -138,8 +138,11 @@ impl CertificateKeeper {
                     }
                 }
             }
-            self.health.set_without_certificate(held.is_none());
-            let pause = if held.is_none() { RETRY } else { PERIOD };
+            let is_without = held
+                .as_ref()
+                .is_none_or(|held| held.expires_at <= SystemTime::now());
+            self.health.set_without_certificate(is_without);
+            let pause = if is_without { RETRY } else { PERIOD };
             tokio::time::sleep(pause).await;
         }
     }

@@ -8,9 +8,9 @@ mod ca_bundle;
 mod certificate;
 mod counts;
 mod patch;
-mod places;
 mod pods;
 mod review;
+mod room;
 mod server;
 mod workloads;
 

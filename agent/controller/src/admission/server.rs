@@ -5,7 +5,7 @@
 //! request, and a time: the API server never sends a request on a connection that the server is about to close.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificate::ServingCertificate;
 use super::counts::{AdmissionCounts, AdmissionResult};
 use super::patch::PatchOperation;
-use super::places::Places;
 use super::review::{AdmissionRequest, ReviewFault, ReviewOutcome, answer};
+use super::room::Room;
 use super::{pods, workloads};
+use crate::places::Places;
 
 /// The paths of the webhooks.
 const PODS: &str = "/mutate/pods";
@@ -36,8 +36,15 @@ const WORKLOADS: &str = "/mutate/workloads";
 /// The longest body. The API server takes requests of 3 MiB, a question has the object before and after, and defaults make both longer.
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
-/// All bodies at once, in KiB. An object that is read takes some times the length of its text. What finds no room waits for its turn.
-const BODIES_KIB: usize = 16 * 1024;
+/// The most values in a body, as its separators tell. Each takes up to some 600 bytes when it is read, whatever it has in the text. The
+/// largest objects of etcd (1.5 MiB) have fewer, before and after a change.
+const VALUES_LIMIT: usize = 512 * 1024;
+
+/// Connections at once. The API servers are few, and a burst of pods comes from one of them.
+const CONNECTIONS: usize = 256;
+
+/// How long a body may take, which the API server sends at once.
+const BODY_TIME_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a client may take for the TLS handshake, and for the head of its request.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -60,7 +67,7 @@ type Webhook = fn(&AdmissionRequest) -> Result<Vec<PatchOperation>, ReviewFault>
 pub(super) struct AdmissionServer {
     tls: TlsAcceptor,
     places: Places,
-    bodies: Semaphore,
+    room: Room,
     pub(super) counts: AdmissionCounts,
 }
 
@@ -75,8 +82,8 @@ impl AdmissionServer {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(Self {
             tls: TlsAcceptor::from(Arc::new(config)),
-            places: Places::default(),
-            bodies: Semaphore::new(BODIES_KIB),
+            places: Places::new(CONNECTIONS),
+            room: Room::default(),
             counts: AdmissionCounts::default(),
         }))
     }
@@ -107,7 +114,7 @@ impl AdmissionServer {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let served = timeout(CONNECTION_LIMIT, Arc::clone(&self).serve(stream)).await;
+        let served = timeout(CONNECTION_LIMIT, Arc::clone(&self).serve(stream, peer.ip())).await;
         let error = match served {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
@@ -117,13 +124,13 @@ impl AdmissionServer {
         tracing::debug!(%peer, error, "a connection to the webhooks failed");
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) -> Result<(), String> {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: IpAddr) -> Result<(), String> {
         let session = timeout(HANDSHAKE_LIMIT, self.tls.accept(stream)).await;
         let session = session.map_err(|_| "the TLS handshake took too long".to_owned())?;
         let session = session.map_err(|error| error.to_string())?;
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.respond(request).await) }
+            async move { Ok::<_, Infallible>(server.respond(request, peer).await) }
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -136,8 +143,8 @@ impl AdmissionServer {
             .map_err(|error| error.to_string())
     }
 
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (result, response) = match self.review(request).await {
+    async fn respond(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let (result, response) = match self.review(request, peer).await {
             Ok((outcome, body)) => {
                 let result = match outcome {
                     ReviewOutcome::Changed => AdmissionResult::Changed,
@@ -163,6 +170,7 @@ impl AdmissionServer {
     async fn review(
         &self,
         request: Request<Incoming>,
+        peer: IpAddr,
     ) -> Result<(ReviewOutcome, String), (StatusCode, &'static str)> {
         let webhook: Webhook = match request.uri().path() {
             PODS => pods::patch,
@@ -173,10 +181,16 @@ impl AdmissionServer {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "POST alone\n"));
         }
         let length = length(request.headers())?;
-        let _room = self.bodies.acquire_many(length.div_ceil(1024)).await;
-        let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
+        let _room = self.room.take(peer, length).await;
+        let body = Limited::new(request.into_body(), BODY_LIMIT).collect();
+        let body = timeout(BODY_TIME_LIMIT, body).await;
+        let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "the body took too long\n"))?;
         let body = body.map_err(|_| (StatusCode::BAD_REQUEST, "the body cannot be read\n"))?;
-        let answered = answer(&body.to_bytes(), webhook);
+        let body = body.to_bytes();
+        if values(&body) > VALUES_LIMIT {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body has too many values\n"));
+        }
+        let answered = answer(&body, webhook);
         let (outcome, review) = answered.ok_or((StatusCode::BAD_REQUEST, "no AdmissionReview v1\n"))?;
         if outcome == ReviewOutcome::Refused {
             let why = &review["response"]["status"]["message"];
@@ -184,6 +198,12 @@ impl AdmissionServer {
         }
         Ok((outcome, review.to_string()))
     }
+}
+
+/// How many values a text of JSON has at most. Separators within strings count too.
+fn values(text: &[u8]) -> usize {
+    let is_before_a_value = |byte: &&u8| matches!(byte, b'{' | b'[' | b',');
+    text.iter().filter(is_before_a_value).count()
 }
 
 /// The length of the body, which the API server tells of each.

@@ -1,4 +1,4 @@
-//! What callers of the webhooks may have at once: connections, all together and from one address.
+//! What callers of a port may have at once: connections, all together and from one address.
 //!
 //! In: a connection's address. Out: a place that is free again with the connection, or none.
 
@@ -9,50 +9,45 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections at once. Each has one request and ends within seconds; further ones wait in the kernel's queue.
-pub(super) const CONNECTIONS: usize = 256;
-
-/// Likewise from one address. The API servers are few, and a burst of pods comes from one of them. Another address may dial too: half of
-/// the places stay free for the others.
-pub(super) const CONNECTIONS_PER_ADDRESS: usize = 128;
-
 /// All callers.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     all: Arc<Semaphore>,
+    /// Half of all: whoever dials from one address leaves as many to the others.
+    of_address: usize,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// A connection's place.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     address: IpAddr,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    /// So many connections at once. Each ends within seconds; further ones wait in the kernel's queue.
+    pub(crate) fn new(all: usize) -> Self {
         Self {
-            all: Arc::new(Semaphore::new(CONNECTIONS)),
+            all: Arc::new(Semaphore::new(all)),
+            of_address: all.div_ceil(2),
             by_address: Arc::default(),
         }
     }
-}
 
-impl Places {
     /// A place for a connection that is still to be accepted, once there is one.
-    pub(super) async fn open(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn open(&self) -> Option<OwnedSemaphorePermit> {
         // Nobody closes it.
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
     /// The place for an address; `None` where the address has as many as it may have.
-    pub(super) fn admit(&self, permit: Option<OwnedSemaphorePermit>, address: IpAddr) -> Option<Place> {
+    pub(crate) fn admit(&self, permit: Option<OwnedSemaphorePermit>, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
         let mut known = self.by_address.lock();
         let count = known.entry(address).or_default();
-        if *count >= CONNECTIONS_PER_ADDRESS {
+        if *count >= self.of_address {
             return None;
         }
         *count += 1;
@@ -82,10 +77,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_takes_half_of_the_places_and_gives_them_back() {
-        let places = Places::default();
+        const CONNECTIONS: usize = 8;
+        let places = Places::new(CONNECTIONS);
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let mut held = Vec::new();
-        for _ in 0..CONNECTIONS_PER_ADDRESS {
+        for _ in 0..CONNECTIONS / 2 {
             let permit = places.open().await;
             held.push(places.admit(permit, one).expect("a place"));
         }
@@ -98,10 +94,7 @@ mod tests {
         let permit = places.open().await;
         let other = places.admit(permit, "192.0.2.2".parse().unwrap());
         assert!(other.is_some());
-        assert_eq!(
-            places.all.available_permits(),
-            CONNECTIONS - CONNECTIONS_PER_ADDRESS - 1
-        );
+        assert_eq!(places.all.available_permits(), CONNECTIONS / 2 - 1);
         drop((held, other));
         assert_eq!(places.all.available_permits(), CONNECTIONS);
         assert!(places.by_address.lock().is_empty(), "addresses are forgotten");
