@@ -29,10 +29,17 @@ pub(crate) enum Part {
     Signer,
     Bundles,
     Nodes,
+    Webhooks,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Root, Self::Signer, Self::Bundles, Self::Nodes];
+    const ALL: [Self; 5] = [
+        Self::Root,
+        Self::Signer,
+        Self::Bundles,
+        Self::Nodes,
+        Self::Webhooks,
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -40,6 +47,7 @@ impl Part {
             Self::Signer => "signer",
             Self::Bundles => "bundles",
             Self::Nodes => "nodes",
+            Self::Webhooks => "webhooks",
         }
     }
 }
@@ -111,6 +119,7 @@ pub struct ControllerMetrics {
     errors: CounterFamily<1>,
     last_success: TimeFamily<1>,
     api_requests: CounterFamily<1>,
+    admission_answers: CounterFamily<1>,
 }
 
 impl ControllerMetrics {
@@ -154,7 +163,8 @@ impl ControllerMetrics {
             errors: registry.counters(
                 "controller_errors",
                 ["part"],
-                "Passes that failed and are tried again, by part: `root`, `signer`, `bundles`, `nodes`",
+                "Passes that failed and are tried again, by part: `root`, `signer`, `bundles`, `nodes`, `webhooks` (their certificate, and \
+                 the roots that the API server trusts)",
             ),
             last_success: registry.times(
                 "controller_last_success_timestamp",
@@ -167,6 +177,12 @@ impl ControllerMetrics {
                 ["result"],
                 "Requests to the API server, by result: `ok`, `not_found`, `conflict`, `forbidden` (401 and 403), `client_error` (any \
                  other 4xx), `server_error`, `no_answer`",
+            ),
+            admission_answers: registry.counters(
+                "controller_admission_answers",
+                ["result"],
+                "Answers of this replica's webhooks, by result: `changed`, `unchanged`, `refused`, `invalid` (no question of the API \
+                 server's), `failed` (a connection without a question); none where the cluster enrols pods by policies",
             ),
         };
         metrics.show();
@@ -204,6 +220,11 @@ impl ControllerMetrics {
     pub(crate) fn succeeded(&self, part: Part) {
         self.last_success
             .set([part.label()], since_epoch(SystemTime::now()));
+    }
+
+    /// What the webhooks count by.
+    pub(crate) fn admission_answers(&self) -> CounterFamily<1> {
+        self.admission_answers.clone()
     }
 
     pub(crate) fn failed(&self, part: Part) {

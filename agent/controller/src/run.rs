@@ -121,7 +121,7 @@ async fn webhooks(
             let listener = listen(address).await?;
             let (namespace, source) = (&settings.namespace, settings.root.clone());
             let roots = RootKeeper::new(client.clone(), namespace, source, metrics.clone());
-            let webhooks = Webhooks::new(client, &settings.namespace, roots, health);
+            let webhooks = Webhooks::new(client, &settings.namespace, roots, health, metrics.clone());
             Some((webhooks.map_err(ControllerError::Tls)?, listener))
         }
     };
@@ -151,7 +151,7 @@ async fn work(
     let webhooks = settings.webhooks.is_some().then(|| {
         let (both, told) = watch::channel(None);
         let of_maps = std::mem::replace(&mut everywhere, told);
-        WebhookBundles::new(client.clone(), trusted.clone(), of_maps, both)
+        WebhookBundles::new(client.clone(), trusted.clone(), of_maps, both, metrics.clone())
     });
     let webhooks = async {
         if let Some(webhooks) = webhooks {

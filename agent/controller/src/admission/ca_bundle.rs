@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::kubernetes::{FIELD_MANAGER, printable};
+use crate::metrics::{ControllerMetrics, Part};
 use crate::root::Trust;
 
 /// The configuration, which the chart makes. RBAC names it.
@@ -60,6 +61,7 @@ pub(crate) struct WebhookBundles {
     published: watch::Receiver<Option<Arc<str>>>,
     /// What every ConfigMap and every webhook hold.
     everywhere: watch::Sender<Option<Arc<str>>>,
+    metrics: ControllerMetrics,
 }
 
 impl WebhookBundles {
@@ -68,12 +70,14 @@ impl WebhookBundles {
         trust: watch::Receiver<Option<Arc<Trust>>>,
         published: watch::Receiver<Option<Arc<str>>>,
         everywhere: watch::Sender<Option<Arc<str>>>,
+        metrics: ControllerMetrics,
     ) -> Self {
         Self {
             configurations: Api::all(client),
             trust,
             published,
             everywhere,
+            metrics,
         }
     }
 
@@ -88,12 +92,14 @@ impl WebhookBundles {
                     Ok(is_there) => {
                         // Where there is no configuration, nothing waits for a bundle: one that is made anew gets the whole.
                         self.tell(&trust.bundle, published);
+                        self.metrics.succeeded(Part::Webhooks);
                         said.clear();
                         if !is_there {
                             pause = RETRY;
                         }
                     }
                     Err(error) => {
+                        self.metrics.failed(Part::Webhooks);
                         let text = printable(&error);
                         if text != said {
                             tracing::error!(
@@ -208,7 +214,8 @@ mod tests {
         let (_trust, trusted) = watch::channel(None);
         let (_published, published) = watch::channel(None);
         let (everywhere, told) = watch::channel(None);
-        let bundles = WebhookBundles::new(client, trusted, published, everywhere);
+        let metrics = ControllerMetrics::register(&picket_metrics::MetricsRegistry::default());
+        let bundles = WebhookBundles::new(client, trusted, published, everywhere, metrics);
         bundles.tell("new", None);
         bundles.tell("new", Some(Arc::from("old")));
         assert_eq!(*told.borrow(), None);

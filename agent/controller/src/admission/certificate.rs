@@ -18,6 +18,7 @@ use super::ca_bundle::{CONFIGURATION, trusts};
 use crate::authority::{Authority, AuthorityError, certificates};
 use crate::health::Health;
 use crate::kubernetes::printable;
+use crate::metrics::{ControllerMetrics, Part};
 use crate::root::{RootError, RootKeeper};
 
 /// How long a certificate is valid. The replica makes another after a third of that, so that the API server may be away for hours.
@@ -118,6 +119,7 @@ pub(super) struct CertificateKeeper {
     pub(super) name: String,
     pub(super) serving: ServingCertificate,
     pub(super) health: Health,
+    pub(super) metrics: ControllerMetrics,
 }
 
 impl CertificateKeeper {
@@ -128,6 +130,7 @@ impl CertificateKeeper {
             match self.pass(&mut held, SystemTime::now()).await {
                 Ok(()) => said.clear(),
                 Err(error) => {
+                    self.metrics.failed(Part::Webhooks);
                     let text = error.to_string();
                     if text != said {
                         tracing::warn!(

@@ -1,9 +1,11 @@
 //! How often the webhooks gave each answer.
 //!
-//! In: what became of each request. Out: one line of the log a minute, where any came.
+//! In: what became of each request. Out: a metric, and one line of the log a minute, where any came.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use picket_metrics::CounterFamily;
 
 /// How often the counts are told.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -31,17 +33,43 @@ const RESULTS: [AdmissionResult; 5] = [
     AdmissionResult::Failed,
 ];
 
+impl AdmissionResult {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The counts since the start.
-#[derive(Debug, Default)]
-pub(super) struct AdmissionCounts([AtomicU64; RESULTS.len()]);
+#[derive(Debug)]
+pub(super) struct AdmissionCounts {
+    counts: [AtomicU64; RESULTS.len()],
+    metric: CounterFamily<1>,
+}
 
 impl AdmissionCounts {
+    pub(super) fn new(metric: CounterFamily<1>) -> Self {
+        for result in RESULTS {
+            metric.show([result.label()]);
+        }
+        Self {
+            counts: Default::default(),
+            metric,
+        }
+    }
+
     pub(super) fn count(&self, result: AdmissionResult) {
-        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[result as usize].fetch_add(1, Ordering::Relaxed);
+        self.metric.inc([result.label()]);
     }
 
     pub(super) fn of(&self, result: AdmissionResult) -> u64 {
-        self.0[result as usize].load(Ordering::Relaxed)
+        self.counts[result as usize].load(Ordering::Relaxed)
     }
 
     /// Tells them each minute in which any changed.

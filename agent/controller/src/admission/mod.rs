@@ -20,10 +20,12 @@ use kube::{Api, Client};
 use tokio::net::TcpListener;
 
 use crate::health::Health;
+use crate::metrics::ControllerMetrics;
 use crate::root::RootKeeper;
 
 pub(crate) use ca_bundle::WebhookBundles;
 use certificate::{CertificateKeeper, ServingCertificate};
+use counts::AdmissionCounts;
 use server::AdmissionServer;
 
 /// The Service in front of all replicas. The chart makes it.
@@ -41,17 +43,19 @@ impl Webhooks {
         namespace: &str,
         roots: RootKeeper,
         health: Health,
+        metrics: ControllerMetrics,
     ) -> Result<Self, rustls::Error> {
         let serving = ServingCertificate::default();
         health.set_without_certificate(true);
         Ok(Self {
-            server: AdmissionServer::new(serving.clone())?,
+            server: AdmissionServer::new(serving.clone(), AdmissionCounts::new(metrics.admission_answers()))?,
             keeper: CertificateKeeper {
                 roots,
                 configurations: Api::all(client),
                 name: format!("{SERVICE}.{namespace}.svc"),
                 serving,
                 health,
+                metrics,
             },
         })
     }

@@ -72,7 +72,10 @@ pub(super) struct AdmissionServer {
 }
 
 impl AdmissionServer {
-    pub(super) fn new(certificate: ServingCertificate) -> Result<Arc<Self>, rustls::Error> {
+    pub(super) fn new(
+        certificate: ServingCertificate,
+        counts: AdmissionCounts,
+    ) -> Result<Arc<Self>, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         // TLS 1.2 and 1.3.
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -84,7 +87,7 @@ impl AdmissionServer {
             tls: TlsAcceptor::from(Arc::new(config)),
             places: Places::new(CONNECTIONS),
             room: Room::default(),
-            counts: AdmissionCounts::default(),
+            counts,
         }))
     }
 

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use picket_metrics::MetricsRegistry;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::authority::{Authority, certificates, make_root};
+use crate::metrics::ControllerMetrics;
 
 const NAME: &str = "picket-webhook.picket-system.svc";
 
@@ -21,12 +23,17 @@ struct Port {
     certificate: ServingCertificate,
 }
 
+fn server(certificate: ServingCertificate) -> Arc<AdmissionServer> {
+    let metrics = ControllerMetrics::register(&MetricsRegistry::default());
+    AdmissionServer::new(certificate, AdmissionCounts::new(metrics.admission_answers())).unwrap()
+}
+
 async fn port() -> Port {
     let now = std::time::SystemTime::now();
     let authority = Authority::read(&make_root(now).unwrap()).unwrap();
     let certificate = ServingCertificate::default();
     certificate.renew(&authority, NAME, now).unwrap();
-    let server = AdmissionServer::new(certificate.clone()).unwrap();
+    let server = server(certificate.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(Arc::clone(&server).run(listener));
@@ -230,7 +237,7 @@ async fn without_a_certificate_no_handshake_succeeds_and_a_new_one_counts_at_onc
             .await
     };
     assert!(dial().await.is_err(), "the root of before");
-    let empty = AdmissionServer::new(ServingCertificate::default()).unwrap();
+    let empty = server(ServingCertificate::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     tokio::spawn(empty.run(listener));
