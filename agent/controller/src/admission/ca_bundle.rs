@@ -202,6 +202,48 @@ mod tests {
         assert!(!trusts(&configuration(&[]), "new"));
     }
 
+    /// Whoever deletes the configuration, to enrol nothing for a while, must not stop a rotation.
+    #[tokio::test]
+    async fn without_a_configuration_a_rotation_waits_for_the_configmaps_alone() {
+        let answer = tower::service_fn(|request: hyper::Request<kube::client::Body>| async move {
+            assert!(
+                request
+                    .uri()
+                    .path()
+                    .ends_with("/mutatingwebhookconfigurations/enrolment.picket.dev")
+            );
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound"});
+            let response = hyper::Response::builder().status(404);
+            Ok::<_, std::convert::Infallible>(
+                response
+                    .body(kube::client::Body::from(status.to_string().into_bytes()))
+                    .unwrap(),
+            )
+        });
+        let root = crate::authority::make_root(std::time::SystemTime::now()).unwrap();
+        let signing = crate::authority::Authority::read(&root).unwrap();
+        let bundle: Arc<str> = signing.anchors.as_str().into();
+        let trust = Arc::new(Trust {
+            bundle: bundle.to_string(),
+            signing,
+        });
+        let (_trust, trusted) = watch::channel(Some(trust));
+        let (_published, published) = watch::channel(Some(bundle.clone()));
+        let (everywhere, mut told) = watch::channel(None);
+        let metrics = ControllerMetrics::register(&picket_metrics::MetricsRegistry::default());
+        let bundles = WebhookBundles::new(
+            Client::new(answer, "default"),
+            trusted,
+            published,
+            everywhere,
+            metrics,
+        );
+        tokio::select! {
+            () = bundles.run() => {}
+            found = told.wait_for(Option::is_some) => assert_eq!(found.unwrap().as_deref(), Some(&*bundle)),
+        }
+    }
+
     #[test]
     fn a_rotation_goes_on_once_the_configmaps_hold_what_the_webhooks_do() {
         // Nothing is asked of the API server.
