@@ -157,22 +157,13 @@ impl<'w> Deref for Controlled<'w> {
 fn install(world: &mut World) -> Result<Controlled<'_>> {
     let installer = Controlled(installer(world)?);
     installer.run(&["install"], &NOWHERE)?;
-    installer.wait_for_controller()?;
+    installer.wait_for_leader()?;
     Ok(installer)
 }
 
 impl Controlled<'_> {
-    fn wait_for_controller(&self) -> Result<()> {
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
-        let arguments = [
-            "-n",
-            NAMESPACE,
-            "rollout",
-            "status",
-            "deployment/picket-controller",
-            &limit,
-        ];
-        self.kubectl(&arguments)?;
+    fn wait_for_leader(&self) -> Result<()> {
+        self.wait_for_controller()?;
         wait("a leader", || Ok(!self.leader()?.is_empty()))
     }
 
@@ -645,7 +636,7 @@ fn the_root_is_made_once_and_nothing_is_left(world: &mut World) -> Result<()> {
         &["upgrade"],
         &[NOWHERE.as_slice(), &["--set", "log.format=json"]].concat(),
     )?;
-    installer.wait_for_controller()?;
+    installer.wait_for_leader()?;
     ensure!(
         root()? == first,
         "the upgrade made another root: pods that trust the first reach no API server"

@@ -338,12 +338,10 @@ impl Lab<'_> {
     pub(crate) fn scale_controller(&self, replicas: u8) -> Result<()> {
         let (deployment, count) = ("deployment/picket-controller", format!("--replicas={replicas}"));
         self.kubectl(&["-n", NAMESPACE, "scale", deployment, &count])?;
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
         if replicas > 0 {
-            return self
-                .kubectl(&["-n", NAMESPACE, "rollout", "status", deployment, &limit])
-                .map(drop);
+            return self.wait_for_controller();
         }
+        let limit = format!("--timeout={}s", LIMIT.as_secs());
         let selector = "app.kubernetes.io/component=controller";
         let delete = ["wait", "--for=delete", "pod", "-l", selector, &limit];
         self.kubectl(&[&["-n", NAMESPACE], &delete[..]].concat())

@@ -1,4 +1,4 @@
-//! Trust under load, on two nodes: a root that is replaced to its end, and a controller whose clock is wrong.
+//! Trust under load, on two nodes: a root that is replaced to its end.
 //!
 //! In: the [`crate::lab`], whose clients read `ca.crt` anew for each connection. Out: not one of their handshakes failed.
 

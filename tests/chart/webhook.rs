@@ -7,7 +7,7 @@
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
-use picket_tests::install::{Installer, LIMIT, wait};
+use picket_tests::install::{Installer, wait};
 use picket_tests::release::Release;
 use serde_json::{Value, json};
 
@@ -68,6 +68,13 @@ fn older_clusters_get_webhooks_and_the_plain_verb(world: &mut World) -> Result<(
         ensure!(serves == (wanted.1 > 0), "{version} {values:?}: {deployment}");
         let has_service = object(&chart, "Service", "picket-webhook").is_ok();
         ensure!(has_service == (wanted.1 > 0), "{version} {values:?}");
+    }
+    // A range of ports alone would shut the webhooks' one on networks that know no ranges.
+    for (version, is_named) in [("v1.35.4", true), ("v1.36.0", false)] {
+        let chart = rendered(world, version, &["metrics.enabled=true"])?;
+        let policy = object(&chart, "NetworkPolicy", "picket-controller-metrics")?.to_string();
+        let port = policy.contains(r#"{"port":9443,"protocol":"TCP"}"#);
+        ensure!(port == is_named, "{version}: {policy}");
     }
     // What a cluster serves counts, where Helm or Argo CD knows it.
     let group = "apiregistration.k8s.io/v1";
@@ -270,16 +277,7 @@ fn the_webhooks_make_what_the_policies_make(world: &mut World) -> Result<()> {
         client.run(&["delete", "-f", "-"], Some(&policies))?;
 
         installer.run(&["install"], &NOWHERE)?;
-        let limit = format!("--timeout={}s", LIMIT.as_secs());
-        let controller = [
-            "-n",
-            NAMESPACE,
-            "rollout",
-            "status",
-            "deployment/picket-controller",
-            &limit,
-        ];
-        installer.kubectl(&controller)?;
+        installer.wait_for_controller()?;
         guarded.wait_for_enrolment()?;
         let by_webhooks = made(&guarded, &rows)?;
         for ((row, ours), theirs) in rows.iter().zip(&by_webhooks).zip(&by_policies) {

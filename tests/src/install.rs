@@ -116,6 +116,17 @@ impl<'w> Installer<'w> {
         self.agents()
     }
 
+    /// Waits until each replica of the controller is Ready.
+    ///
+    /// # Errors
+    /// That does not come.
+    pub fn wait_for_controller(&self) -> Result<()> {
+        let limit = format!("--timeout={}s", LIMIT.as_secs());
+        let deployment = "deployment/picket-controller";
+        self.kubectl(&["-n", NAMESPACE, "rollout", "status", deployment, &limit])
+            .map(drop)
+    }
+
     /// Waits until a pod that is created in this namespace would be enrolled.
     ///
     /// # Errors

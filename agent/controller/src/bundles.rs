@@ -18,9 +18,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::health::{Health, few};
-use crate::kubernetes::{ENROLLED, FIELD_MANAGER, follow, is_gone, labels, printable};
+use crate::kubernetes::{follow, is_gone, labels, printable};
 use crate::metrics::{BundleWrite, ControllerMetrics, Part};
-use crate::names::{BUNDLE, BUNDLE_KEY};
+use crate::names::{BUNDLE, BUNDLE_KEY, ENROLLED, FIELD_MANAGER};
 use crate::root::Trust;
 
 /// Says on each of them who keeps it.

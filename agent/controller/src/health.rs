@@ -18,7 +18,7 @@ use crate::http::{Answer, serve};
 /// A replica that has not heard the API server for this long is not ready: twice the time for which a Lease counts.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Connections at once: many more than a kubelet makes, so that others do not keep it out.
+/// Connections at once, of which one address has half: many more than a kubelet makes.
 const PLACES: usize = 256;
 
 /// What the probes are told; clones share it.

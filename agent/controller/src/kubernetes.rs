@@ -1,4 +1,4 @@
-//! What the parts share in their talk with the API server: names, labels and watches.
+//! What the parts share in their talk with the API server: labels and watches.
 //!
 //! In: errors of kube's, objects of watches. Out: what failed, and a watch that goes on through failures.
 
@@ -13,7 +13,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 pub(crate) use crate::faults::printable;
-pub(crate) use crate::names::{ENROLLED, FIELD_MANAGER, OWN_LABELS};
+use crate::names::OWN_LABELS;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
 const WATCH_SECONDS: u32 = 120;

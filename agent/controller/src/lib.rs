@@ -27,7 +27,7 @@
 //! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
 //! | `health` | the kubelet's probes | `http` |
-//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `metrics`, `places`, `root` |
+//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `metrics`, `names`, `places`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes`, `names` |
 //! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 

@@ -17,9 +17,9 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::kubernetes::{FIELD_MANAGER, follow, is_gone, printable};
+use crate::kubernetes::{follow, is_gone, printable};
 use crate::metrics::{ControllerMetrics, NodeCounts, Part};
-use crate::names::{AGENT_LABEL, AGENT_READY};
+use crate::names::{AGENT_LABEL, AGENT_READY, FIELD_MANAGER};
 
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";

@@ -16,9 +16,9 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use crate::authority::{Authority, CaPem, KeyPem};
-use crate::kubernetes::{self, FIELD_MANAGER, printable};
+use crate::kubernetes::{self, printable};
 use crate::metrics::{ControllerMetrics, Part};
-use crate::names::{ROOT_SECRET, ROTATE};
+use crate::names::{FIELD_MANAGER, ROOT_SECRET, ROTATE};
 use crate::roots::{RootFacts, RootsError, StoredRoots};
 use crate::rotation::RotationState;
 

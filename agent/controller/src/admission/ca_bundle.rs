@@ -12,8 +12,9 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::kubernetes::{FIELD_MANAGER, printable};
+use crate::kubernetes::printable;
 use crate::metrics::{ControllerMetrics, Part};
+use crate::names::FIELD_MANAGER;
 use crate::root::Trust;
 
 /// The configuration, which the chart makes. RBAC names it.

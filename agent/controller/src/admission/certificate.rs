@@ -95,6 +95,11 @@ enum Renewal {
 }
 
 impl HeldCertificate {
+    /// Whether the API server refuses it: where no root can be read for a day.
+    fn is_over(&self, now: SystemTime) -> bool {
+        now >= self.expires_at
+    }
+
     fn renewal(&self, anchors: &str, now: SystemTime) -> Renewal {
         let is_old = now >= self.made_at + RENEWAL;
         // A clock that was set back.
@@ -141,9 +146,8 @@ impl CertificateKeeper {
                     }
                 }
             }
-            let is_without = held
-                .as_ref()
-                .is_none_or(|held| held.expires_at <= SystemTime::now());
+            let is_over = |held: &HeldCertificate| held.is_over(SystemTime::now());
+            let is_without = held.as_ref().is_none_or(is_over);
             self.health.set_without_certificate(is_without);
             let pause = if is_without { RETRY } else { PERIOD };
             tokio::time::sleep(pause).await;
@@ -210,6 +214,7 @@ mod tests {
         for (anchors, now, wanted) in cases {
             assert_eq!(held.renewal(anchors, now), wanted, "{anchors}");
         }
+        assert!(!held.is_over(start + 23 * HOUR) && held.is_over(start + LIFETIME));
         let of_a_root_at_its_end = HeldCertificate {
             expires_at: start + HOUR,
             ..held

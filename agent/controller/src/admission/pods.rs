@@ -7,18 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::patch::{PatchOperation, set_in_map};
 use super::review::{AdmissionRequest, ReviewFault};
-use crate::kubernetes::ENROLLED;
-
-/// The label of nodes with a Ready agent, by which the pod is scheduled.
-const NODE_LABEL: (&str, &str) = ("picket.dev/agent", "ready");
+use crate::names::{AGENT_LABEL, AGENT_READY, BUNDLE, BUNDLE_KEY, ENROLLED};
 
 /// The audience of tokens that Picket takes, and the API server does not.
 const AUDIENCE: &str = "picket.dev";
 
-/// The cluster's own bundle, Picket's in its place, and the key of both.
+/// The cluster's own bundle, for which Picket's stands in under the same key.
 const ROOT_CA: &str = "kube-root-ca.crt";
-const BUNDLE: &str = "picket-ca.crt";
-const KEY: &str = "ca.crt";
 
 /// Who signs the API server's certificate, where the cluster publishes that as a ClusterTrustBundle: by signer, or by one object's name.
 const SERVING_SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
@@ -56,12 +51,11 @@ pub(super) fn patch(request: &AdmissionRequest) -> Result<Vec<PatchOperation>, R
             ENROLLED,
             "true",
         ));
-        let (key, value) = NODE_LABEL;
         patch.extend(set_in_map(
             &spec["nodeSelector"],
             "/spec/nodeSelector",
-            key,
-            value,
+            AGENT_LABEL,
+            AGENT_READY,
         ));
         credentials(&spec["volumes"], &mut patch);
     }
@@ -95,7 +89,7 @@ fn credentials(volumes: &Value, patch: &mut Vec<PatchOperation>) {
             let named = |key: &str| trust[key].as_str().unwrap_or_default();
             if named("signerName") == SERVING_SIGNER || named("name").starts_with(SERVING_BUNDLES) {
                 // The file keeps its path.
-                let items = json!([{"key": KEY, "path": named("path")}]);
+                let items = json!([{"key": BUNDLE_KEY, "path": named("path")}]);
                 patch.push(PatchOperation::add(
                     format!("{path}/configMap"),
                     json!({"name": BUNDLE, "items": items}),

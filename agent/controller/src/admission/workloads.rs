@@ -3,11 +3,11 @@
 //! In: a request to create or change a workload. Out: the patch that gives its pods the label of enrolment; none where the template has
 //! the label, or is as it was. Controllers create the pods by accounts of their own, so that the template carries the label.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::patch::{PatchOperation, set_in_map};
 use super::review::{AdmissionRequest, ReviewFault};
-use crate::kubernetes::ENROLLED;
+use crate::names::ENROLLED;
 
 /// Where each kind has its template.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -31,19 +31,18 @@ pub(super) fn patch(request: &AdmissionRequest) -> Result<Vec<PatchOperation>, R
     let Some(path) = path.filter(|_| is_write && request.sub_resource.is_empty()) else {
         return Err(ReviewFault::unexpected(request));
     };
-    let template = |object: &Value| {
-        let found = object.pointer(path).filter(|found| !found.is_null());
-        found.cloned().unwrap_or_else(|| json!({}))
-    };
     if !request.object.is_object() {
         return Err(ReviewFault::Object("object"));
     }
-    let (after, before) = (template(&request.object), template(&request.old_object));
+    let (after, before) = (
+        template(&request.object, path),
+        template(&request.old_object, path),
+    );
     // A workload of somebody else stays as it is where an agent changes its replicas only.
     if after == before {
         return Ok(Vec::new());
     }
-    let metadata = &after["metadata"];
+    let metadata = after.map_or(&Value::Null, |template| &template["metadata"]);
     let change = match metadata.is_object() {
         true => set_in_map(
             &metadata["labels"],
@@ -57,6 +56,13 @@ pub(super) fn patch(request: &AdmissionRequest) -> Result<Vec<PatchOperation>, R
         )),
     };
     Ok(change.into_iter().collect())
+}
+
+/// What is at the path; one without a field counts as none.
+fn template<'object>(object: &'object Value, path: &str) -> Option<&'object Value> {
+    let found = object.pointer(path)?;
+    let is_empty = found.is_null() || found.as_object().is_some_and(Map::is_empty);
+    (!is_empty).then_some(found)
 }
 
 #[cfg(test)]
