@@ -423,14 +423,14 @@ impl Cluster {
     /// It is not Ready in time; the error holds what the pod's events say.
     pub fn wait_ready(&self, namespace: &str, pod: &str, limit: Duration) -> Result<RealPod> {
         let client = self.kubectl_client();
-        let limit = format!("--timeout={}ms", limit.as_millis());
+        let timeout = format!("--timeout={}ms", limit.as_millis());
         let waited = client.run(
             &[
                 "wait",
                 "-n",
                 namespace,
                 "--for=condition=Ready",
-                &limit,
+                &timeout,
                 &format!("pod/{pod}"),
             ],
             None,
@@ -443,7 +443,14 @@ impl Cluster {
             );
             return Err(error.context(events.unwrap_or_default()));
         }
-        RealPod::find(self, namespace, pod)
+        // Of a node that boots, the API server shows what was before until the kubelet is back.
+        let deadline = Instant::now() + limit;
+        loop {
+            match RealPod::find(self, namespace, pod) {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+                found => return found,
+            }
+        }
     }
 
     /// Runs a program in a container of a pod, by the API.
