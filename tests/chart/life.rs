@@ -1,5 +1,5 @@
 //! The life of a release under load, on two nodes: an upgrade and a rollback between builds whose maps and CRDs differ, the controller
-//! away, the API server away, and a node drained, booted and new.
+//! away, the API server away, daemons of a node that start again, and a node drained, booted and new.
 //!
 //! In: the [`crate::lab`], whose pods ask without end. Out: what they saw. No enrolled pod is ever answered but through its node's agent,
 //! and sends no packet to the API server; a pod that is left alone notices nothing.
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::helm::NAMESPACE;
-use crate::lab::{ENROLLED, Lab, lab, mark, node_ca, pod, second};
+use crate::lab::{ENROLLED, Lab, lab, load_of, mark, node_ca, pod, second};
 use crate::watched::Watched;
 use crate::world::World;
 
@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     an_upgrade_under_load_fails_no_request,
     agents_start_and_serve_without_the_controller,
     an_outage_of_the_api_server_opens_nobody,
+    a_kubelet_and_a_runtime_that_start_again_leave_pods_enforced,
     a_rollback_under_load_fails_no_request,
     a_drained_node_takes_its_pods_back,
     a_node_that_boots_serves_its_pods_again,
@@ -228,6 +229,45 @@ fn an_outage_of_the_api_server_opens_nobody(world: &mut World) -> Result<()> {
         starts()?
     );
     lab.verify_records()
+}
+
+fn a_kubelet_and_a_runtime_that_start_again_leave_pods_enforced(world: &mut World) -> Result<()> {
+    let lab = lab(world)?;
+    let node = second(lab.cluster)?;
+    let agent = lab.agent_on(node)?;
+    let watched = Watched::start(&lab)?;
+    for daemon in ["containerd", "kubelet"] {
+        let stopped = lab.cluster.kill_daemon(node, daemon)?;
+        std::thread::sleep(Duration::from_secs(2));
+        stopped.start()?;
+    }
+    // Both know their pods again.
+    wait("an exec", || {
+        let exec = lab.kubectl(&["-n", ENROLLED, "exec", &load_of(node), "--", "true"]);
+        Ok(exec.is_ok())
+    })?;
+    let late = pod(
+        ENROLLED,
+        "late",
+        node,
+        &[
+            "sh",
+            "-c",
+            "kubectl -n lab get configmap tick -o name; sleep infinity",
+        ],
+    );
+    lab.cluster.apply(&late.to_string())?;
+    wait("a new pod is served", || {
+        let log = lab.kubectl(&["-n", ENROLLED, "logs", "late"]).unwrap_or_default();
+        Ok(log.contains("configmap/tick"))
+    })?;
+    lab.kubectl(&["-n", ENROLLED, "delete", "pod", "late"])?;
+    let failed = watched.nobody_went_past()?;
+    ensure!(failed.is_empty(), "requests failed: {failed:?}");
+    watched.the_exempt_notice_nothing()?;
+    lab.wait_for_agents()?;
+    ensure!(lab.agent_on(node)? == agent, "another agent serves");
+    lab.tick("restarted")
 }
 
 fn a_drained_node_takes_its_pods_back(world: &mut World) -> Result<()> {
