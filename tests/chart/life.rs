@@ -50,6 +50,14 @@ fn replaced_under_load(lab: &Lab<'_>, replace: impl FnOnce() -> Result<()>) -> R
         let agent = lab.agent_on(node)?;
         let log = lab.kubectl(&["-n", NAMESPACE, "logs", &agent])?;
         ensure!(log.contains("upgrade complete"), "{}: {log}", node.name);
+        // One that comes soon after the one before it waits for its turn.
+        let path = "jsonpath={.status.containerStatuses[0].restartCount}";
+        let restarts = lab.kubectl(&["-n", NAMESPACE, "get", &agent, "-o", path])?;
+        ensure!(
+            restarts == "0",
+            "{}: {agent} started {restarts} times again",
+            node.name
+        );
         let now = lab.layouts(node)?;
         ensure!(now.len() == 1 && now != before, "{before:?} before, now {now:?}");
     }

@@ -21,7 +21,7 @@ mod wiring;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context as _;
 use picket_common::LAYOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ use crate::runtime::signals;
 use crate::runtime::workers::{self, Workers};
 use crate::session::Registry;
 use crate::store::Store;
-use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
+use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeFailed, UpgradeMetrics};
 use crate::workload::Netns;
 
 pub use boot::close_node;
@@ -334,25 +334,29 @@ async fn begin_beside(
 /// Begins an upgrade; `None` where the other agent has ended.
 ///
 /// # Errors
-/// Where the other agent refuses or does not answer; and where the objects are not valid or another file cannot be used, since it
-/// keeps serving by those that can. It is not asked for anything then: a start that is tried again and again would have it pause each time.
+/// Where the other agent refuses or does not answer, or this one is stopped while it waits; and where the objects are not valid or
+/// another file cannot be used, since the other agent keeps serving by those that can. It is not asked for anything then: a start that is
+/// tried again and again would have it pause each time.
 async fn request_upgrade(
     config: &Config,
     store: &Store,
     files: &FileParts,
     metrics: &UpgradeMetrics,
-) -> anyhow::Result<Option<Successor>> {
+) -> Result<Option<Successor>, UpgradeFailed> {
     let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
-    if store.why_deny_all().is_some() {
-        store.listed(LIST_LIMIT).await;
-    }
-    store.namespaces_tried(LIST_LIMIT).await;
-    files.first_node_ca(NODE_CA_LIMIT).await;
-    if let Some(reason) = unfit(config, store, files).await {
-        upgrade::give_up(&socket, &reason, limit).await;
-        bail!("upgrade failed: the predecessor keeps serving, because {reason}");
-    }
-    Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?)
+    let ask = async || {
+        if store.why_deny_all().is_some() {
+            store.listed(LIST_LIMIT).await;
+        }
+        store.namespaces_tried(LIST_LIMIT).await;
+        files.first_node_ca(NODE_CA_LIMIT).await;
+        if let Some(reason) = unfit(config, store, files).await {
+            upgrade::give_up(&socket, &reason, limit).await;
+            return Err(UpgradeFailed::Unfit(reason));
+        }
+        upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await
+    };
+    upgrade::when_it_may_be_replaced(ask, signals::stop()).await
 }
 
 /// Why an agent would serve worse than one that has read good files: what others wrote that cannot be used now.

@@ -45,7 +45,9 @@ use parking_lot::Mutex;
 pub(crate) use metrics::UpgradeMetrics;
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
-pub(crate) use successor::{REQUEST_LIMIT, Successor, give_up, has_predecessor, request};
+pub(crate) use successor::{
+    REQUEST_LIMIT, Successor, UpgradeFailed, give_up, has_predecessor, request, when_it_may_be_replaced,
+};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
@@ -60,6 +62,10 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a predecessor may take until it has offered its listeners: an attempt to enforce a pod, which it lets end, takes 5 s
 /// at most.
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a successor refuses its own replacement. A supervisor that starts the predecessor again would otherwise have the two
+/// replace each other without end.
+const UPGRADE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A listener as it can be transferred.
 #[derive(Debug)]

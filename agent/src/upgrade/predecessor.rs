@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, PER_MESSAGE, ProtocolError, VERSION, receive, send};
-use super::{LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT};
+use super::{LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT, UPGRADE_PAUSE};
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditError, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
@@ -26,12 +26,26 @@ use crate::runtime::phase::{Phase, PhaseControl};
 /// brings pods into their classes.
 pub(crate) const SYNC_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long a successor refuses its own replacement. A supervisor that starts the predecessor again would otherwise have the two
-/// replace each other without end.
-const UPGRADE_PAUSE: Duration = Duration::from_secs(60);
-
 /// The pause after a failed accept (no descriptors left, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a successor must not take over, and for how long.
+#[derive(Debug, Clone)]
+struct Refusal {
+    reason: String,
+    /// `None` where time changes nothing.
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// For good.
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            retry_after: None,
+        }
+    }
+}
 
 /// Why an upgrade failed, as the running agent sees it.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +57,8 @@ enum TransferError {
     #[error("the successor sent an unexpected message: {0:?}")]
     Unexpected(Message),
     /// The successor was refused, and told so.
-    #[error("this agent refused the upgrade: {0}")]
-    Refused(String),
+    #[error("this agent refused the upgrade: {}", _0.reason)]
+    Refused(Refusal),
     /// The successor only asked whether this agent runs: this agent has changed nothing for it.
     #[error("an agent that starts asked whether this one runs")]
     Probed,
@@ -187,6 +201,14 @@ impl Predecessor {
                     current.set(None);
                     tracing::debug!(%error, "this agent keeps serving");
                 }
+                // Nothing failed: it comes again.
+                Err(TransferError::Refused(Refusal {
+                    reason,
+                    retry_after: Some(_),
+                })) => {
+                    current.set(None);
+                    tracing::info!(reason, "a successor waits until this agent may be replaced");
+                }
                 Err(error) => {
                     current.set(None);
                     self.metrics.ended(Role::Predecessor, false);
@@ -243,12 +265,14 @@ impl Predecessor {
             Message::Unfit { reason } => return Err(TransferError::Unfit(reason)),
             said => return Err(TransferError::Unexpected(said)),
         };
-        if let Some(reason) = self.refuses(version, &node) {
+        if let Some(refusal) = self.refuses(version, &node) {
             let said = Message::Refused {
-                reason: reason.clone(),
+                reason: refusal.reason.clone(),
+                // Rounded up: who comes in time must not come too early.
+                retry_after: refusal.retry_after.map(|left| left.as_secs() + 1),
             };
             timeout(MESSAGE_TIMEOUT, send(stream, &said, &[])).await??;
-            return Err(TransferError::Refused(reason));
+            return Err(TransferError::Refused(refusal));
         }
         tracing::info!(
             "a successor has connected: this agent changes nothing in the kernel until the upgrade ends"
@@ -293,32 +317,36 @@ impl Predecessor {
         }
     }
 
-    fn refuses(&self, version: u32, node: &str) -> Option<String> {
+    fn refuses(&self, version: u32, node: &str) -> Option<Refusal> {
         if version != VERSION {
-            return Some(format!(
+            return Some(Refusal::new(format!(
                 "the running agent speaks version {VERSION} of the upgrade protocol, not {version}"
-            ));
+            )));
         }
         if node != self.node {
-            return Some(format!(
+            return Some(Refusal::new(format!(
                 "the running agent serves the node {}, not {node}",
                 self.node
-            ));
+            )));
         }
         let since = self.succeeded.map(|when| when.elapsed())?;
-        (since < UPGRADE_PAUSE).then(|| {
-            format!(
+        let left = UPGRADE_PAUSE.checked_sub(since)?;
+        Some(Refusal {
+            reason: format!(
                 "the running agent took over from another one {} s ago; try again in {} s",
                 since.as_secs(),
-                UPGRADE_PAUSE.as_secs() - since.as_secs()
-            )
+                left.as_secs() + 1
+            ),
+            retry_after: Some(left),
         })
     }
 
     async fn offer(&self, stream: &UnixStream, layout: u64) -> Result<(), TransferError> {
         // No change is under way from here on, so these listeners are all there are.
         if !self.at_rest().await {
-            return Err(TransferError::Refused("the running agent is stopping".to_owned()));
+            return Err(TransferError::Refused(Refusal::new(
+                "the running agent is stopping",
+            )));
         }
         self.audit.share(true).await?;
         let mut offers = (self.offers)();

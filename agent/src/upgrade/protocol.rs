@@ -85,6 +85,9 @@ pub(crate) enum Message {
     Refused {
         /// Why, for the log.
         reason: String,
+        /// After how many seconds it would not be refused any more; `None` where time changes nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
     },
     /// Some of the listeners; their descriptors come along, in the same order.
     Listeners {

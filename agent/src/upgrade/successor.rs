@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, ProtocolError, VERSION, receive, send};
-use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT};
+use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT, UPGRADE_PAUSE};
 use crate::audit::AuditLog;
 use crate::runtime::phase::{Phase, PhaseControl};
 
@@ -23,6 +23,9 @@ pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 /// What is told of why a successor gave up: enough for a path and a place in it; a message holds 64 KiB.
 const REASON_BYTES: usize = 1024;
 
+/// How long a start waits for a running agent that took over itself a moment ago: the pause of that agent, and a second.
+const PAUSE_MAX: Duration = Duration::from_secs(UPGRADE_PAUSE.as_secs() + 1);
+
 /// How long a predecessor may take until it accepts no more, once told that this agent serves.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -30,11 +33,24 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpgradeFailed {
     /// The running agent refused the upgrade.
-    #[error("upgrade failed: the agent that runs on this node refused it: {0}")]
-    Refused(String),
+    #[error("upgrade failed: the agent that runs on this node refused it: {reason}")]
+    Refused {
+        /// What it said.
+        reason: String,
+        /// After how long it would not refuse any more; `None` where time changes nothing.
+        retry_after: Option<Duration>,
+    },
     /// The predecessor took back what it had transferred.
     #[error("upgrade failed: the predecessor keeps serving, because {0}")]
     Withdrawn(String),
+    /// This agent would serve worse than the predecessor does.
+    #[error("upgrade failed: the predecessor keeps serving, because {0}")]
+    Unfit(String),
+    /// This agent was stopped before its turn came.
+    #[error(
+        "upgrade failed: this agent was stopped while it waited for the agent that runs on this node: {0}"
+    )]
+    Stopped(String),
     /// The predecessor sent a message that has no place there.
     #[error("upgrade failed: the predecessor sent an unexpected message: {0:?}")]
     Unexpected(Message),
@@ -62,6 +78,17 @@ pub(crate) enum UpgradeFailed {
         /// What it did.
         reason: String,
     },
+}
+
+impl UpgradeFailed {
+    /// After how long the running agent would agree, if time is all that it asks for.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            // A running agent that asks for more than its own pause is not believed.
+            Self::Refused { retry_after, .. } => retry_after.filter(|after| *after <= PAUSE_MAX),
+            _ => None,
+        }
+    }
 }
 
 /// The process that made a socket, where it is of this PID namespace.
@@ -132,7 +159,11 @@ pub(crate) async fn request(
         Ok(successor) => return Ok(Some(successor)),
         Err(error) => error,
     };
-    metrics.ended(Role::Successor, false);
+    // Where time alone is in the way nothing failed: the caller comes again.
+    let waits = matches!(&error, RequestError::Refused(refused) if refused.retry_after().is_some());
+    if !waits {
+        metrics.ended(Role::Successor, false);
+    }
     match error {
         RequestError::Refused(refused) => Err(refused),
         RequestError::Silent(_) => Err(silent(holder, socket, limit)),
@@ -148,6 +179,33 @@ pub(crate) async fn request(
             socket: socket.to_owned(),
             reason: error.to_string(),
         }),
+    }
+}
+
+/// Asks for an upgrade. Where the running agent took over itself a moment ago, as at a rollback soon after an upgrade, waits until it may
+/// be replaced and asks once more: a process that ended instead would be started again by its supervisor's growing pauses. `stop` ends the
+/// wait, so that a pod that is deleted meanwhile does not need its grace period.
+///
+/// # Errors
+/// As `ask`, and [`UpgradeFailed::Stopped`].
+pub(crate) async fn when_it_may_be_replaced<T>(
+    ask: impl AsyncFn() -> Result<T, UpgradeFailed>,
+    stop: impl Future<Output = io::Result<&'static str>>,
+) -> Result<T, UpgradeFailed> {
+    let failed = match ask().await {
+        Ok(begun) => return Ok(begun),
+        Err(failed) => failed,
+    };
+    let Some(pause) = failed.retry_after() else {
+        return Err(failed);
+    };
+    tracing::info!(reason = %failed, "the agent waits until the running one may be replaced");
+    tokio::select! {
+        () = tokio::time::sleep(pause) => ask().await,
+        signal = stop => Err(UpgradeFailed::Stopped(match signal {
+            Ok(signal) => signal.to_owned(),
+            Err(error) => error.to_string(),
+        })),
     }
 }
 
@@ -260,7 +318,10 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, 
             }
             (Message::Offered { count }, _) if count == taken => break,
             (Message::Offered { .. }, _) => return Err(RequestError::Unfit),
-            (Message::Refused { reason }, _) => return Err(UpgradeFailed::Refused(reason).into()),
+            (Message::Refused { reason, retry_after }, _) => {
+                let retry_after = retry_after.map(Duration::from_secs);
+                return Err(UpgradeFailed::Refused { reason, retry_after }.into());
+            }
             (other, _) => return Err(RequestError::Unexpected(other)),
         }
     }

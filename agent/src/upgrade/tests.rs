@@ -1,5 +1,6 @@
 //! Both sides over a real socket, with listeners of the test's own namespace.
 
+use std::cell::Cell;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Message, VERSION, receive, send};
-use super::successor::UpgradeFailed;
 use super::*;
 use crate::audit::{Alarm, AlarmSubject, AuditConfig, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
@@ -404,6 +404,7 @@ async fn who_must_not_take_over_is_told_why() {
         refused.to_string().contains("serves the node node-a"),
         "{refused}"
     );
+    assert_eq!(refused.retry_after(), None, "time changes nothing");
     let stream = UnixStream::connect(older.socket()).await.unwrap();
     let hello = Message::Hello {
         version: VERSION + 1,
@@ -427,7 +428,59 @@ async fn who_must_not_take_over_is_told_why() {
             .contains("took over from another one 0 s ago; try again in 60 s"),
         "{refused}"
     );
+    assert_eq!(refused.retry_after(), Some(Duration::from_secs(60)));
     assert!(!older.has_lent());
+}
+
+/// What an agent says that took over itself a moment ago, or that refuses for good.
+fn refusal(retry_after: Option<u64>) -> UpgradeFailed {
+    UpgradeFailed::Refused {
+        reason: "it took over".to_owned(),
+        retry_after: retry_after.map(Duration::from_secs),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_too_early_waits_and_asks_once_more() {
+    let begin = tokio::time::Instant::now();
+    let asked = Cell::new(0);
+    let ask = async || {
+        asked.set(asked.get() + 1);
+        match asked.get() {
+            1 => Err(refusal(Some(7))),
+            _ => Ok("begun"),
+        }
+    };
+    let begun = when_it_may_be_replaced(ask, std::future::pending()).await;
+    assert_eq!(begun.unwrap(), "begun");
+    assert_eq!(begin.elapsed(), Duration::from_secs(7));
+
+    for never in [None, Some(62)] {
+        let asked = Cell::new(0);
+        let ask = async || -> Result<(), _> {
+            asked.set(asked.get() + 1);
+            Err(refusal(never))
+        };
+        assert!(
+            when_it_may_be_replaced(ask, std::future::pending())
+                .await
+                .is_err()
+        );
+        assert_eq!(asked.get(), 1, "{never:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_ends_when_it_is_told_to() {
+    let ask = async || -> Result<(), _> { Err(refusal(Some(60))) };
+    let begin = tokio::time::Instant::now();
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok("SIGTERM")
+    };
+    let failed = when_it_may_be_replaced(ask, stop).await.unwrap_err();
+    assert!(failed.to_string().ends_with("SIGTERM"), "{failed}");
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
