@@ -48,7 +48,8 @@ pub(crate) const API_SERVER_CA: &str = "picket test cluster";
 /// The release, and the cluster.
 pub(crate) struct Lab<'w> {
     installer: Installer<'w>,
-    older: &'w Image,
+    /// The image of the older build.
+    pub(crate) older: &'w Image,
 }
 
 impl<'w> Deref for Lab<'w> {

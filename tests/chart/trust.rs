@@ -2,26 +2,34 @@
 //!
 //! In: the [`crate::lab`], whose clients read `ca.crt` anew for each connection. Out: not one of their handshakes failed.
 
+use std::io::Write as _;
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use picket_tests::cluster::TestNode;
 use picket_tests::install::wait;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::helm::NAMESPACE;
+use crate::helm::{NAMESPACE, said};
 use crate::lab::{ENROLLED, Lab, lab, load_of, mark};
 use crate::watched::Watched;
-use crate::world::World;
+use crate::world::{WRONG_CLOCK, World};
 
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
+    a_controller_whose_clock_is_an_hour_off_fails_no_handshake,
     a_root_is_replaced_without_a_failed_handshake,
 };
 
 /// The Secret with the roots.
 const ROOT: &str = "picket-root-ca";
+
+/// What runs the controller.
+const CONTROLLER: &str = "deployment/picket-controller";
 
 /// Where a pod has its bundle.
 const BUNDLE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
@@ -34,6 +42,40 @@ context = ssl.create_default_context(cafile="/tmp/earlier.crt")
 context.wrap_socket(socket.create_connection((host, port)), server_hostname=host)
 print("trusted")
 "#;
+
+/// Whichever way its clock is off, nodes take the CAs that it signs, and pods the certificates below them.
+fn a_controller_whose_clock_is_an_hour_off_fails_no_handshake(world: &mut World) -> Result<()> {
+    let lab = lab(world)?;
+    let watched = Watched::start(&lab)?;
+    for (clock, hours) in [("+1h", 73), ("-1h", 71)] {
+        lab.set_clock_of_controller(clock)?;
+        lab.renew_node_cas()?;
+        let since = mark();
+        for node in lab.cluster.nodes() {
+            let left = lab.life_of_node_ca(node)?.as_secs_f64() / 3600.0;
+            ensure!(
+                (left - f64::from(hours)).abs() < 0.2,
+                "with a clock at {clock} a CA ends in {left} h"
+            );
+            lab.wait_answered(ENROLLED, node, since)?;
+        }
+    }
+    lab.scale_controller(0)?;
+    lab.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "set",
+        "env",
+        CONTROLLER,
+        "LD_PRELOAD-",
+        "FAKETIME-",
+    ])?;
+    lab.scale_controller(2)?;
+    lab.renew_node_cas()?;
+    let failed = watched.nobody_went_past()?;
+    ensure!(failed.is_empty(), "handshakes or requests failed: {failed:?}");
+    watched.the_exempt_notice_nothing()
+}
 
 /// Each step of deploy/docs/trust.md, "Rotation of the root", with the days between them taken out of the record in the Secret.
 fn a_root_is_replaced_without_a_failed_handshake(world: &mut World) -> Result<()> {
@@ -66,14 +108,7 @@ fn a_root_is_replaced_without_a_failed_handshake(world: &mut World) -> Result<()
     // A day later.
     lab.change_rotation(|record| record["nextPublished"] = json!("2020-01-01T00:00:00Z"))?;
     wait("the next root signs", || Ok(lab.root("ca.crt")? == next))?;
-    for node in lab.cluster.nodes() {
-        let before = lab.node_ca_of(node);
-        lab.forget_node_ca(node)?;
-        wait("another CA of the node", || {
-            let now = lab.node_ca_of(node);
-            Ok(now.is_some() && now != before)
-        })?;
-    }
+    lab.renew_node_cas()?;
     lab.wait_for_bundle(&format!("{next}{earlier}"))?;
 
     // Three days later.
@@ -98,6 +133,48 @@ fn a_root_is_replaced_without_a_failed_handshake(world: &mut World) -> Result<()
 }
 
 impl Lab<'_> {
+    /// Has each node ask for another CA, and waits for it.
+    fn renew_node_cas(&self) -> Result<()> {
+        let nodes = self.cluster.nodes();
+        let before: Vec<_> = nodes.iter().map(|node| self.node_ca_of(node)).collect();
+        nodes.iter().try_for_each(|node| self.forget_node_ca(node))?;
+        for (node, before) in nodes.iter().zip(before) {
+            wait("another CA of the node", || {
+                let now = self.node_ca_of(node);
+                Ok(now.is_some() && now != before)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the controller by one whose clock is off. Only the older build's image has what that takes.
+    fn set_clock_of_controller(&self, clock: &str) -> Result<()> {
+        self.scale_controller(0)?;
+        let image = format!("controller={}", self.older.reference);
+        self.kubectl(&["-n", NAMESPACE, "set", "image", CONTROLLER, &image])?;
+        let variables = [format!("LD_PRELOAD={WRONG_CLOCK}"), format!("FAKETIME={clock}")];
+        let [library, clock] = variables.each_ref().map(String::as_str);
+        // Times that are measured, and not told, are right.
+        let measured = "FAKETIME_DONT_FAKE_MONOTONIC=1";
+        self.kubectl(&[
+            "-n", NAMESPACE, "set", "env", CONTROLLER, library, clock, measured,
+        ])?;
+        self.scale_controller(2)
+    }
+
+    /// For how long the CA of a node is valid from now on.
+    fn life_of_node_ca(&self, node: &TestNode) -> Result<Duration> {
+        let pem = self.node_ca_of(node).context("the node has no CA")?;
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(&pem)?;
+        let mut command = std::process::Command::new("openssl");
+        command.args(["x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in"]);
+        let told = said(command.arg(file.path()).output().context("run openssl")?)?;
+        let (_, end) = told.trim().split_once('=').context("no date")?;
+        let end: Timestamp = end.parse()?;
+        Ok(Duration::try_from(end.duration_since(Timestamp::now()))?)
+    }
+
     /// A part of the Secret; empty where it has none.
     fn root(&self, key: &str) -> Result<String> {
         let secret = self.kubectl(&["-n", NAMESPACE, "get", "secret", ROOT, "-o", "json"])?;

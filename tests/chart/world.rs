@@ -16,6 +16,9 @@ use crate::helm::Helm;
 /// The archive of an image to install in place of the tests' own, as `cargo xtask image` writes it.
 const IMAGE: &str = "PICKET_IMAGE";
 
+/// In the image of the older build: gives a program another clock.
+pub(crate) const WRONG_CLOCK: &str = "/usr/lib/wrong-clock.so";
+
 /// What that image is called.
 const REFERENCE: &str = concat!("picket.dev/picket:", env!("CARGO_PKG_VERSION"));
 
@@ -94,11 +97,16 @@ impl World {
     }
 }
 
-/// The tests' own build with other maps, whatever image is installed.
+/// The tests' own build with other maps, whatever image is installed, and with a library that changes its clock.
 fn older_build() -> Result<Image> {
     let folder = tempfile::tempdir()?;
     let program = other_layout::write(&picket_binary()?, folder.path())?;
-    images::picket_as("picket.test/picket:older", &program)
+    let arch = env::consts::ARCH;
+    let clock = ExtraFile {
+        inside: PathBuf::from(WRONG_CLOCK),
+        host: PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1")),
+    };
+    images::picket_as("picket.test/picket:older", &program, &[clock])
 }
 
 fn image() -> Result<Image> {

@@ -102,15 +102,18 @@ pub fn tools(extra: &[ExtraFile]) -> Result<Image> {
 /// # Errors
 /// It cannot be built.
 pub fn picket(binary: &Path) -> Result<Image> {
-    picket_as("picket.test/picket:1", binary)
+    picket_as("picket.test/picket:1", binary, &[])
 }
 
-/// As [`picket`], under another reference: another version's image.
+/// As [`picket`], under another reference and with more files: another version's image.
 ///
 /// # Errors
 /// It cannot be built.
-pub fn picket_as(reference: &str, binary: &Path) -> Result<Image> {
+pub fn picket_as(reference: &str, binary: &Path, more: &[ExtraFile]) -> Result<Image> {
     let mut recipe = Recipe::new(reference, &[]).with_libraries(Path::new("/picket"), binary)?;
+    for file in more {
+        recipe = recipe.with_libraries(&file.inside, &file.host)?;
+    }
     recipe.entrypoint = vec!["/picket".to_owned()];
     recipe.build()
 }

@@ -18,7 +18,7 @@ struct Package {
 }
 
 /// What the cluster, the simulated pods, the suites and the bench run, and what the agent's allocator and libFuzzer are built with.
-const PACKAGES: [Package; 12] = [
+const PACKAGES: [Package; 13] = [
     Package {
         name: "g++",
         there: || sh::which("c++").is_some(),
@@ -54,6 +54,10 @@ const PACKAGES: [Package; 12] = [
     Package {
         name: "busybox-static",
         there: busybox_is_static,
+    },
+    Package {
+        name: "libfaketime",
+        there: has_faketime,
     },
     Package {
         name: "nginx",
@@ -169,6 +173,11 @@ impl Drop for KeepServicesDown {
             );
         }
     }
+}
+
+fn has_faketime() -> bool {
+    let arch = std::env::consts::ARCH;
+    Path::new(&format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1")).exists()
 }
 
 /// The images hold one file, so it must not need a dynamic linker.
