@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::tests;
 
 use crate::Test;
-use crate::dial::{Stand, Verdict};
+use crate::dial::{Attacker, Stand, Verdict};
 use crate::guards::{Guard, without};
 use crate::target::{DNS, ENDPOINT, HOST, HOST6};
 use crate::world::World;
@@ -54,7 +54,7 @@ struct Group {
 
 impl Group {
     fn prove(&self, world: &mut World) -> Result<()> {
-        self.hold(world, Some(self.verdict))?;
+        self.hold(world)?;
         for &alone in self.guards.iter().filter(|_| self.guards.len() > 1) {
             let others: Vec<Guard> = self
                 .guards
@@ -62,22 +62,21 @@ impl Group {
                 .copied()
                 .filter(|&guard| guard != alone)
                 .collect();
-            without(world, &others, |world| self.hold(world, None))
+            without(world, &others, |world| self.send_nothing(world))
                 .with_context(|| format!("with {alone:?} alone"))?;
         }
         without(world, self.guards, |world| self.arrive(world)).context("with no guard")
     }
 
-    /// Nothing arrives, and this comes of each where it is told.
-    fn hold(&self, world: &World, wanted: Option<Verdict>) -> Result<()> {
+    /// Nothing arrives, and the verdict comes of each.
+    fn hold(&self, world: &World) -> Result<()> {
         let worker = Stand::pod(&world.pod("agents", "worker")?)?;
         world.arrived()?;
         let mut wrong = Vec::new();
         self.each(|way, endpoint| {
             let what = format!("{way} to {endpoint}");
-            let patience = wanted.unwrap_or(Verdict::Nothing);
-            let report = world.expecting(patience, |world| world.dial(&worker, &[way, endpoint]))?;
-            if let Some(Err(error)) = wanted.map(|wanted| report.expect(&what, wanted)) {
+            let report = world.expecting(self.verdict, |world| world.dial(&worker, &[way, endpoint]))?;
+            if let Err(error) = report.expect(&what, self.verdict) {
                 wrong.push(error.to_string());
             }
             let arrived = world.arrived()?;
@@ -88,6 +87,31 @@ impl Group {
         })?;
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
+    }
+
+    /// Nothing arrives, whatever comes of each. Most wait for as long as they may: all of them at once.
+    fn send_nothing(&self, world: &World) -> Result<()> {
+        let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+        world.arrived()?;
+        let mut attackers = Vec::new();
+        self.each(|way, endpoint| {
+            attackers.push(Attacker::start(world, &worker, &["dial", way, endpoint])?);
+            Ok(())
+        })?;
+        for attacker in attackers {
+            attacker.report()?;
+        }
+        let arrived = world.arrived()?;
+        ensure!(
+            arrived.is_empty(),
+            "of {:?} these arrived: {arrived:?}",
+            self.ways()
+        );
+        Ok(())
+    }
+
+    fn ways(&self) -> Vec<&str> {
+        self.cases.iter().map(|(way, _)| *way).collect()
     }
 
     /// Everything arrives.

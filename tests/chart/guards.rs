@@ -305,7 +305,8 @@ fn a_static_pod_of_an_enrolled_namespace_has_its_mirror(world: &mut World) -> Re
     let node = guarded.cluster.node();
     let file = node.manifests().join("still.yaml");
     let manifest = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "still", "namespace": "agents"},
-        "spec": {"hostNetwork": true, "containers": [{"name": "main", "image": "picket.test/busybox:1", "imagePullPolicy": "Never",
+        "spec": {"hostNetwork": true, "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "main", "image": "picket.test/busybox:1", "imagePullPolicy": "Never",
             "command": ["sleep", "3600"]}]}});
     let appears = || -> Result<()> {
         std::fs::write(&file, manifest.to_string())?;

@@ -115,7 +115,7 @@ fn a_node_whose_agent_does_not_run_is_cleaned(world: &mut World) -> Result<()> {
 /// An uninstallation that cannot do its work fails, and a second one goes on.
 fn a_node_that_cannot_be_cleaned_is_named(world: &mut World) -> Result<()> {
     let mut installer = installer(world)?;
-    installer.set("uninstall.timeoutSeconds=45");
+    installer.set("uninstall.timeoutSeconds=30");
     installer.run(&["install"], &[])?;
     installer.wait_for_agents()?;
     let node = installer.cluster.node();
