@@ -2,7 +2,7 @@
 //!
 //! In: Go, which builds Helm; a built `picket`; root, and what `cargo xtask setup` installs. Out: a line per test and a last one with
 //! the counts, as cargo's own harness prints them. The tests that install share a cluster, which the first of them brings up. Those of
-//! `life` and `trust` come last and share another one, with two nodes.
+//! `life`, `restore` and `trust` come last and share another one, with two nodes.
 
 // A test that no list names is never called.
 #![deny(dead_code)]
@@ -18,6 +18,7 @@ mod manifests;
 mod monitoring;
 mod node_bound;
 mod rendered;
+mod restore;
 mod rights;
 mod trust;
 mod uninstall;
@@ -38,6 +39,6 @@ type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::modules! {
-        values, rendered, monitoring, manifests, address, guards, controller, node_bound, webhook, installed, versions, rights, uninstall, life, trust,
+        values, rendered, monitoring, manifests, address, guards, controller, node_bound, webhook, installed, versions, rights, uninstall, life, restore, trust,
     })
 }

@@ -7,6 +7,7 @@
 //! reaches the machine's network. There is no DNS: a client that dials `kubernetes.default.svc` needs `hostAliases: [{ip:
 //! 10.96.0.1, hostnames: [kubernetes.default.svc]}]` in its pod.
 
+mod backup;
 mod config;
 mod control;
 mod daemons;
@@ -31,6 +32,7 @@ use crate::release::Release;
 use crate::state::{StateFolder, Thing};
 use crate::{cgroup, net};
 
+pub use backup::Backup;
 pub use daemons::{PoweredOff, Stopped};
 pub use kubectl::Kubectl;
 pub use node::TestNode;

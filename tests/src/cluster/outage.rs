@@ -1,4 +1,4 @@
-//! An API server that is away for a while: its process stands still, or nothing reaches it.
+//! An API server that is away for a while: its process stands still, or nothing reaches it, with an answer or without.
 //!
 //! In: a running cluster. Out: guards; the API server is back when they are dropped. What runs by `kubectl exec` goes through
 //! the API server too, so programs that shall outlast an outage run in the background of their pods.
@@ -22,7 +22,7 @@ impl Drop for Paused {
     }
 }
 
-/// Connections to the API server are reset, and new ones refused.
+/// Connections to the API server are reset, and new ones refused; or they wait without an answer.
 #[derive(Debug)]
 pub struct CutOff<'a>(&'a TestNode);
 
@@ -30,6 +30,13 @@ pub struct CutOff<'a>(&'a TestNode);
 const REFUSE: &str = "add table inet picket-test; \
      add chain inet picket-test in { type filter hook input priority -10 ; }; \
      add rule inet picket-test in tcp dport 6443 reject with tcp reset";
+
+/// Takes nothing for the API server that comes from elsewhere, and sends nothing of it there.
+const SILENCE: &str = "add table inet picket-test; \
+     add chain inet picket-test in { type filter hook input priority -10 ; }; \
+     add rule inet picket-test in iifname != lo tcp dport 6443 drop; \
+     add chain inet picket-test out { type filter hook output priority -10 ; }; \
+     add rule inet picket-test out oifname != lo tcp sport 6443 drop";
 
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {
@@ -69,5 +76,14 @@ impl Cluster {
         let cut = CutOff(self.node());
         run(self.node(), "ss", &["-K", "sport = :6443"])?;
         Ok(cut)
+    }
+
+    /// Leaves whoever asks the API server from elsewhere than its node without an answer.
+    ///
+    /// # Errors
+    /// nft is missing or fails.
+    pub fn silence_api_server(&self) -> Result<CutOff<'_>> {
+        run(self.node(), "nft", &[SILENCE])?;
+        Ok(CutOff(self.node()))
     }
 }
