@@ -4,6 +4,8 @@
 //! before another may hold it.
 //!
 //! As in client-go, a Lease counts by when this process saw it change, never by the times written in it, so that clocks may differ.
+//! A Lease of an older version than was seen before is of objects that were set back, as by a restore of etcd. Watches that were taken up
+//! would hear nothing then (kubernetes/kubernetes#107457), so that the work ends and begins anew, with lists.
 //! The crates for this were looked at: kube-leader-election compares clocks and lets two lead for a while; the others follow older
 //! releases of kube.
 
@@ -19,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::health::Health;
 use crate::kubernetes::{labels, printable};
+use crate::metrics::ControllerMetrics;
 use crate::names::LEASE;
 
 /// How long others wait after the last renewal that they saw. The three are client-go's defaults
@@ -58,6 +61,7 @@ pub(crate) struct Candidate<S> {
     store: S,
     identity: String,
     health: Health,
+    metrics: ControllerMetrics,
     seen: Option<SeenLease>,
 }
 
@@ -68,11 +72,12 @@ struct SeenLease {
 }
 
 impl<S: LeaseStore> Candidate<S> {
-    pub(crate) fn new(store: S, identity: String, health: Health) -> Self {
+    pub(crate) fn new(store: S, identity: String, health: Health, metrics: ControllerMetrics) -> Self {
         Self {
             store,
             identity,
             health,
+            metrics,
             seen: None,
         }
     }
@@ -98,7 +103,7 @@ impl<S: LeaseStore> Candidate<S> {
                     return;
                 }
                 tracing::error!(
-                    "this replica cannot renew its Lease, so that another may lead: all work is stopped"
+                    "this replica cannot renew the Lease by which it led, so that another may lead: all work is stopped"
                 );
             }
         };
@@ -176,6 +181,20 @@ impl<S: LeaseStore> Candidate<S> {
             self.note(created);
             return Ok(true);
         };
+        if self.shows_reset(&found) {
+            self.metrics.found_reset();
+            tracing::warn!(
+                version = found.metadata.resource_version,
+                "the API server's objects were set back to an older state, as by a restore of etcd: the controller lists all of them anew"
+            );
+            let led = self
+                .seen
+                .take()
+                .is_some_and(|seen| holder(&seen.lease) == self.identity);
+            if led {
+                return Ok(false);
+            }
+        }
         self.note(found.clone());
         let seen_at = self.seen.as_ref().map_or_else(Instant::now, |seen| seen.at);
         if !is_free(&found, &self.identity, seen_at, Instant::now()) {
@@ -184,6 +203,13 @@ impl<S: LeaseStore> Candidate<S> {
         let written = self.store.replace(&self.claim(Some(&found))).await?;
         self.note(written);
         Ok(true)
+    }
+
+    /// Whether a Lease is of an older version than was seen before. Versions compare as numbers (KEP-5504).
+    fn shows_reset(&self, found: &Lease) -> bool {
+        let version = |lease: &Lease| lease.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        let seen = self.seen.as_ref().and_then(|seen| version(&seen.lease));
+        version(found).zip(seen).is_some_and(|(found, seen)| found < seen)
     }
 
     /// Remembers the Lease, and when it changed.

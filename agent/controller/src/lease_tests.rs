@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kube::core::Status;
 use parking_lot::Mutex;
+use picket_metrics::MetricsRegistry;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
@@ -122,7 +123,8 @@ fn replica(shared: &Shared, identity: &str, working: &Working) -> Replica {
         shared: shared.clone(),
         identity: identity.to_owned(),
     };
-    let candidate = Candidate::new(way, identity.to_owned(), Health::new(faults));
+    let metrics = ControllerMetrics::register(&MetricsRegistry::default());
+    let candidate = Candidate::new(way, identity.to_owned(), Health::new(faults), metrics);
     let (stop, stopped) = oneshot::channel::<()>();
     let working = working.clone();
     let task = tokio::spawn(candidate.run(async move { drop(stopped.await) }, move || {
@@ -279,6 +281,34 @@ async fn a_lease_that_somebody_took_or_deleted_ends_the_work() {
         3,
         "whoever led by the Lease that is gone stopped"
     );
+}
+
+/// What the work knows of the cluster, and its watches, are of a time that is gone.
+#[tokio::test(start_paused = true)]
+async fn an_older_lease_has_the_work_begin_anew_and_one_replica_do_it() {
+    let (shared, working) = (Shared::default(), Working::default());
+    let _first = replica(&shared, "one", &working);
+    sleep(RETRY / 2).await;
+    let _second = replica(&shared, "two", &working);
+    let backup = shared.lease.lock().clone();
+    sleep(10 * DURATION).await;
+    assert_eq!(working.begun(), 1);
+    *shared.lease.lock() = backup.clone();
+    sleep(2 * RETRY).await;
+    assert_eq!(
+        (leader(&shared).as_str(), working.count(), working.begun()),
+        ("one", 1, 2)
+    );
+    sleep(10 * DURATION).await;
+    assert_eq!(working.begun(), 2, "it goes on");
+    // One that another replica held, which is gone.
+    let mut other = backup.unwrap();
+    other.spec.as_mut().unwrap().holder_identity = Some("three".to_owned());
+    *shared.lease.lock() = Some(other);
+    sleep(2 * RETRY).await;
+    assert_eq!(working.count(), 0, "the Lease of another counts");
+    sleep(DURATION).await;
+    assert_eq!((working.count(), working.begun()), (1, 3));
 }
 
 #[test]

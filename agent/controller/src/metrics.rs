@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::{Response, StatusCode};
 use picket_metrics::{CONTENT_TYPE, CounterFamily, GaugeFamily, MetricsRegistry, TimeFamily, count};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 
@@ -120,6 +121,7 @@ pub struct ControllerMetrics {
     last_success: TimeFamily<1>,
     api_requests: CounterFamily<1>,
     admission_answers: CounterFamily<1>,
+    resets: Counter,
 }
 
 impl ControllerMetrics {
@@ -184,6 +186,11 @@ impl ControllerMetrics {
                 "Answers of this replica's webhooks, by result: `changed`, `unchanged`, `refused`, `invalid` (no question of the API \
                  server's), `failed` (a connection without a question); none where the cluster enrols pods by policies",
             ),
+            resets: registry.counter(
+                "controller_store_resets",
+                "Times that the Lease showed this replica that the API server's objects were set back to an older state, as by a \
+                 restore of etcd from a backup; the leader lists all objects anew",
+            ),
         };
         metrics.show();
         metrics
@@ -225,6 +232,10 @@ impl ControllerMetrics {
     /// What the webhooks count by.
     pub(crate) fn admission_answers(&self) -> CounterFamily<1> {
         self.admission_answers.clone()
+    }
+
+    pub(crate) fn found_reset(&self) {
+        self.resets.inc();
     }
 
     pub(crate) fn failed(&self, part: Part) {

@@ -91,7 +91,7 @@ pub async fn run(
         None => None,
     };
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
-    let candidate = Candidate::new(leases, settings.identity.clone(), health.clone());
+    let candidate = Candidate::new(leases, settings.identity.clone(), health.clone(), metrics.clone());
     let work = || work(&settings, client.clone(), fault.clone(), health.clone(), &metrics);
     let webhooks = webhooks(&settings, client.clone(), health.clone(), &metrics).await?;
     tokio::select! {

@@ -111,8 +111,10 @@ impl App {
         let mut tasks = Tasks::default();
         store.set_node(&config.node_name);
         // Until the objects are listed, every request is denied.
-        tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
-        tasks.spawn("namespaces", wiring::namespaces(&config, &store));
+        let connector = Connector::new(&config.cluster.kubeconfig);
+        let objects = wiring::cluster_objects(connector.clone(), &store);
+        tasks.spawn("objects of the cluster", objects);
+        tasks.spawn("namespaces", wiring::namespaces(connector.clone(), &store));
         let objects_ready = readiness.register("objects");
         tasks.spawn("first set", wiring::first_set(Arc::clone(&store), objects_ready));
         let threads = workers::count();
@@ -158,6 +160,7 @@ impl App {
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
         let handles = Handles {
             config: Arc::new(config),
+            connector,
             checkpoint,
             metrics,
             store,

@@ -1,11 +1,13 @@
 //! The agent's client of the Kubernetes API, and the list-and-watch of objects through failures.
 //!
 //! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), each event of a watch ([`follow`]), and what a
-//! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects.
+//! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects; once it shows that its objects were
+//! set back, all are listed anew ([`resets`]).
 
 mod faults;
 mod kept_client;
 mod person;
+mod resets;
 pub mod rights;
 
 use std::fmt::Debug;
@@ -29,6 +31,7 @@ use crate::runtime::backoff::Backoff;
 pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
 pub(crate) use kept_client::{KeptClient, RequestError};
 pub use person::PersonalConfig;
+pub(crate) use resets::{LastVersion, StoreResets};
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -90,6 +93,7 @@ pub enum ClusterError {
 pub struct Connector {
     kubeconfig: PathBuf,
     attempt: Arc<Mutex<Option<Attempt>>>,
+    resets: StoreResets,
 }
 
 /// The making of a client, which several may wait for.
@@ -102,7 +106,13 @@ impl Connector {
         Self {
             kubeconfig: kubeconfig.to_owned(),
             attempt: Arc::default(),
+            resets: StoreResets::default(),
         }
+    }
+
+    /// How often the API server's objects were set back, as whoever has this connector or a copy of it finds.
+    pub(crate) fn resets(&self) -> &StoreResets {
+        &self.resets
     }
 
     /// A client with what the files say now. Nothing is sent yet.
@@ -276,14 +286,22 @@ pub async fn follow_with<K>(
     let follow = async {
         let mut failures = 0_u32;
         let mut backoff = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
+        let mut resets = connector.resets.subscribe();
         loop {
+            resets.mark_unchanged();
             match connector.connect().await {
                 Err(error) => {
                     tracing::warn!(what, %error, "the agent has no client of the API server; it tries again")
                 }
                 Ok(client) => {
                     let mut events = pin!(watcher(scope(client), config.clone()));
-                    while let Some(event) = events.next().await {
+                    loop {
+                        let event = tokio::select! {
+                            Some(event) = events.next() => event,
+                            // The watch would wait for versions that are yet to come.
+                            Ok(()) = resets.changed() => break,
+                            else => break,
+                        };
                         match event {
                             Ok(event) => {
                                 // The mark of a new list is made before the API server was asked.

@@ -69,6 +69,41 @@ fn an_error_is_told_with_what_it_comes_from() {
     );
 }
 
+/// A watch that goes on hears nothing of objects that were set back, since their versions are older.
+#[tokio::test]
+async fn objects_that_were_set_back_are_listed_anew() {
+    let url = testing::answering_texts(|request| {
+        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let list = r#"{"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1000"}, "items": []}"#;
+        (200, if is_watch { "" } else { list }.to_owned())
+    })
+    .await;
+    let (_folder, connector) = Connector::for_tests(&url);
+    let (listed, mut lists) = tokio::sync::mpsc::unbounded_channel();
+    let (following, cancel) = (connector.clone(), CancellationToken::new());
+    let pods = async {
+        let on = |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                listed.send(()).unwrap();
+            }
+        };
+        let all = Api::<k8s_openapi::api::core::v1::Pod>::all;
+        follow(&following, "pods", all, watcher::Config::default(), &cancel, on).await;
+    };
+    let looked = async {
+        let limit = Duration::from_secs(10);
+        timeout(limit, lists.recv()).await.expect("a first list");
+        let again = timeout(Duration::from_millis(200), lists.recv()).await;
+        assert!(again.is_err(), "the watch goes on");
+        let mut last = LastVersion::default();
+        assert!(!last.shows_reset(Some("1000"), connector.resets()));
+        assert!(last.shows_reset(Some("500"), connector.resets()));
+        timeout(limit, lists.recv()).await.expect("another list");
+        cancel.cancel();
+    };
+    tokio::join!(pods, looked);
+}
+
 /// What must be in no message.
 const SECRET: &str = "hunter2hunter2";
 

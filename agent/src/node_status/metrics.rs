@@ -1,6 +1,8 @@
 //! Metrics of the node's status.
 //!
-//! In: what became of each write. Out: counters in the registry.
+//! In: what became of each write, and what it showed. Out: counters in the registry.
+
+use prometheus_client::metrics::counter::Counter;
 
 use crate::metrics::{CounterFamily, MetricsRegistry};
 
@@ -8,6 +10,7 @@ use crate::metrics::{CounterFamily, MetricsRegistry};
 #[derive(Debug, Clone)]
 pub(crate) struct NodeStatusMetrics {
     writes: CounterFamily<1>,
+    resets: Counter,
 }
 
 impl NodeStatusMetrics {
@@ -21,7 +24,15 @@ impl NodeStatusMetrics {
         for result in ["success", "failure"] {
             writes.show([result]);
         }
-        Self { writes }
+        let resets = registry.counter(
+            "store_resets",
+            "Times that the answer to such a write showed that the API server's objects were set back to an older state, as by a restore of etcd from a backup; the agent lists all objects anew",
+        );
+        Self { writes, resets }
+    }
+
+    pub(super) fn found_reset(&self) {
+        self.resets.inc();
     }
 
     pub(super) fn wrote(&self, is_written: bool) {

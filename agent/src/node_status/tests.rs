@@ -79,6 +79,12 @@ fn made() -> Value {
     json!({"apiVersion": "picket.dev/v1alpha1", "kind": "PicketNode", "metadata": {"name": "node-1"}})
 }
 
+fn made_at(version: usize) -> Value {
+    let mut object = made();
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    object
+}
+
 fn failure(code: u16) -> (u16, Value) {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "no, and here is why",
@@ -121,6 +127,31 @@ async fn an_object_that_was_deleted_is_made_anew() {
     writer.write(&status()).await.expect("written");
     writer.write(&status()).await.expect("written again");
     assert_eq!(server.lines(), [LIST, MAKE, STATUS, STATUS, LIST, MAKE, STATUS]);
+}
+
+/// As after a restore of etcd: versions run again from an older one.
+#[tokio::test]
+async fn a_write_that_makes_an_older_version_than_the_one_before_has_all_watches_begun_anew() {
+    let server = Server::new(|what, times| match (what, times) {
+        (STATUS, 1..=2) => (200, made_at(1000 + times)),
+        (STATUS, 3) => failure(404),
+        (STATUS, _) => (200, made_at(500 + times)),
+        (MAKE, 1) => (200, made_at(999)),
+        (MAKE, _) => (200, made_at(500)),
+        _ => good(what),
+    })
+    .await;
+    let (mut writer, mut resets) = (server.writer(), server.connector.resets().subscribe());
+    for _ in 0..2 {
+        writer.write(&status()).await.expect("written");
+    }
+    assert!(!resets.has_changed().expect("a sender"));
+    for _ in 0..2 {
+        writer.write(&status()).await.expect("written");
+    }
+    assert_eq!(*resets.borrow_and_update(), 1);
+    let shown = server.registry.encode().expect("metrics");
+    assert!(shown.contains("picket_store_resets_total 1"), "{shown}");
 }
 
 #[tokio::test]

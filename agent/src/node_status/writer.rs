@@ -10,7 +10,7 @@ use picket_policy::api::{API_VERSION, GROUP};
 use serde_json::{Value, json};
 
 use super::NodeStatusMetrics;
-use crate::cluster::{Connector, KeptClient, RequestError};
+use crate::cluster::{Connector, KeptClient, LastVersion, RequestError, StoreResets};
 
 /// The field manager of agents. One agent writes an object, so that all agents can be one manager.
 const MANAGER: &str = "picket-node";
@@ -43,16 +43,21 @@ pub(super) struct NodeWriter {
     is_there: bool,
     /// The failure that was told, until a write succeeds.
     told: Option<WriteError>,
+    /// The version that the last write made, by which a restore of an older state shows.
+    last: LastVersion,
+    resets: StoreResets,
 }
 
 impl NodeWriter {
     pub(super) fn new(node: &str, connector: Connector, metrics: NodeStatusMetrics) -> Self {
         Self {
             node: node.to_owned(),
+            resets: connector.resets().clone(),
             client: KeptClient::new(connector),
             metrics,
             is_there: false,
             told: None,
+            last: LastVersion::default(),
         }
     }
 
@@ -113,11 +118,24 @@ impl NodeWriter {
         let parameters = PatchParams::apply(MANAGER).force();
         let apply = |client| async move {
             let patch = Patch::Apply(&object);
-            api(client).patch(&name, &parameters, &patch).await.map(drop)
+            api(client).patch(&name, &parameters, &patch).await
         };
-        self.client.ask(apply).await?;
+        let made = self.client.ask(apply).await?;
         self.is_there = true;
+        self.wrote(&made);
         Ok(())
+    }
+
+    /// Looks at what a write made: at a version older than that of the write before, all watches are begun anew.
+    fn wrote(&mut self, object: &DynamicObject) {
+        let version = object.resource_version();
+        if self.last.shows_reset(version.as_deref(), &self.resets) {
+            self.metrics.found_reset();
+            tracing::warn!(
+                version,
+                "the API server's objects were set back to an older state, as by a restore of etcd: the agent lists all of them anew"
+            );
+        }
     }
 
     async fn apply_status(&mut self, status: &PicketNodeStatus) -> Result<(), WriteError> {
@@ -126,17 +144,15 @@ impl NodeWriter {
         let parameters = PatchParams::apply(MANAGER).force();
         let apply = |client| async move {
             let patch = Patch::Apply(&object);
-            api(client)
-                .patch_status(&name, &parameters, &patch)
-                .await
-                .map(drop)
+            api(client).patch_status(&name, &parameters, &patch).await
         };
         let applied = self.client.ask(apply).await.map_err(WriteError::from);
         if matches!(applied, Err(WriteError::NoKind)) {
             // An object that is gone is told like a kind that is not there.
             self.is_there = false;
         }
-        applied
+        self.wrote(&applied?);
+        Ok(())
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) enum Listed {
 struct Entry {
     uid: String,
     generation: i64,
+    /// As the API server has it. A generation alone may come twice: etcd can be set back to an older state.
+    spec: Arc<Value>,
     created: i64,
     /// The latest version, or what is wrong with it by itself.
     latest: Result<Document, Vec<String>>,
@@ -134,6 +136,7 @@ pub(super) struct SnapshotEntry {
     pub(super) name: String,
     pub(super) uid: String,
     pub(super) generation: i64,
+    pub(super) spec: Arc<Value>,
     /// What is wrong with the latest version by itself.
     pub(super) errors: Vec<String>,
     /// Whether what is in force denies everything to a policy's subjects, in place of a valid version.
@@ -313,6 +316,7 @@ impl ClusterObjects {
                 name: name.clone(),
                 uid: entry.uid.clone(),
                 generation: entry.generation,
+                spec: Arc::clone(&entry.spec),
                 errors: entry.latest.as_ref().err().cloned().unwrap_or_default(),
                 has_barrier: entry.good.is_none() && entry.stand_in.is_some(),
                 limits: entry.limits.clone(),
@@ -328,7 +332,8 @@ impl ClusterObjects {
         for (shown, verdict) in snapshot.entries.iter().zip(verdicts) {
             let entry = kinds[shown.place].objects.get_mut(&shown.name);
             if let Some(entry) = entry
-                && (verdict.in_force, &entry.uid, entry.generation) == (Some(0), &shown.uid, shown.generation)
+                && verdict.in_force == Some(0)
+                && entry.version() == (&*shown.uid, shown.generation, &*shown.spec)
                 && let Ok(latest) = &entry.latest
             {
                 entry.good = Some(latest.clone());
@@ -375,17 +380,17 @@ pub(super) fn file_of(place: usize, name: &str) -> String {
 }
 
 fn same_versions(one: &BTreeMap<String, Entry>, other: &BTreeMap<String, Entry>) -> bool {
-    let versions = |objects: &BTreeMap<String, Entry>| {
-        let version = |(name, entry): (&String, &Entry)| (name.clone(), entry.uid.clone(), entry.generation);
-        objects.iter().map(version).collect::<Vec<_>>()
-    };
-    versions(one) == versions(other)
+    let mut pairs = iter::zip(one, other);
+    one.len() == other.len()
+        && pairs.all(|((name, entry), (other_name, other_entry))| {
+            name == other_name && entry.version() == other_entry.version()
+        })
 }
 
 impl Entry {
     /// What tells a version from another. A change of the status is none.
-    fn version(&self) -> (&str, i64) {
-        (&self.uid, self.generation)
+    fn version(&self) -> (&str, i64, &Value) {
+        (&self.uid, self.generation, &self.spec)
     }
 
     /// The versions that may come into force, the best one first, and the first of them that was in force before.
@@ -419,8 +424,11 @@ impl Entry {
         let nodes = node
             .map(|node| shown_nodes(&object.data, node))
             .unwrap_or_default();
+        let spec = object.data.get("spec").cloned().unwrap_or_default();
         let before = known.get(&name).filter(|before| before.uid == uid);
-        if let Some(before) = before.filter(|before| before.generation == generation) {
+        if let Some(before) =
+            before.filter(|before| (before.generation, &*before.spec) == (generation, &spec))
+        {
             let known = before.known || conditions.iter().any(|shown| is_ready(shown, generation));
             let entry = Self {
                 conditions,
@@ -430,7 +438,8 @@ impl Entry {
             };
             return Some((name, entry));
         }
-        let spec = object.data.get("spec").cloned().unwrap_or_default();
+        // What was in force of a version that is not before this one is lost: the objects were set back meanwhile.
+        let before = before.filter(|before| before.generation < generation);
         let limits = (KINDS[place].kind == AgentIdentitySpec::KIND).then(|| stand_in::limits(&spec));
         let latest = document(place, &name, &spec);
         let good = before.and_then(|before| before.good.clone());
@@ -445,6 +454,7 @@ impl Entry {
         let entry = Self {
             uid,
             generation,
+            spec: Arc::new(spec),
             created,
             good,
             stand_in,

@@ -96,6 +96,39 @@ fn everything_is_denied_until_every_kind_was_listed() {
     assert_eq!(status(&store, "a").reason, StatusReason::InForce);
 }
 
+/// A generation comes twice where etcd was set back to an older state: the first version of that number is lost.
+#[test]
+fn another_version_of_the_same_generation_counts() {
+    for is_listed in [true, false] {
+        let (store, cluster) = store(&[]);
+        list_all(&store, &cluster, [vec![identity("a", 2, "lost")], vec![], vec![]]);
+        let mut revoked = identity("a", 2, "x");
+        revoked.data["spec"]["state"] = json!("Revoked");
+        let changes = cluster.changes();
+        match is_listed {
+            true => list(&cluster, IDENTITY, vec![revoked]),
+            false => cluster.event(IDENTITY, Event::Apply(revoked)),
+        }
+        assert!(changes.has_changed().expect("a sender"), "listed: {is_listed}");
+        store.judge_cluster();
+        let state = store.current().identities()[0].state;
+        assert_eq!(state, State::Revoked, "listed: {is_listed}");
+    }
+}
+
+/// Else what nobody in the cluster can see would stay in force.
+#[test]
+fn no_lost_version_stays_in_force_for_a_faulty_one() {
+    let faulty = |generation| object(IDENTITY, "a", generation, json!({"owner": "o", "colour": "red"}));
+    for (generation, in_force) in [(4, 1), (3, 0), (2, 0)] {
+        let (store, cluster) = store(&[]);
+        list_all(&store, &cluster, [vec![identity("a", 3, "x")], vec![], vec![]]);
+        assert_eq!(names(&store).len(), 1);
+        list_all(&store, &cluster, [vec![faulty(generation)], vec![], vec![]]);
+        assert_eq!(names(&store).len(), in_force, "generation {generation}");
+    }
+}
+
 #[test]
 fn files_alone_do_not_serve_before_the_cluster_is_listed_and_serve_where_it_has_no_crds() {
     let folder = tempfile::tempdir().expect("a folder");

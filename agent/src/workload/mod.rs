@@ -47,6 +47,7 @@ pub use pod::{Controller, Pod, PodUid, WorkloadName, source_for};
 pub use reconcile::{Judged, PodCounts};
 pub use selection::Selection;
 
+use crate::cluster::Connector;
 use crate::endpoints::{self, EndpointTarget, ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::kernel::{CgroupId, FailMode};
 use crate::notify::EventQueue;
@@ -59,8 +60,8 @@ pub struct WorkloadConfig {
     pub node: String,
     /// The cgroup v2 folder below which this node's pods live.
     pub cgroup_root: PathBuf,
-    /// A kubeconfig whose current context may read pods, Services, endpoint slices and nodes, and namespaces where enrolment counts.
-    pub kubeconfig: PathBuf,
+    /// Its kubeconfig's current context may read pods, Services, endpoint slices and nodes, and namespaces where enrolment counts.
+    pub connector: Connector,
     /// Which pods are enforced.
     pub selection: Selection,
     /// What becomes of static pods that the API server has not reported.
@@ -117,7 +118,7 @@ pub async fn start<E: Enforcer>(
     enforcer: Arc<E>,
     cancel: &CancellationToken,
 ) -> Result<Workload, WorkloadError> {
-    let connector = crate::cluster::Connector::new(&config.kubeconfig);
+    let connector = config.connector;
     let (tree, scans) = tree::Tree::open(config.cgroup_root)?;
     let own = cgroup::own_pod(&scans.borrow());
     let node = NodeNetns::current()?;

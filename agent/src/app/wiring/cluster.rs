@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Handles, Shared, Tasks, pod_facts};
 use crate::cluster::Connector;
-use crate::config::Config;
 use crate::node_ca::NodeCaRenewal;
 use crate::notify::{self, KubeEvent};
 use crate::runtime::readiness::Pending;
@@ -28,19 +27,17 @@ const KUBECONFIG_INTERVAL: Duration = Duration::from_secs(1);
 /// The objects that the cluster keeps. Not ended with the others: requests and sessions go on while the agent drains, and are
 /// judged by them.
 pub(in crate::app) fn cluster_objects(
-    config: &Config,
+    connector: Connector,
     store: &Arc<Store>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let connector = Connector::new(&config.cluster.kubeconfig);
     Arc::clone(store).follow_cluster(connector, CancellationToken::new())
 }
 
 /// The namespaces, while rules look at them. Not ended with the others either.
 pub(in crate::app) fn namespaces(
-    config: &Config,
+    connector: Connector,
     store: &Arc<Store>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let connector = Connector::new(&config.cluster.kubeconfig);
     Arc::clone(store).follow_namespaces(connector, CancellationToken::new())
 }
 
@@ -58,7 +55,7 @@ pub(in crate::app) async fn first_set(store: Arc<Store>, ready: Pending) {
 
 /// The kubeconfig, where it could not be used at the start: `/readyz` says so until it can.
 pub(in crate::app) fn kubeconfig(tasks: &mut Tasks, handles: &Handles) {
-    let connector = Connector::new(&handles.config.cluster.kubeconfig);
+    let connector = handles.connector.clone();
     let readiness = handles.readiness.clone();
     tasks.spawn("kubeconfig", async move {
         while let Err(error) = connector.connect().await {
@@ -77,14 +74,14 @@ pub(in crate::app) fn object_status(tasks: &mut Tasks, handles: &Handles, shared
     let enforced = shared.enforcer.enforced().clone();
     let pods = move || enforced.pods().iter().map(pod_facts).collect();
     let nodes = Arc::clone(&handles.store).report_nodes(
-        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.connector.clone(),
         handles.metrics.store.clone(),
         Arc::new(pods),
         handles.cancel.clone(),
     );
     tasks.spawn("nodes in statuses", nodes);
     let written = Arc::clone(&handles.store).report_conditions(
-        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.connector.clone(),
         handles.metrics.store.clone(),
         CancellationToken::new(),
     );
@@ -113,7 +110,7 @@ pub(in crate::app) fn node_ca(tasks: &mut Tasks, handles: &Handles) {
 /// Kubernetes Events.
 pub(in crate::app) fn notify(tasks: &mut Tasks, handles: &Handles, events: mpsc::Receiver<KubeEvent>) {
     let posted = notify::post(
-        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.connector.clone(),
         handles.config.node_name.clone(),
         events,
         handles.metrics.notify.clone(),

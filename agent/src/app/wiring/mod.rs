@@ -21,6 +21,7 @@ use super::files::FileParts;
 use super::metrics::ModuleMetrics;
 use super::shutdown::Shutdown;
 use crate::audit::AuditLog;
+use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied::{Denials, DeniedConnection};
 use crate::enforce::{KernelEnforcer, NodeListener};
@@ -53,6 +54,8 @@ const ARRIVALS: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Handles {
     pub(super) config: Arc<Config>,
+    /// The way to the API server. Its copies tell each other where the objects were set back.
+    pub(super) connector: Connector,
     pub(super) checkpoint: NodeCheckpoint,
     pub(super) metrics: ModuleMetrics,
     pub(super) store: Arc<Store>,

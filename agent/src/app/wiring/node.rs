@@ -37,7 +37,7 @@ pub(in crate::app) async fn workload(handles: &Handles, shared: &Shared) -> anyh
     let settings = WorkloadConfig {
         node: config.node_name.clone(),
         cgroup_root: cgroup_root(config)?,
-        kubeconfig: config.cluster.kubeconfig.clone(),
+        connector: handles.connector.clone(),
         selection: Selection::new(
             config.enforce.namespaces.clone(),
             &config.enforce.match_labels,

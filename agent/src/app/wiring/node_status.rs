@@ -18,7 +18,6 @@ use super::super::shutdown::Shutdown;
 use super::shown::report;
 use super::{Handles, Tasks};
 use crate::audit::AuditLog;
-use crate::cluster::Connector;
 use crate::kernel::{Kernel, Program};
 use crate::node_status::{NodeReporter, NodeStatusSource};
 use crate::runtime::phase::{Phase, PhaseWatch};
@@ -37,7 +36,7 @@ pub(in crate::app) fn node_status(
 ) {
     let reporter = NodeReporter::new(
         &handles.config.node_name,
-        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.connector.clone(),
         source(handles, pods),
         handles.phase.watch(),
         handles.metrics.node_status.clone(),

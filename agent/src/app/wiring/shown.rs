@@ -17,7 +17,6 @@ use super::{Handles, Tasks};
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
-use crate::cluster::Connector;
 use crate::metrics::MetricsRegistry;
 use crate::metrics_server::MetricsServer;
 use crate::runtime::backoff::Backoff;
@@ -77,7 +76,7 @@ pub(in crate::app) fn metrics_port(tasks: &mut Tasks, handles: &Handles) {
     };
     let server = MetricsServer::new(
         Arc::clone(&handles.metrics.registry),
-        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.connector.clone(),
         Arc::clone(tls),
         handles.metrics.scrapes.clone(),
     );
