@@ -28,7 +28,7 @@
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
 //! | `health` | the kubelet's probes | `http` |
 //! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `metrics`, `names`, `places`, `root` |
-//! | `lease` | which replica works | `health`, `kubernetes`, `names` |
+//! | `lease` | which replica works | `health`, `kubernetes`, `metrics`, `names` |
 //! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 
 pub mod ec_key;

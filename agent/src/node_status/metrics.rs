@@ -26,7 +26,7 @@ impl NodeStatusMetrics {
         }
         let resets = registry.counter(
             "store_resets",
-            "Times that the answer to such a write showed that the API server's objects were set back to an older state, as by a restore of etcd from a backup; the agent lists all objects anew",
+            "Times that a write of the status of the node's PicketNode showed that the API server's objects were set back to an older state, as by a restore of etcd from a backup; the agent lists all objects anew",
         );
         Self { writes, resets }
     }
