@@ -4,7 +4,8 @@
 //! each minute.
 //!
 //! `picket status` and `kubectl get picketnodes` read the objects. Nobody waits for a write, and no request depends on one: where
-//! the API server is away, or the CRD or a right is missing, the reporter says so once and tries again.
+//! the API server is away, or the CRD or a right is missing, the reporter says so once and tries again. The version that a write makes
+//! shows whether the API server's objects were set back ([`crate::cluster`]).
 //!
 //! | file | holds |
 //! |---|---|
@@ -42,8 +43,9 @@ const LEAST: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(60);
 const SPREAD: Duration = Duration::from_secs(10);
 
-/// The first and the longest pause after failures.
-const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// The first and the longest pause after failures, which are up to twice as long by chance. No longer than the heartbeat's: a write that
+/// succeeds shows whether etcd was restored meanwhile.
+const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
 /// How long the last write may take, while the agent stops.
 const LAST: Duration = Duration::from_secs(1);
