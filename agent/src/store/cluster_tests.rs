@@ -459,7 +459,7 @@ fn an_identity_that_is_refused_beside_other_objects_is_shut_out_all_the_same() {
     ] {
         let (store, cluster) = two_groups();
         // At once with the fault, and as a later change of the faulty object.
-        for (generation, before) in [(2, None), (3, Some(in_groups(2, &["g1", "g2"])))] {
+        for (generation, before) in [(2, None), (4, Some(in_groups(3, &["g1", "g2"])))] {
             if let Some(before) = before {
                 cluster.event(IDENTITY, Event::Apply(before));
                 store.judge_cluster();
