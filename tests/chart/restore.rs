@@ -43,7 +43,7 @@ fn a_restored_etcd_is_followed_by_agents_and_controller(world: &mut World) -> Re
     lab.cluster.pass_revisions(LOST)?;
     lab.kubectl(&["delete", GRANT, "earlier"])?;
     lab.grant("later", "services")?;
-    // The version of this identity that is lost has the number of the one that revokes it.
+    // The version of this identity that is lost has the number of the one that suspends it.
     lab.change_identity(&json!({"owner": "lost@example.test"}))?;
     lab.wait_allowed("services", true)?;
     lab.wait_allowed("serviceaccounts", false)?;
@@ -56,10 +56,10 @@ fn a_restored_etcd_is_followed_by_agents_and_controller(world: &mut World) -> Re
         lab.kubectl(&["get", GRANT, "later"]).is_err(),
         "etcd has what came after the backup"
     );
-    lab.change_identity(&json!({"state": "Revoked"}))?;
+    lab.change_identity(&json!({"state": "Suspended"}))?;
     for node in lab.cluster.nodes() {
         lab.wait_refused(node, restored)?;
-        eprintln!("{}: revoked after {:.1?}", node.name, restored.elapsed());
+        eprintln!("{}: suspended after {:.1?}", node.name, restored.elapsed());
     }
     lab.change_identity(&json!({"state": "Active"}))?;
     lab.wait_allowed("serviceaccounts", true)?;
@@ -153,7 +153,7 @@ impl Lab<'_> {
             if seen.answered.is_empty() && seen.failed.contains_key("status 403") {
                 return Ok(());
             }
-            ensure!(since.elapsed() < WITHIN, "{}: not revoked: {seen:?}", node.name);
+            ensure!(since.elapsed() < WITHIN, "{}: not suspended: {seen:?}", node.name);
         }
     }
 
