@@ -43,7 +43,7 @@ pub(super) struct NodeWriter {
     is_there: bool,
     /// The failure that was told, until a write succeeds.
     told: Option<WriteError>,
-    /// The version that the last write made, by which a restore of an older state shows.
+    /// The version that the last write of a status made, by which a restore of an older state shows.
     last: LastVersion,
     resets: StoreResets,
 }
@@ -118,15 +118,14 @@ impl NodeWriter {
         let parameters = PatchParams::apply(MANAGER).force();
         let apply = |client| async move {
             let patch = Patch::Apply(&object);
-            api(client).patch(&name, &parameters, &patch).await
+            api(client).patch(&name, &parameters, &patch).await.map(drop)
         };
-        let made = self.client.ask(apply).await?;
+        self.client.ask(apply).await?;
         self.is_there = true;
-        self.wrote(&made);
         Ok(())
     }
 
-    /// Looks at what a write made: at a version older than that of the write before, all watches are begun anew.
+    /// Looks at what a write of the status made: at a version older than that of the write before, all watches are begun anew.
     fn wrote(&mut self, object: &DynamicObject) {
         let version = object.resource_version();
         if self.last.shows_reset(version.as_deref(), &self.resets) {
