@@ -51,8 +51,8 @@ pub(super) struct ControllerArgs {
     /// of tls.extraNames has to be among them. Default: no bound
     #[arg(long = "permitted-name", value_name = "NAME")]
     permitted_names: Vec<String>,
-    /// Where /healthz and /readyz are answered
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8081")]
+    /// Where /healthz and /readyz are answered, to picket health --controller in the same pod
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8081")]
     health: SocketAddr,
     /// Where /metrics is answered, over plain HTTP and to anybody who reaches the port. Default: nowhere
     #[arg(long, value_name = "ADDRESS:PORT")]
