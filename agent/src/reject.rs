@@ -420,10 +420,16 @@ impl Rejection {
         let class = self.class(asked);
         let target = asked.map(|asked| &asked.target);
         let status = self.status(asked);
-        let mut response = Response::new(Full::new(Bytes::from(status.to_json())));
+        // Discovery comes first. Of a Status there client-go knows "unknown" to say, and a text it shows (rest/request.go, Raw and
+        // newUnstructuredResponseError).
+        let (body, media) = match asked.is_some_and(|asked| asked.discovery) {
+            true => (status.message.clone().into_bytes(), "text/plain; charset=utf-8"),
+            false => (status.to_json(), "application/json"),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = class.code;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // What the API server says of all its answers (pkg/endpoints/filters/cachecontrol.go): a grant may come a moment later,
         // and another client may get another answer.
@@ -437,8 +443,7 @@ impl Rejection {
         if class.retry {
             headers.insert(RETRY_AFTER, HeaderValue::from(status.retry_after_seconds));
         }
-        // Discovery comes first, and of a Status there kubectl says "unknown" (k8s.io/client-go rest/request.go, Raw); a
-        // warning it prints.
+        // Of a Status in answer to such a path kubectl may say "unknown" too; a warning it prints.
         if matches!(target, Some(Target::NonResource { .. })) {
             headers.insert(WARNING, warning_value(&status.message));
         }
@@ -611,6 +616,31 @@ metadata: {name: guard}
 spec:
   rules: [{name: keep-namespaces, action: Deny, message: Ask SRE., match: {verbs: [delete]}}]
 ";
+
+    #[tokio::test]
+    async fn of_discovery_the_message_is_the_whole_text() {
+        let rejection = Rejection::Denied(denial("/api/v1/namespaces/x"));
+        let aggregated =
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        for (path, accept, media) in [
+            ("/api", aggregated, "text/plain; charset=utf-8"),
+            ("/apis", aggregated, "text/plain; charset=utf-8"),
+            ("/api", "application/json", "application/json"),
+            ("/version", aggregated, "application/json"),
+            ("/api/v1/namespaces/x", aggregated, "application/json"),
+        ] {
+            let request = http::Request::get(path)
+                .header("accept", accept)
+                .body(())
+                .unwrap();
+            let request = CanonicalRequest::read(request.into_parts().0).unwrap();
+            let (head, body) = rejection.response(Some(request.kube()), None).into_parts();
+            assert_eq!(head.headers["content-type"], media, "{path} {accept}");
+            let body = body.collect().await.unwrap().to_bytes();
+            let is_text = body == rejection.explain(Some(request.kube()));
+            assert_eq!(is_text, media.starts_with("text"), "{path} {accept}: {body:?}");
+        }
+    }
 
     #[test]
     fn before_the_objects_are_listed_clients_are_told_to_try_again() {

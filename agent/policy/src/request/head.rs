@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, Uri, request};
 
@@ -209,6 +209,16 @@ pub(super) fn asks_apply(headers: &HeaderMap) -> bool {
             .to_ascii_lowercase()
             .windows(11)
             .any(|window| window == b"apply-patch")
+    })
+}
+
+/// Whether the answer may be aggregated discovery (`as=APIGroupDiscoveryList`), which client-go asks for since 1.26 and other clients do
+/// not.
+pub(super) fn asks_discovery(headers: &HeaderMap) -> bool {
+    const ASKED: &[u8] = b"as=APIGroupDiscoveryList";
+    headers.get_all(ACCEPT).iter().any(|value| {
+        let mut windows = value.as_bytes().windows(ASKED.len());
+        windows.any(|window| window == ASKED)
     })
 }
 

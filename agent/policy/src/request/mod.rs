@@ -89,6 +89,8 @@ pub struct KubeRequest {
     pub proxy_path: Option<String>,
     /// Whether the client asks to switch protocols (exec, attach, port-forward, a watch over WebSocket).
     pub upgrade: bool,
+    /// Whether this is aggregated discovery (KEP-3352), which client-go asks for first, and of whose refusals it shows a text alone.
+    pub discovery: bool,
     /// Whether the response goes on until someone ends it: a watch or `logs -f`.
     pub follow: bool,
     /// `resourceVersion` of the query.
