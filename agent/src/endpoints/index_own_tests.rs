@@ -303,12 +303,17 @@ fn no_flood_keeps_the_own_objects_out_of_the_cache() {
     let mut fixture = IndexFixture::cluster();
     fixture.refresh();
     // What leads to a protected endpoint is kept beyond the bound of a namespace, until that has an end too.
-    let many: Vec<Value> = (1..=20_000)
-        .map(|number| json!({"name": format!("p{number}"), "port": number}))
-        .collect();
-    for number in 0..105 {
-        let name = format!("s{number}");
-        fixture.slice(slice("x", &name, "x", &["10.0.0.1"], json!(many)));
+    let mut fill = |count: u16, slices: u16| {
+        let leading = (0..count).map(|number| json!({"name": format!("p{number}"), "port": 6443 + number}));
+        let leading: Value = leading.collect();
+        for number in 0..slices {
+            let name = format!("s{count}-{number}");
+            fixture.slice(slice("x", &name, "x", &["10.0.0.1"], leading.clone()));
+        }
+    };
+    fill(20_000, 105);
+    for count in [10_000, 5000, 2500, 1250, 600, 300, 150, 75, 40, 20] {
+        fill(count, 2);
     }
     assert!(fixture.index.slices.omitted() > 0, "there is room left");
     let grown: Vec<String> = (1..=200).map(|number| format!("10.0.3.{number}")).collect();
@@ -318,4 +323,21 @@ fn no_flood_keeps_the_own_objects_out_of_the_cache() {
         &fixture.after(1).redirect,
         &["10.0.3.1:6443", "10.0.3.200:6443"]
     ));
+}
+
+#[test]
+fn a_service_of_very_many_addresses_and_ports_keeps_nobody_busy() {
+    let mut fixture = IndexFixture::cluster();
+    fixture.refresh();
+    let mut flooded = own_service();
+    flooded["spec"]["externalIPs"] = json!(made_up(1, 30_000));
+    let mut many = ports(20_000);
+    many[442]["name"] = json!("https");
+    flooded["spec"]["ports"] = many;
+    fixture.service(flooded);
+    let began = std::time::Instant::now();
+    let endpoints = fixture.after(1);
+    // Some 600 million looks take minutes, and a look at each port less than a second.
+    assert!(began.elapsed() < Duration::from_secs(60));
+    assert!(all_real(&endpoints) && endpoints.omitted > 500_000_000);
 }
