@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::runtime::watcher;
 
+use super::derive::is_own;
 use super::projections::{Key, Projection};
 
 /// Addresses, ports and names kept of one kind of object, of all objects together: several times what the largest
@@ -115,8 +116,13 @@ impl<F: Projection> Kept<F> {
             return self.replace(key, Some(facts));
         }
         let essential = essential(&key, &facts);
+        // The API server's own two objects always have room, whatever others bring.
+        let has_room = |essential: &F| {
+            is_own(&key.0, &key.1)
+                || self.size - self.objects.get(&key).map_or(0, cost) + cost(essential) <= ESSENTIAL_CAPACITY
+        };
         if let Some(essential) = essential
-            && self.size - self.objects.get(&key).map_or(0, cost) + cost(&essential) <= ESSENTIAL_CAPACITY
+            && has_room(&essential)
         {
             self.omitted.remove(&key);
             return self.replace(key, Some(essential));

@@ -18,7 +18,7 @@ use super::dns::DnsNames;
 use super::projections::{Key, NodeProjection, ServicePort, ServiceProjection, SliceProjection};
 use super::target::EndpointTarget;
 
-/// The name of the API server's own Service, which is in the namespace `default`.
+/// The name of the API server's own Service, which is in the namespace `default`, and of the slice that API servers write.
 const OWN_SERVICE: &str = "kubernetes";
 
 /// Where clouds tell a machine what it is, its credentials included: nearly all of them (the first), and by other addresses AWS,
@@ -109,9 +109,11 @@ pub(super) enum Action {
 /// Why an address is a protected endpoint; where there are more protected endpoints than the kernel holds, the first are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
+    /// Configured: nothing that objects bring goes before it.
+    Configured,
     /// The API server's own.
     Api,
-    /// Configured, or the cloud's metadata.
+    /// The cloud's metadata.
     Fixed,
     /// Beside the API server.
     Etcd,
@@ -146,7 +148,9 @@ pub(super) struct Sources<'a> {
     pub(super) allow: &'a BTreeSet<SocketAddr>,
     /// The API server's endpoints.
     pub(super) api_servers: &'a BTreeSet<SocketAddr>,
-    /// The API server's Service, as it was when it last had an address.
+    /// The cluster addresses of the API server's Service with its ports.
+    pub(super) own_service: &'a BTreeSet<SocketAddr>,
+    /// The API server's Service, as it was when it last had a cluster address.
     pub(super) service: Option<&'a ServiceProjection>,
     pub(super) services: &'a ObjectCache<ServiceProjection>,
     pub(super) slices: &'a ObjectCache<SliceProjection>,
@@ -154,7 +158,13 @@ pub(super) struct Sources<'a> {
     pub(super) names: &'a DnsNames,
     /// What was found last.
     pub(super) before: &'a EndpointSet,
-    /// How many protected endpoints the kernel holds.
+    /// Whether the cluster had told all by then.
+    pub(super) whole: bool,
+    /// The protected endpoints that the kernel holds.
+    pub(super) in_kernel: &'a HashSet<SocketAddr>,
+    /// The same by their ports.
+    pub(super) in_kernel_at: &'a HashMap<u16, Vec<IpAddr>>,
+    /// How many it can hold.
     pub(super) limit: usize,
 }
 
@@ -171,6 +181,8 @@ pub(super) struct EndpointSet {
     reserved: usize,
     /// Of those, how many did not fit.
     omitted: usize,
+    /// Whether only those by Services count for now that the kernel holds already.
+    only_held: bool,
 }
 
 /// Whether an object is the API server's own Service, or a slice of it.
@@ -178,7 +190,7 @@ pub(super) fn is_own(namespace: &str, service: &str) -> bool {
     namespace == DEFAULT_NAMESPACE && service == OWN_SERVICE
 }
 
-/// Under which the API server's own Service is listed.
+/// Under which the API server's own Service is listed, and the slice that API servers write.
 pub(super) fn own_service() -> Key {
     (DEFAULT_NAMESPACE.to_owned(), OWN_SERVICE.to_owned())
 }
@@ -195,7 +207,7 @@ impl EndpointSet {
             .iter()
             .flat_map(|node| node.addresses.iter().copied())
             .collect();
-        found.api_server(from, &nodes, &everywhere);
+        found.api_server(from, &nodes);
         found.denied(from, &nodes);
         found.services(from, &everywhere);
         found
@@ -211,6 +223,11 @@ impl EndpointSet {
     /// The names to look up, the most important first.
     pub(super) fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Whether an address is one.
+    pub(super) fn contains(&self, address: &SocketAddr) -> bool {
+        self.endpoints.contains_key(address)
     }
 
     /// How many protected endpoints did not fit.
@@ -245,19 +262,13 @@ impl EndpointSet {
         })
     }
 
-    fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeProjection], everywhere: &BTreeSet<IpAddr>) {
+    fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeProjection]) {
         let configured = self.resolve(from.redirect, from.names);
-        for address in from.api_servers.iter().chain(&configured) {
-            self.put(*address, Action::Redirect, Rank::Api);
+        for address in &configured {
+            self.put(*address, Action::Redirect, Rank::Configured);
         }
-        for port in from.service.iter().flat_map(|service| &service.ports) {
-            self.service(
-                from,
-                from.service,
-                port,
-                everywhere,
-                (Action::Redirect, Rank::Api),
-            );
+        for address in from.api_servers.iter().chain(from.own_service) {
+            self.put(*address, Action::Redirect, Rank::Api);
         }
         // What is bound to all addresses of a node answers on each of them: the pod bridge's, a tunnel's, loopback.
         let listens: BTreeSet<SocketAddr> = from.api_servers.iter().chain(&configured).copied().collect();
@@ -278,7 +289,10 @@ impl EndpointSet {
                 self.put(address, Action::Deny, rank);
             }
         };
-        for address in configured.into_iter().chain(metadata) {
+        for address in configured {
+            deny(address, Rank::Configured);
+        }
+        for address in metadata {
             deny(address, Rank::Fixed);
         }
         for node in nodes {
@@ -304,6 +318,16 @@ impl EndpointSet {
 
     /// Services that lead to a protected endpoint, and Services that lead to those.
     fn services(&mut self, from: &Sources<'_>, everywhere: &BTreeSet<IpAddr>) {
+        // An agent before this one protected some of them, and this one has not found all yet: those first, so that they stay so.
+        self.only_held = !from.whole;
+        if self.only_held {
+            for _ in 0..ROUNDS {
+                if !self.services_round(from, everywhere) {
+                    break;
+                }
+            }
+            self.only_held = false;
+        }
         for _ in 0..ROUNDS {
             if !self.services_round(from, everywhere) {
                 return;
@@ -330,6 +354,10 @@ impl EndpointSet {
         let ports: HashSet<u16> = self.endpoints.keys().map(SocketAddr::port).collect();
         let mut changed = false;
         self.omitted = 0;
+        // Of the API server's own Service, whatever the cluster did not give it: whoever may write it may bring any number.
+        for port in from.service.iter().flat_map(|service| &service.ports) {
+            changed |= self.service(from, from.service, port, everywhere, Action::Redirect);
+        }
         for ((namespace, _), slice) in from.slices.iter() {
             if is_own(namespace, &slice.service) {
                 continue;
@@ -345,7 +373,7 @@ impl EndpointSet {
                 let service = from.services.get(&(namespace.clone(), slice.service.clone()));
                 let leading = service.into_iter().flat_map(|service| &service.ports);
                 for port in leading.filter(|port| port.name == *name) {
-                    changed |= self.service(from, service, port, everywhere, (action, Rank::Service));
+                    changed |= self.service(from, service, port, everywhere, action);
                 }
             }
         }
@@ -359,7 +387,7 @@ impl EndpointSet {
         service: Option<&ServiceProjection>,
         port: &ServicePort,
         everywhere: &BTreeSet<IpAddr>,
-        what: (Action, Rank),
+        action: Action,
     ) -> bool {
         let Some(service) = service else {
             return false;
@@ -368,18 +396,49 @@ impl EndpointSet {
         for name in &service.names {
             self.want(name);
             for address in from.names.addresses(name) {
-                changed |= self.put_limited(SocketAddr::new(address, port.port), what, from);
+                changed |= self.put_limited(SocketAddr::new(address, port.port), action, from);
             }
         }
-        for address in &service.addresses {
-            changed |= self.put_limited(SocketAddr::new(*address, port.port), what, from);
+        if service.addresses.len().saturating_mul(service.ports.len()) > from.limit / 2 {
+            changed |= self.large_service(from, service, port.port, action);
+        } else {
+            for address in &service.addresses {
+                changed |= self.put_limited(SocketAddr::new(*address, port.port), action, from);
+            }
         }
         for address in port
             .node_port
             .iter()
             .flat_map(|port| everywhere.iter().map(|address| (*address, *port)))
         {
-            changed |= self.put_limited(address.into(), what, from);
+            changed |= self.put_limited(address.into(), action, from);
+        }
+        changed
+    }
+
+    /// One port of a Service that has more addresses with ports than Services may have at all: those that the kernel holds, and others
+    /// until there is no room. So nobody keeps the agent busy with the rest.
+    fn large_service(
+        &mut self,
+        from: &Sources<'_>,
+        service: &ServiceProjection,
+        port: u16,
+        action: Action,
+    ) -> bool {
+        let mut changed = false;
+        let held = from.in_kernel_at.get(&port).into_iter().flatten();
+        for address in held.filter(|address| service.addresses.contains(address)) {
+            changed |= self.put_limited(SocketAddr::new(*address, port), action, from);
+        }
+        if self.only_held {
+            return changed;
+        }
+        for (place, address) in service.addresses.iter().enumerate() {
+            if self.by_services + self.reserved >= from.limit / 2 {
+                self.omitted += service.addresses.len() - place;
+                break;
+            }
+            changed |= self.put_limited(SocketAddr::new(*address, port), action, from);
         }
         changed
     }
@@ -414,11 +473,20 @@ impl EndpointSet {
     fn put_limited(
         &mut self,
         address: SocketAddr,
-        (action, rank): (Action, Rank),
-        Sources { before, limit, .. }: &Sources<'_>,
+        action: Action,
+        Sources {
+            before,
+            in_kernel,
+            limit,
+            ..
+        }: &Sources<'_>,
     ) -> bool {
-        if rank != Rank::Service || self.endpoints.contains_key(&address) {
-            return self.put(address, action, rank);
+        if self.endpoints.contains_key(&address) {
+            // Its rank stays: a kubelet's address is no less one because a Service has it too.
+            return self.put(address, action, Rank::Runtime);
+        }
+        if self.only_held && !in_kernel.contains(&address) {
+            return false;
         }
         if before.is_by_service(address) {
             self.reserved = self.reserved.saturating_sub(1);
@@ -427,7 +495,7 @@ impl EndpointSet {
             return false;
         }
         self.by_services += 1;
-        self.put(address, action, rank)
+        self.put(address, action, Rank::Service)
     }
 
     fn is_by_service(&self, address: SocketAddr) -> bool {
@@ -441,7 +509,7 @@ impl EndpointSet {
             self.endpoints.insert(address, RankedEndpoint { rank, action });
             return true;
         };
-        if endpoint.rank == Rank::Api && endpoint.action == Action::Redirect {
+        if endpoint.rank <= Rank::Api && endpoint.action == Action::Redirect {
             return false;
         }
         endpoint.rank = endpoint.rank.min(rank);

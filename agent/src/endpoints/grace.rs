@@ -38,6 +38,22 @@ impl<K: Ord, V> GracePeriods<K, V> {
             .retain(|_, (_, withdrawn)| withdrawn.is_none_or(|since| now.duration_since(since) < stays));
     }
 
+    /// Takes in more that is named now.
+    pub(super) fn add(&mut self, named: impl IntoIterator<Item = K>)
+    where
+        V: Default,
+    {
+        for key in named {
+            self.held.insert(key, (V::default(), None));
+        }
+    }
+
+    /// Gives up what is withdrawn and not wanted.
+    pub(super) fn retain_withdrawn(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.held
+            .retain(|key, (_, withdrawn)| withdrawn.is_none() || wanted(key));
+    }
+
     /// Takes in what was named before by somebody else: it counts as withdrawn at this time, unless it is held already.
     pub(super) fn inherit(&mut self, now: Instant, before: impl IntoIterator<Item = (K, V)>) {
         for (key, value) in before {
@@ -91,6 +107,18 @@ mod tests {
         grace.refresh(at(1400), [('a', ())]);
         grace.refresh(at(1650), []);
         assert_eq!(keys(&grace), "a", "named again, its time begins anew");
+    }
+
+    #[test]
+    fn the_named_stay_whatever_is_wanted() {
+        let start = Instant::now();
+        let mut grace = GracePeriods::new(GRACE_PERIOD);
+        grace.refresh(start, [('a', ()), ('b', ()), ('c', ())]);
+        grace.refresh(start, [('a', ())]);
+        grace.retain_withdrawn(|key| *key == 'b');
+        assert_eq!(keys(&grace), "ab");
+        grace.add(['d']);
+        assert_eq!(keys(&grace), "abd");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In: events of the watches, the node's own addresses, answers of lookups. Out: [`ProtectedEndpoints`] when asked, and whether
 //! it is worth asking again. Nothing here waits for anything, and callers pass the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
+use super::bounded::{self, BoundedEndpoints, Product, names_any};
 use super::cache::{Change, ObjectCache};
 use super::derive::{Action, EndpointSet, Rank, RankedEndpoint, Sources, is_own, own_service};
 use super::dns::DnsNames;
@@ -30,11 +31,16 @@ const GRACE_PERIOD: Duration = Duration::from_secs(300);
 pub(super) struct EndpointIndex {
     config: ProtectedEndpointsConfig,
     limit: usize,
-    /// The API server's own Service as it was when it last had an address: it is made anew, with the same address, when
+    /// The API server's own Service as it was when it last had a cluster address: it is made anew, with the same address, when
     /// somebody removes it.
     service: Option<ServiceProjection>,
-    /// The API server's endpoints, those withdrawn a short time ago too: what leads to them leads to an API server.
-    api_servers: GracePeriods<SocketAddr>,
+    /// The cluster addresses of that Service with its ports.
+    own_service: BoundedEndpoints,
+    /// The API server's endpoints by the slice that API servers write, those withdrawn a short time ago too: what leads to them leads to
+    /// an API server.
+    own_slice: BoundedEndpoints,
+    /// Likewise by other slices of that Service.
+    other_slices: BoundedEndpoints,
     services: ObjectCache<ServiceProjection>,
     slices: ObjectCache<SliceProjection>,
     nodes: ObjectCache<NodeProjection>,
@@ -43,6 +49,8 @@ pub(super) struct EndpointIndex {
     /// What was found last.
     found: EndpointSet,
     endpoints: GracePeriods<SocketAddr, RankedEndpoint>,
+    /// What the kernel holds: what was told last, and what an agent before this one held until the cluster has told all.
+    in_kernel: HashSet<SocketAddr>,
     /// Whether the cluster has told all once.
     whole: bool,
 }
@@ -50,11 +58,15 @@ pub(super) struct EndpointIndex {
 impl EndpointIndex {
     /// With what the configuration says, and a limit for the number of protected endpoints.
     pub(super) fn new(config: ProtectedEndpointsConfig, limit: usize) -> Self {
+        let inherited = config.inherited.redirect.iter().chain(&config.inherited.deny);
         Self {
+            in_kernel: inherited.copied().collect(),
             config,
             limit,
             service: None,
-            api_servers: GracePeriods::new(GRACE_PERIOD),
+            own_service: BoundedEndpoints::new(bounded::OWN_SERVICE, GRACE_PERIOD),
+            own_slice: BoundedEndpoints::new(bounded::OWN_SLICE, GRACE_PERIOD),
+            other_slices: BoundedEndpoints::new(bounded::OTHER_SLICES, GRACE_PERIOD),
             services: ObjectCache::default(),
             slices: ObjectCache::default(),
             nodes: ObjectCache::default(),
@@ -85,8 +97,9 @@ impl EndpointIndex {
 
     /// Likewise. In a large cluster endpoints change all the time, and hardly ever those of a protected endpoint.
     pub(super) fn slice(&mut self, event: watcher::Event<EndpointSlice>) -> bool {
-        let essential = |(namespace, _): &Key, slice: &SliceProjection| {
-            if is_own(namespace, &slice.service) {
+        // Other slices of the API server's Service are anybody's: of those only what leads to a protected endpoint.
+        let essential = |(namespace, name): &Key, slice: &SliceProjection| {
+            if is_own(namespace, name) {
                 Some(slice.clone())
             } else {
                 self.found.leading_part(slice)
@@ -133,7 +146,13 @@ impl EndpointIndex {
     /// The protected endpoints at this time, and whether there are names that were not wanted before.
     pub(super) fn refresh(&mut self, now: Instant) -> (ProtectedEndpoints, bool) {
         self.learn_api_server(now);
-        let api_servers: BTreeSet<SocketAddr> = self.api_servers.keys().copied().collect();
+        let api_servers = self.own_slice.keys().chain(self.other_slices.keys());
+        let api_servers: BTreeSet<SocketAddr> = api_servers.copied().collect();
+        let own_service: BTreeSet<SocketAddr> = self.own_service.keys().copied().collect();
+        let mut in_kernel_at: HashMap<u16, Vec<IpAddr>> = HashMap::new();
+        for at in &self.in_kernel {
+            in_kernel_at.entry(at.port()).or_default().push(at.ip());
+        }
         self.found = EndpointSet::new(&Sources {
             node: &self.config.node,
             node_addresses: &self.node_addresses,
@@ -142,12 +161,16 @@ impl EndpointIndex {
             deny_on_nodes: &self.config.deny_on_nodes,
             allow: &self.config.allow,
             api_servers: &api_servers,
+            own_service: &own_service,
             service: self.service.as_ref(),
             services: &self.services,
             slices: &self.slices,
             nodes: &self.nodes,
             names: &self.names,
             before: &self.found,
+            whole: self.whole,
+            in_kernel: &self.in_kernel,
+            in_kernel_at: &in_kernel_at,
             limit: self.limit,
         });
         let new_names = self.names.want(self.found.names());
@@ -174,33 +197,52 @@ impl EndpointIndex {
     /// Takes the API server's own Service and endpoints out of all of them. A cluster that names no address at all is
     /// one that has lost its mind, and the last ones stand.
     fn learn_api_server(&mut self, now: Instant) {
-        if let Some(facts) = self.services.get(&own_service()) {
+        if let Some(facts) = self
+            .services
+            .get(&own_service())
+            .filter(|facts| !facts.cluster.is_empty())
+        {
             self.service = Some(facts.clone());
+        }
+        if let Some(service) = &self.service {
+            let ports = service.ports.iter().map(|port| port.port);
+            let product = Product::new(service.cluster.iter().copied(), ports);
+            self.own_service.refresh(now, &[product], &self.in_kernel);
         }
         let slices = self.slices.iter();
         let own = slices.filter(|((namespace, _), slice)| is_own(namespace, &slice.service));
-        let endpoints: BTreeSet<SocketAddr> = own
-            .flat_map(|(_, slice)| {
+        let (by_name, others): (Vec<_>, Vec<_>) =
+            own.partition(|((namespace, name), _)| is_own(namespace, name));
+        let products = |slices: Vec<(&Key, &SliceProjection)>| -> Vec<Product> {
+            let products = slices.into_iter().map(|(_, slice)| {
                 let ports = slice.ports.iter().map(|(_, port)| *port);
-                ports.flat_map(|port| {
-                    slice
-                        .addresses
-                        .iter()
-                        .map(move |address| SocketAddr::new(*address, port))
-                })
-            })
-            .collect();
-        if !endpoints.is_empty() {
-            self.api_servers
-                .refresh(now, endpoints.into_iter().map(|address| (address, ())));
+                Product::new(slice.addresses.iter().copied(), ports)
+            });
+            products.collect()
+        };
+        let (by_name, others) = (products(by_name), products(others));
+        if names_any(&by_name) {
+            self.own_slice.refresh(now, &by_name, &self.in_kernel);
         }
+        if names_any(&by_name) || names_any(&others) {
+            self.other_slices.refresh(now, &others, &self.in_kernel);
+        }
+    }
+
+    /// Addresses that would count as the API server itself, and are too many.
+    fn api_omitted(&self) -> usize {
+        let omitted = self
+            .own_slice
+            .omitted()
+            .saturating_add(self.other_slices.omitted());
+        omitted.saturating_add(self.own_service.omitted())
     }
 
     /// Whether everything has been reported once: all lists, the API server's own addresses among them, and an answer for each
     /// name of the configuration. What the kernel holds already must stand until then.
     fn is_whole(&self) -> bool {
         let lists = self.services.whole() && self.slices.whole() && self.nodes.whole();
-        let own = self.service.is_some() && self.api_servers.len() > 0;
+        let own = self.service.is_some() && self.own_slice.len() + self.other_slices.len() > 0;
         lists && own && self.waiting_for_name().is_none()
     }
 
@@ -215,32 +257,62 @@ impl EndpointIndex {
             .find(|host| !self.names.answered(host))
     }
 
-    /// As many protected endpoints as the kernel holds, the most important first, and of those the ones that are named now.
-    fn choose(&self) -> ProtectedEndpoints {
-        let named: BTreeMap<SocketAddr, RankedEndpoint> = self.found.endpoints().collect();
-        let mut all: Vec<(&SocketAddr, &RankedEndpoint)> = self.endpoints.iter().collect();
-        let too_many = all.len().saturating_sub(self.limit);
-        if too_many > 0 {
-            all.sort_by_key(|(address, endpoint)| (endpoint.rank, !named.contains_key(address), **address));
-            all.truncate(self.limit);
+    /// As many protected endpoints as the kernel holds, the most important first: of those the ones that the kernel holds already, so that
+    /// nobody can push them out, and then the ones that are named now. Services get no more than half, as long as others need the room.
+    fn choose(&mut self) -> ProtectedEndpoints {
+        let all = self.endpoints.iter();
+        let mut all: Vec<(SocketAddr, RankedEndpoint)> =
+            all.map(|(address, endpoint)| (*address, *endpoint)).collect();
+        let mut left_out = Vec::new();
+        if all.len() > self.limit {
+            all.sort_by_cached_key(|(address, endpoint)| {
+                let is_new = !self.in_kernel.contains(address);
+                (endpoint.rank, is_new, !self.found.contains(address), *address)
+            });
+            let mut services = 0;
+            let (first, last): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, endpoint)| {
+                services += usize::from(endpoint.rank == Rank::Service);
+                endpoint.rank != Rank::Service || services <= self.limit / 2
+            });
+            all = first;
+            all.extend(last);
+            left_out = all.split_off(self.limit);
         }
+        let essential = left_out
+            .iter()
+            .filter(|(_, endpoint)| endpoint.rank <= Rank::Fixed);
+        let api_omitted = self.api_omitted();
         let mut endpoints = ProtectedEndpoints {
             whole: self.whole,
-            omitted: too_many
-                + self.found.omitted()
-                + self.names.omitted()
-                + self.services.omitted()
-                + self.slices.omitted()
-                + self.nodes.omitted(),
+            essential_omitted: essential.count().saturating_add(api_omitted),
+            omitted: (left_out.len() + self.found.omitted() + self.names.omitted())
+                .saturating_add(self.services.omitted() + self.slices.omitted() + self.nodes.omitted())
+                .saturating_add(api_omitted),
             ..ProtectedEndpoints::default()
         };
         for (address, endpoint) in all {
             match endpoint.action {
-                Action::Redirect => endpoints.redirect.insert(*address),
-                Action::Deny => endpoints.deny.insert(*address),
+                Action::Redirect => endpoints.redirect.insert(address),
+                Action::Deny => endpoints.deny.insert(address),
             };
         }
+        self.remember(&endpoints, left_out.is_empty());
         endpoints
+    }
+
+    /// Notes what the kernel holds from now on. What is withdrawn and not in the kernel is forgotten, so that objects that come and go
+    /// fill no memory.
+    fn remember(&mut self, endpoints: &ProtectedEndpoints, is_all: bool) {
+        if endpoints.whole {
+            self.in_kernel.clear();
+        }
+        self.in_kernel
+            .extend(endpoints.redirect.iter().chain(&endpoints.deny));
+        if !is_all {
+            let in_kernel = &self.in_kernel;
+            self.endpoints
+                .retain_withdrawn(|address| in_kernel.contains(address));
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "index_limit_tests.rs"]
 mod limits;
+#[path = "index_own_tests.rs"]
+mod own;
 
 use serde_json::{Value, json};
 

@@ -7,10 +7,12 @@
 //! - [`projections`] reads objects, [`cache`] keeps them; [`dns`] does so for names, [`node_addresses`] for this node's interfaces;
 //! - [`derive`] (derive.rs) says which addresses are protected endpoints: an API server's, those to be denied, and Services
 //!   that lead there;
+//! - [`bounded`] keeps what counts as the API server itself to a few hundred addresses;
 //! - [`index`] holds all of it, with what was withdrawn a short time ago ([`grace`]).
 //!
 //! enforce/endpoints.rs puts the set into the kernel.
 
+mod bounded;
 mod cache;
 mod derive;
 mod dns;
@@ -83,6 +85,8 @@ pub struct ProtectedEndpoints {
     /// How many addresses, names and objects of protected endpoints are left out, because there are more than a limit allows; at least
     /// so many. Enforced pods can reach them.
     pub omitted: usize,
+    /// Of those, how many are the API server's own addresses, configured ones, or the cloud's metadata.
+    pub essential_omitted: usize,
 }
 
 impl ProtectedEndpoints {

@@ -52,6 +52,8 @@ pub(super) struct ServicePort {
 pub(super) struct ServiceProjection {
     /// Cluster, external and load-balancer addresses.
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// Of those, the ones that the cluster itself gave the Service.
+    pub(super) cluster: BTreeSet<IpAddr>,
     /// The load balancers' names.
     pub(super) names: BTreeSet<String>,
     /// The ports of every protocol, whose names differ.
@@ -71,16 +73,15 @@ impl Projection for ServiceProjection {
         let (balancer_addresses, balancer_names): (Vec<_>, Vec<_>) =
             balancers.map(|entry| (&entry.ip, &entry.hostname)).unzip();
         // `None` stands in place of an address where a Service has none.
-        let addresses = spec
-            .cluster_ips
-            .iter()
-            .flatten()
-            .chain(&spec.cluster_ip)
-            .chain(spec.external_ips.iter().flatten())
-            .chain(balancer_addresses.into_iter().flatten());
+        let cluster = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        let cluster: BTreeSet<_> = cluster.filter_map(|text| address(text)).collect();
+        let external = spec.external_ips.iter().flatten();
+        let external = external.chain(balancer_addresses.into_iter().flatten());
+        let external = external.filter_map(|text| address(text));
         let ports = spec.ports.iter().flatten();
         let facts = Self {
-            addresses: addresses.filter_map(|text| address(text)).collect(),
+            addresses: cluster.iter().copied().chain(external).collect(),
+            cluster,
             names: balancer_names.into_iter().flatten().cloned().collect(),
             ports: ports
                 .filter_map(|port| {

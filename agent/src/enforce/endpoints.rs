@@ -1,6 +1,7 @@
 //! Puts the protected endpoints in force.
 //!
-//! In: the protected endpoints as the cluster and the configuration name them. Out: the kernel's map of protected endpoints.
+//! In: the protected endpoints as the cluster and the configuration name them. Out: the kernel's map of protected endpoints, and whether
+//! the API server's own are all in it, for `/readyz`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +15,15 @@ use crate::endpoints::ProtectedEndpoints;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
 use crate::runtime::phase::{Phase, PhaseControl};
-use crate::runtime::readiness::Pending;
+use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::workload::PodCounts;
 
 /// The pause after the kernel did not take the protected endpoints.
 const ENDPOINTS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The part of `/readyz` that names essential protected endpoints that are left out.
+const PART: &str = "protected-endpoints";
 
 /// How the protected endpoints come into force at the start.
 pub(crate) struct Start {
@@ -27,6 +31,8 @@ pub(crate) struct Start {
     pub(crate) ready: Pending,
     /// Moved then, too.
     pub(crate) phase: PhaseControl,
+    /// Whether they are all in force later.
+    pub(crate) readiness: Readiness,
     /// How the pods stand.
     pub(crate) pods: watch::Receiver<PodCounts>,
 }
@@ -79,6 +85,7 @@ pub(crate) async fn endpoints(
                 }
                 maintainer.endpoints_changed();
                 metrics.endpoints(&now);
+                tell_omitted(&start.readiness, &now);
                 if now.whole {
                     if let Some(ready) = ready.take() {
                         ready.ready();
@@ -98,6 +105,24 @@ pub(crate) async fn endpoints(
                 tokio::time::sleep(ENDPOINTS_PAUSE).await;
             }
         }
+    }
+}
+
+/// Says for `/readyz` whether addresses are left out that matter most.
+fn tell_omitted(readiness: &Readiness, now: &ProtectedEndpoints) {
+    if now.essential_omitted == 0 {
+        if readiness.works(PART) {
+            tracing::info!("all addresses of the API server are protected endpoints again");
+        }
+        return;
+    }
+    let reason = format!(
+        "{} addresses of the API server, of protectedEndpoints or of cloud metadata are left out because a limit is reached, and enforced \
+         pods reach them past Picket: correct the Service `kubernetes` and its EndpointSlices in the namespace `default`",
+        now.essential_omitted
+    );
+    if readiness.fails(PART, reason.clone()) {
+        tracing::error!(reason, "protected endpoints are left out that matter most");
     }
 }
 
@@ -125,4 +150,29 @@ pub(crate) fn in_kernel(kernel: &Kernel) -> anyhow::Result<ProtectedEndpoints> {
         };
     }
     Ok(endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_most_and_is_left_out_fails_readiness() {
+        let readiness = Readiness::default();
+        let omitting = |omitted, essential_omitted| ProtectedEndpoints {
+            omitted,
+            essential_omitted,
+            ..ProtectedEndpoints::default()
+        };
+        tell_omitted(&readiness, &omitting(7, 0));
+        assert!(readiness.failing().is_empty(), "kubelets alone are a metric");
+        tell_omitted(&readiness, &omitting(7, 2));
+        let failing = readiness.failing();
+        assert!(
+            matches!(&failing[..], [(PART, reason)] if reason.starts_with("2 addresses of the API server")),
+            "{failing:?}"
+        );
+        tell_omitted(&readiness, &omitting(7, 0));
+        assert!(readiness.failing().is_empty());
+    }
 }

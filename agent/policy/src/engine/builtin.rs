@@ -9,6 +9,7 @@
 use super::agent_namespaces::AgentNamespaces;
 use super::item_filter::can_be_filtered;
 pub use crate::api::v1alpha1::Builtin;
+use crate::kubernetes::DEFAULT_NAMESPACE;
 use crate::request::{KubeRequest, ObjectName, RequestObject, Target, Verb};
 
 /// The namespace of Picket's own objects. No configuration key changes it.
@@ -77,6 +78,9 @@ const RESERVED_NAMESPACES: &str = "kube-";
 /// Subresources of pods through which a request runs something in the pod, or reaches what listens on its loopback for itself alone.
 const RUN_IN_POD: [&str; 3] = ["exec", "attach", "portforward"];
 
+/// The API server's own Service, and its Endpoints, in the namespace `default`.
+const API_SERVER_SERVICE: &str = "kubernetes";
+
 /// The types of Secrets that hold tokens (k8s.io/api/core/v1 and k8s.io/cluster-bootstrap).
 const TOKEN_TYPES: [&str; 2] = [
     "kubernetes.io/service-account-token",
@@ -112,6 +116,10 @@ impl Builtin {
                 "requests through services/proxy would reach services without policy or audit"
             }
             Self::ApiserverPortforward => "a port-forward into a kube-* namespace can bypass Picket",
+            Self::ApiserverEndpoints => {
+                "an agent may not change the addresses of the API server: the Service and Endpoints kubernetes, and EndpointSlices in the \
+                 namespace default"
+            }
             Self::TokenRequest => "a service account token would work without Picket",
             Self::TokenSecrets => {
                 "a Secret of the type kubernetes.io/service-account-token or bootstrap.kubernetes.io/token holds a token that works without Picket; so may one whose type cannot be read"
@@ -169,6 +177,7 @@ impl Builtin {
             Self::PodsProxy => asked.is("", "pods") && asked.is_sub("proxy"),
             Self::ServicesProxy => asked.is("", "services") && asked.is_sub("proxy"),
             Self::ApiserverPortforward => asked.forwards_into_reserved_namespace(),
+            Self::ApiserverEndpoints => asked.changes_api_server_endpoints(),
             Self::TokenRequest => asked.is("", "serviceaccounts") && asked.is_sub("token"),
             Self::TokenSecrets => asked.makes_token_secret(),
             Self::CertificateRequests => asked.requests_certificate(),
@@ -237,6 +246,18 @@ impl Asked<'_> {
             prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED_NAMESPACES))
         };
         self.is("", "pods") && self.is_sub("portforward") && self.namespace.is_some_and(is_reserved)
+    }
+
+    /// Which slices are the API server's says their label `kubernetes.io/service-name`, which a patch changes and a deletion does not name.
+    /// So no slice of that namespace is an agent's to write. Other Endpoints than `kubernetes` are copied to slices of their own name.
+    fn changes_api_server_endpoints(self) -> bool {
+        let in_reach = self
+            .namespace
+            .is_none_or(|namespace| namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE));
+        let is_service = (self.is("", "services") && !self.is_sub("proxy")) || self.is("", "endpoints");
+        let is_own = || self.is_named(|name| name.eq_ignore_ascii_case(API_SERVER_SERVICE));
+        let is_slice = self.is("discovery.k8s.io", "endpointslices");
+        self.writes() && in_reach && (is_slice || (is_service && is_own()))
     }
 
     /// The token controller writes a token into a new Secret of the first type, which whoever may read it can use; one of the second type

@@ -128,6 +128,7 @@ pub(in crate::app) fn endpoints(
             enforce::Start {
                 ready,
                 phase: handles.phase.clone(),
+                readiness: handles.readiness.clone(),
                 pods,
             },
             Arc::clone(maintainer),

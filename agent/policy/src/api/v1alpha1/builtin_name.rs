@@ -15,6 +15,9 @@ pub enum Builtin {
     /// Port-forward to a pod of kube-system and other `kube-*` namespaces, where the API server's own and others that share a node's
     /// network are.
     ApiserverPortforward,
+    /// The addresses of the API server itself, which tell Picket what to protect: the Service `kubernetes`, its Endpoints and
+    /// EndpointSlices.
+    ApiserverEndpoints,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,
     /// Secrets that hold tokens: of a service account, or for a node that joins.
@@ -37,11 +40,12 @@ pub enum Builtin {
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NodesProxy,
         Self::PodsProxy,
         Self::ServicesProxy,
         Self::ApiserverPortforward,
+        Self::ApiserverEndpoints,
         Self::TokenRequest,
         Self::TokenSecrets,
         Self::CertificateRequests,
@@ -61,6 +65,7 @@ impl Builtin {
             Self::PodsProxy => "builtin/pods-proxy",
             Self::ServicesProxy => "builtin/services-proxy",
             Self::ApiserverPortforward => "builtin/apiserver-portforward",
+            Self::ApiserverEndpoints => "builtin/apiserver-endpoints",
             Self::TokenRequest => "builtin/token-request",
             Self::TokenSecrets => "builtin/token-secrets",
             Self::CertificateRequests => "builtin/certificate-requests",

@@ -13,6 +13,18 @@ no | GET /api/v1/namespaces/n/pods/x/proxy               | builtin/pods-proxy
 no | GET /api/v1/namespaces/n/pods/https:x:443/proxy/    | builtin/pods-proxy
 no | GET /api/v1/namespaces/default/services/https:kubernetes:443/proxy/api          | builtin/services-proxy
 no | GET /api/v1/namespaces/kube-system/pods/kube-apiserver-n1/portforward           | builtin/apiserver-portforward
+no | PUT /api/v1/namespaces/default/services/kubernetes                              | builtin/apiserver-endpoints
+no | PATCH /api/v1/namespaces/Default/Services/kubernetes/status                     | builtin/apiserver-endpoints
+no | DELETE /api/v1/namespaces/default/services/kubernetes                           | builtin/apiserver-endpoints
+no | DELETE /api/v1/namespaces/default/services                                      | builtin/apiserver-endpoints
+no | PATCH /api/v1/namespaces/default/endpoints/kubernetes                           | builtin/apiserver-endpoints
+no | DELETE /api/v1/namespaces/default/endpoints/kubernetes                          | builtin/apiserver-endpoints
+no | POST /apis/discovery.k8s.io/v1/namespaces/default/endpointslices                | builtin/apiserver-endpoints
+no | PUT /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes      | builtin/apiserver-endpoints
+no | PATCH /apis/Discovery.K8s.io/v1beta1/namespaces/Default/EndpointSlices/other    | builtin/apiserver-endpoints
+no | PATCH /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/x Content-Type:application/apply-patch+yaml | builtin/apiserver-endpoints
+no | DELETE /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/other        | builtin/apiserver-endpoints
+no | DELETE /apis/discovery.k8s.io/v1/namespaces/default/endpointslices              | builtin/apiserver-endpoints
 no | POST /api/v1/namespaces/n/serviceaccounts/default/token                         | builtin/token-request
 no | POST /api/v1/namespaces/n/secrets                                               | builtin/token-secrets
 no | POST /api/v1/namespaces/n/Secrets                                               | builtin/token-secrets
@@ -182,6 +194,13 @@ fn what_harms_nothing_stays_open() {
         "GET /api/v1/namespaces/n/pods/x/portforward",
         "GET /api/v1/namespaces/kubeflow/pods/x/portforward",
         "GET /livez/ping",
+        "GET /api/v1/namespaces/default/services/kubernetes",
+        "GET /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+        "PATCH /api/v1/namespaces/default/services/web",
+        "PATCH /api/v1/namespaces/default/endpoints/web",
+        "PATCH /api/v1/namespaces/n/services/kubernetes",
+        "PATCH /api/v1/namespaces/n/endpoints/kubernetes",
+        "POST /apis/discovery.k8s.io/v1/namespaces/n/endpointslices",
     ] {
         assert!(passes(&set, line), "{line}");
     }
@@ -442,6 +461,26 @@ fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
         "get, list, create, update, delete, deletecollection pods in namespace shop outside namespace \"picket-system\""
     );
     assert_eq!(allowed(&only), "");
+}
+
+/// The name of a new Service is in the body.
+#[test]
+fn a_new_service_of_the_api_servers_name_is_refused() {
+    let set = compile(&[&grant(ALL)]);
+    for path in [
+        "/api/v1/namespaces/default/services",
+        "/api/v1/namespaces/default/endpoints",
+    ] {
+        let line = format!("POST {path}");
+        let needs = set.needs(&principal(&set, "fixer"), &request(&line), NOW);
+        assert_eq!(needs.object, Some(ObjectSource::Body), "{line}");
+        let named = |name: &str| with_body(&line, &format!("{{\"metadata\": {{\"name\": \"{name}\"}}}}"));
+        let Decision::Deny(denial) = set.decide(principal(&set, "fixer"), named("kubernetes"), NOW) else {
+            panic!("{line}: let through")
+        };
+        assert_eq!(denial.rule(), Some("builtin/apiserver-endpoints"));
+        assert!(!fires(&set, named("web")), "{line}");
+    }
 }
 
 #[test]
