@@ -175,7 +175,7 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
     let chart = with(world, EXAMPLES)?;
     let files = [
         ("enrolment.yaml", 5),
-        ("admission-guards.yaml", 25),
+        ("admission-guards.yaml", 29),
         ("token-secrets.yaml", 2),
         ("flow-control.yaml", 2),
         ("node-bound.yaml", 2),
@@ -251,8 +251,10 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
                 "ValidatingAdmissionPolicy enrolment-labels.picket.dev",
                 "ValidatingAdmissionPolicy enrolment-namespaces.picket.dev",
                 "ValidatingAdmissionPolicy enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicy kubernetes-service.picket.dev",
                 "ValidatingAdmissionPolicy picket-namespace.picket.dev",
                 "ValidatingAdmissionPolicy picket-objects.picket.dev",
+                "ValidatingAdmissionPolicy service-addresses.picket.dev",
                 "ValidatingAdmissionPolicyBinding agent-pods.picket.dev",
                 "ValidatingAdmissionPolicyBinding agent-revisions.picket.dev",
                 "ValidatingAdmissionPolicyBinding agent-workloads.picket.dev",
@@ -263,8 +265,10 @@ fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {
                 "ValidatingAdmissionPolicyBinding enrolment-labels.picket.dev",
                 "ValidatingAdmissionPolicyBinding enrolment-namespaces.picket.dev",
                 "ValidatingAdmissionPolicyBinding enrolment-nodes.picket.dev",
+                "ValidatingAdmissionPolicyBinding kubernetes-service.picket.dev",
                 "ValidatingAdmissionPolicyBinding picket-namespace.picket.dev",
                 "ValidatingAdmissionPolicyBinding picket-objects.picket.dev",
+                "ValidatingAdmissionPolicyBinding service-addresses.picket.dev",
             ],
         ),
         (
