@@ -138,7 +138,9 @@ fn drop_raw(container: &Value, path: &str) -> Option<PatchOperation> {
         items(&capabilities[key]).any(|(_, name)| name.as_str().is_some_and(test))
     };
     let is_left = security["privileged"] == true
-        || any("add", |name| ADDED_RAW.contains(&name.to_ascii_uppercase().as_str()))
+        || any("add", |name| {
+            ADDED_RAW.contains(&name.to_ascii_uppercase().as_str())
+        })
         || any("drop", |name| DROPPED_RAW.contains(&name));
     if is_left {
         return None;
