@@ -1,6 +1,6 @@
 //! What admission does with enrolled pods, with labels, and with Picket's own objects, on a real API server.
 //!
-//! In: the policies that the chart renders, and the rows of files/guards.yaml. Out: each row's answer is the one that it names. Requests
+//! In: the policies that the chart renders, and the rows of files/guards*.yaml. Out: each row's answer is the one that it names. Requests
 //! are dry runs: they leave nothing behind.
 
 use std::path::PathBuf;
@@ -23,7 +23,10 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 };
 
 /// The rows, and what they find in the cluster.
-const ROWS: &str = include_str!("files/guards.yaml");
+const ROWS: [&str; 2] = [
+    include_str!("files/guards.yaml"),
+    include_str!("files/guards-services.yaml"),
+];
 const CLUSTER: &str = include_str!("files/guards-cluster.yaml");
 const ENROLLER: &str = include_str!("../../deploy/examples/rbac/picket-enroller.yaml");
 
@@ -31,13 +34,20 @@ const ENROLLER: &str = include_str!("../../deploy/examples/rbac/picket-enroller.
 pub(crate) const LISTS: &str = "enrol.serviceAccounts={ci/builder},enrol.allowHostNetwork={agents/netops},enrol.allowHostPaths={/srv/models}";
 
 /// The users of the rows: name, and whether it is an agent's.
-const USERS: [(&str, &str, bool); 4] = [
+const USERS: [(&str, &str, bool); 7] = [
     ("person", "pat", false),
     ("enroller", "eve", false),
     ("agent", "agent:everything", true),
     (
         "controller",
         "system:serviceaccount:picket-system:picket-controller",
+        false,
+    ),
+    ("account", "system:serviceaccount:agents:netops", false),
+    ("releaser", "system:serviceaccount:ci:builder", false),
+    (
+        "collector",
+        "system:serviceaccount:kube-system:generic-garbage-collector",
         false,
     ),
 ];
@@ -64,8 +74,13 @@ pub(crate) struct Row {
 
 /// All rows.
 pub(crate) fn rows() -> Result<Vec<Row>> {
-    let rows = documents(ROWS)?.pop().context("the rows")?;
-    Ok(serde_json::from_value(rows)?)
+    let mut all = Vec::new();
+    for text in ROWS {
+        let rows = documents(text)?.pop().context("the rows")?;
+        let rows: Vec<Row> = serde_json::from_value(rows)?;
+        all.extend(rows);
+    }
+    Ok(all)
 }
 
 /// A cluster that the chart's policies guard. They go with it, and so does what the rows find there.
@@ -85,7 +100,7 @@ impl<'w> Guarded<'w> {
             kind.contains("AdmissionPolicy")
         };
         let mut policies: Vec<Value> = rendered.into_iter().filter(is_policy).collect();
-        ensure!(policies.len() > 25, "{} policies", policies.len());
+        ensure!(policies.len() > 30, "{} policies", policies.len());
         for file in std::fs::read_dir(format!("{CHART}/crds"))? {
             policies.extend(documents(&std::fs::read_to_string(file?.path())?)?);
         }

@@ -19,8 +19,11 @@ const ROOT_CA: &str = "kube-root-ca.crt";
 const SERVING_SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
 const SERVING_BUNDLES: &str = "kubernetes.io:kube-apiserver-serving:";
 
-/// Names of the capability, and of all together.
-const RAW: [&str; 3] = ["ALL", "NET_RAW", "CAP_NET_RAW"];
+/// Names by which a container might ask for the capability, in capital letters.
+const ADDED_RAW: [&str; 3] = ["ALL", "NET_RAW", "CAP_NET_RAW"];
+
+/// What drops it in every runtime. containerd puts `CAP_` before each name, and so drops nothing for `CAP_NET_RAW`.
+const DROPPED_RAW: [&str; 2] = ["ALL", DROPPED];
 const DROPPED: &str = "NET_RAW";
 
 /// The lists of containers in a pod.
@@ -131,12 +134,14 @@ fn raw_packets(request: &AdmissionRequest, created: bool, patch: &mut Vec<PatchO
 fn drop_raw(container: &Value, path: &str) -> Option<PatchOperation> {
     let security = &container["securityContext"];
     let capabilities = &security["capabilities"];
-    let names_raw = |list: &Value| {
-        let mut names = items(list).filter_map(|(_, name)| name.as_str());
-        names.any(|name| RAW.contains(&name.to_ascii_uppercase().as_str()))
+    let any = |key: &str, test: fn(&str) -> bool| {
+        items(&capabilities[key]).any(|(_, name)| name.as_str().is_some_and(test))
     };
-    let is_left =
-        security["privileged"] == true || names_raw(&capabilities["add"]) || names_raw(&capabilities["drop"]);
+    let is_left = security["privileged"] == true
+        || any("add", |name| {
+            ADDED_RAW.contains(&name.to_ascii_uppercase().as_str())
+        })
+        || any("drop", |name| DROPPED_RAW.contains(&name));
     if is_left {
         return None;
     }

@@ -154,9 +154,18 @@ fn contexts() -> Vec<(Value, Value)> {
             capabilities(json!({"drop": []})),
             capabilities(json!({"drop": ["NET_RAW"]})),
         ),
+        // containerd would drop a capability CAP_CAP_NET_RAW for these.
+        (
+            capabilities(json!({"drop": ["CAP_NET_RAW"]})),
+            capabilities(json!({"drop": ["CAP_NET_RAW", "NET_RAW"]})),
+        ),
         (
             capabilities(json!({"drop": ["cap_net_raw"]})),
-            capabilities(json!({"drop": ["cap_net_raw"]})),
+            capabilities(json!({"drop": ["cap_net_raw", "NET_RAW"]})),
+        ),
+        (
+            capabilities(json!({"drop": ["KILL", "NET_RAW"]})),
+            capabilities(json!({"drop": ["KILL", "NET_RAW"]})),
         ),
         (
             capabilities(json!({"drop": ["ALL"]})),
