@@ -77,7 +77,14 @@ impl CredentialFiles<'_> {
         config.root_cert_file = Some(PathBuf::from(self.ca));
         config.auth_info.client_certificate = text(self.certificate);
         config.auth_info.client_key = text(self.key);
-        config.auth_info.token_file = text(self.token);
+        if let Some(path) = self.token {
+            let token = std::fs::read_to_string(path).map_err(|source| ClusterError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+            // As the agent reads it. kube would send the newline at the file's end, which no header may have.
+            config.auth_info.token = Some(token.trim_ascii().into());
+        }
         Ok(config)
     }
 }

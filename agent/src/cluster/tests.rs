@@ -269,7 +269,7 @@ fn a_bundle_in_a_file_is_all_that_is_trusted() {
     let (ca, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
     let root = crate::pki::testing::Root::new("api");
     std::fs::write(&ca, &root.pem).unwrap();
-    std::fs::write(&token, "t").unwrap();
+    std::fs::write(&token, "t\n").unwrap();
     let files = rights::CredentialFiles {
         ca: &ca,
         certificate: None,
@@ -280,6 +280,8 @@ fn a_bundle_in_a_file_is_all_that_is_trusted() {
     let config = files.config(&server).unwrap();
     assert_eq!(config.root_cert, Some(vec![root.der().to_vec()]));
     assert_eq!(config.root_cert_file.as_deref(), Some(ca.as_path()));
+    let user = serde_json::to_value(&config.auth_info).unwrap();
+    assert_eq!(user["token"], "t", "without the newline that an editor leaves");
     std::fs::write(&ca, "no PEM").unwrap();
     let said = files.config(&server).unwrap_err().to_string();
     assert!(said.contains("ca.crt:1: no certificate in it"), "{said}");

@@ -242,7 +242,8 @@ async fn check(name: &'static str, reached: Reached, needs: &[Need], bound: &Bou
         ),
         Err(error @ (ReviewError::Unreachable(_) | ReviewError::Silent)) => missing(
             format!("{server}: {error}"),
-            "check the server's address and its CA bundle, and that the node reaches the address".to_owned(),
+            "correct what the message names: the server's address, its CA bundle or the credential; and see that the node reaches the address"
+                .to_owned(),
         ),
     }
 }
