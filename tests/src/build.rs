@@ -246,11 +246,11 @@ pub(crate) fn run_with_progress(mut command: Command, what: &str) -> Result<()> 
         }
         let seconds = started.elapsed().as_secs();
         if terminal && seconds > said {
-            eprint!("\r{what}: {seconds} s ");
+            eprint!("\r[xtask] {what}: {seconds} s ");
             let _ = std::io::stderr().flush();
             said = seconds;
         } else if !terminal && seconds >= said + 30 {
-            eprintln!("{what}: {seconds} s");
+            eprintln!("[xtask] {what}: {seconds} s");
             said = seconds;
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -258,7 +258,7 @@ pub(crate) fn run_with_progress(mut command: Command, what: &str) -> Result<()> 
     let seconds = started.elapsed().as_secs_f32();
     if said > 0 || seconds > 5.0 {
         eprintln!(
-            "{}{what}: done in {seconds:.0} s",
+            "{}[xtask] {what}: done in {seconds:.0} s",
             if terminal { "\r" } else { "" }
         );
     }

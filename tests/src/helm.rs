@@ -2,7 +2,7 @@
 //!
 //! In: Go, which builds Helm from its module. Out: commands of Helm with a home of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Result, bail};
@@ -33,6 +33,12 @@ impl Helm {
             program: GoProgram::Helm.path()?,
             home: tempfile::tempdir()?,
         })
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// A Helm that is ready to run.

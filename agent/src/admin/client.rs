@@ -32,12 +32,16 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// The largest answer: a hundred thousand sessions with room to spare.
 const ANSWER_LIMIT: usize = 256 * 1024 * 1024;
 
+/// How a command that is about a node is given to an agent that runs in a pod.
+pub const IN_POD: &str = "Where the chart runs it, ask in its pod: kubectl -n picket-system exec POD -- /picket ...; \
+                          kubectl -n picket-system get pods -l app.kubernetes.io/component=agent -o wide names the POD of each node";
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root?"
+        "no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root? {IN_POD}"
     )]
     Connect {
         /// The socket.
@@ -60,7 +64,10 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No agent of the node is in the container of who asks.
-    #[error("no agent of this container answers beside {}: it has not begun, or it has ended", _0.display())]
+    #[error(
+        "no agent of this container answers beside {}: it has not begun, or has ended, or waits until the agent that runs on this node \
+         may be replaced, for a minute at most; its log says which", _0.display()
+    )]
     NotHere(PathBuf),
     /// The id is the beginning of several, in one agent or in several.
     #[error("id {id} names {count} sessions; give more of the id")]

@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::pki::PemError;
 use crate::runtime::backoff::Backoff;
 
 pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
@@ -78,6 +79,9 @@ pub enum ClusterError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The bundle that the server's certificate is checked against cannot be read, or has no certificates.
+    #[error("the CA bundle {0}")]
+    Authorities(#[from] PemError),
     /// What it says makes no client.
     #[error("{}: cannot make a client: {source}", path.display())]
     Client {

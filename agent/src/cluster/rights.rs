@@ -17,6 +17,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::{ClientFault, ClusterError, printable};
+use crate::pki::pem;
 
 /// How long all questions together may take.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -47,6 +48,13 @@ impl CredentialFiles<'_> {
     /// # Errors
     /// [`ClusterError`] with the file that cannot be read, or makes no client.
     pub fn client(&self, server: &http::Uri) -> Result<Client, ClusterError> {
+        Client::try_from(self.config(server)?).map_err(|error| ClusterError::Client {
+            path: self.certificate.or(self.token).unwrap_or(self.ca).to_owned(),
+            source: ClientFault::from(&error),
+        })
+    }
+
+    pub(super) fn config(&self, server: &http::Uri) -> Result<kube::Config, ClusterError> {
         let text = |path: Option<&Path>| path.map(|path| path.display().to_string());
         for path in [Some(self.ca), self.certificate, self.key, self.token]
             .into_iter()
@@ -63,14 +71,21 @@ impl CredentialFiles<'_> {
             File::open(path).map_err(fault)?;
         }
         let mut config = kube::Config::new(server.clone());
+        let authorities = pem::certificates(self.ca, &pem::read(self.ca)?)?;
+        // Besides the file: without the certificates kube first asks the system for its own, and fails where that has none.
+        config.root_cert = Some(authorities.into_iter().map(|(_, der)| der.to_vec()).collect());
         config.root_cert_file = Some(PathBuf::from(self.ca));
         config.auth_info.client_certificate = text(self.certificate);
         config.auth_info.client_key = text(self.key);
-        config.auth_info.token_file = text(self.token);
-        Client::try_from(config).map_err(|error| ClusterError::Client {
-            path: self.certificate.or(self.token).unwrap_or(self.ca).to_owned(),
-            source: ClientFault::from(&error),
-        })
+        if let Some(path) = self.token {
+            let token = std::fs::read_to_string(path).map_err(|source| ClusterError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+            // As the agent reads it. kube would send the newline at the file's end, which no header may have.
+            config.auth_info.token = Some(token.trim_ascii().into());
+        }
+        Ok(config)
     }
 }
 

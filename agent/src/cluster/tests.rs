@@ -262,6 +262,32 @@ fn a_pipe_in_the_place_of_a_credential_is_refused() {
     }
 }
 
+/// kube asks the system for certificates where it is given none, and a node may have none.
+#[test]
+fn a_bundle_in_a_file_is_all_that_is_trusted() {
+    let folder = testing::Folder::new();
+    let (ca, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
+    let root = crate::pki::testing::Root::new("api");
+    std::fs::write(&ca, &root.pem).unwrap();
+    std::fs::write(&token, "t\n").unwrap();
+    let files = rights::CredentialFiles {
+        ca: &ca,
+        certificate: None,
+        key: None,
+        token: Some(&token),
+    };
+    let server = http::Uri::from_static("https://127.0.0.1:1");
+    let config = files.config(&server).unwrap();
+    assert_eq!(config.root_cert, Some(vec![root.der().to_vec()]));
+    assert_eq!(config.root_cert_file.as_deref(), Some(ca.as_path()));
+    let user = serde_json::to_value(&config.auth_info).unwrap();
+    assert_eq!(user["token"], "t", "without the newline that an editor leaves");
+    std::fs::write(&ca, "no PEM").unwrap();
+    let said = files.config(&server).unwrap_err().to_string();
+    assert!(said.contains("ca.crt:1: no certificate in it"), "{said}");
+    assert!(!said.contains("token"), "{said}");
+}
+
 /// Each would be a thread and a process more, and there is no end of callers that try again.
 #[tokio::test]
 async fn a_credential_plugin_that_hangs_is_started_once() {

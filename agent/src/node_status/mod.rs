@@ -16,6 +16,7 @@
 mod metrics;
 mod writer;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +34,16 @@ use crate::runtime::phase::{Phase, PhaseWatch};
 use writer::{NodeWriter, WriteError};
 
 /// How often the source is asked.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
-/// The least time between two writes for changes.
+/// The least time between two writes for changes, but for those that somebody waits for.
 const LEAST: Duration = Duration::from_secs(10);
+
+/// Most writes for changes within a minute, and how many of them may come sooner than that: an agent that flaps must not burden the
+/// API server.
+const MOST: usize = 6;
+const MOST_EARLY: usize = 3;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// How often the status is written though nothing changed, and by how much earlier by chance: agents that start together do not
 /// write together for long.
@@ -63,6 +70,8 @@ pub(crate) struct NodeReporter {
     phase: PhaseWatch,
     /// What was written last, and when.
     written: Option<(PicketNodeStatus, Instant)>,
+    /// When the writes of the last minute were made, and whether each came sooner than [`LEAST`] after the one before.
+    recent: VecDeque<(Instant, bool)>,
 }
 
 impl NodeReporter {
@@ -80,6 +89,7 @@ impl NodeReporter {
             writer: NodeWriter::new(node, connector, metrics),
             phase,
             written: None,
+            recent: VecDeque::new(),
         }
     }
 
@@ -139,14 +149,32 @@ impl NodeReporter {
         match &self.written {
             None => true,
             Some((_, at)) if at.elapsed() >= heartbeat => true,
-            Some((before, at)) => at.elapsed() >= LEAST && differs(now, before),
+            Some((before, at)) => {
+                let may_be_early = is_awaited(now, before) && self.count_recent(|early| early) < MOST_EARLY;
+                differs(now, before)
+                    && self.count_recent(|_| true) < MOST
+                    && (at.elapsed() >= LEAST || may_be_early)
+            }
         }
+    }
+
+    fn count_recent(&self, is_meant: impl Fn(bool) -> bool) -> usize {
+        let recent = self.recent.iter().filter(|(at, _)| at.elapsed() < MINUTE);
+        recent.filter(|(_, early)| is_meant(*early)).count()
     }
 
     async fn send(&mut self, status: PicketNodeStatus) -> Result<(), WriteError> {
         self.writer.write(&status).await?;
-        self.written = Some((status, Instant::now()));
+        self.keep(status);
         Ok(())
+    }
+
+    /// Keeps what was written, and when.
+    fn keep(&mut self, status: PicketNodeStatus) {
+        let early = self.written.as_ref().is_some_and(|(_, at)| at.elapsed() < LEAST);
+        self.recent.retain(|(at, _)| at.elapsed() < MINUTE);
+        self.recent.push_back((Instant::now(), early));
+        self.written = Some((status, Instant::now()));
     }
 
     async fn write(&mut self) {
@@ -167,6 +195,15 @@ fn differs(now: &PicketNodeStatus, before: &PicketNodeStatus) -> bool {
         status
     };
     plain(now) != plain(before)
+}
+
+/// Whether something changed that people wait for, as after an installation: that the agent is ready, and that it enforces pods.
+fn is_awaited(now: &PicketNodeStatus, before: &PicketNodeStatus) -> bool {
+    let of = |status: &PicketNodeStatus| {
+        let word = status.condition(READY).map(|condition| condition.status);
+        (word, status.pods.enforced > 0)
+    };
+    of(now) != of(before)
 }
 
 /// The condition of this status, with the time of the one before where that holds as it did.

@@ -272,7 +272,7 @@ async fn a_change_is_written_after_a_while_and_the_heartbeat_without_one() {
     let mut reporter = NodeReporter::new("node-1", connector, Arc::new(status), phase, metrics);
     let same = status();
     let mut changed = status();
-    changed.pods.enforced = 1;
+    changed.pods.exempt = 1;
     assert!(reporter.is_due(&same, HEARTBEAT), "nothing is written yet");
     reporter.written = Some((status(), Instant::now()));
     tokio::time::advance(LEAST - Duration::from_secs(1)).await;
@@ -282,6 +282,51 @@ async fn a_change_is_written_after_a_while_and_the_heartbeat_without_one() {
     tokio::time::advance(HEARTBEAT - LEAST).await;
     assert!(reporter.is_due(&same, HEARTBEAT));
     drop(folder);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_people_wait_for_is_written_at_once_and_not_without_end() {
+    let (_folder, connector) = Connector::for_tests("http://127.0.0.1:1");
+    let metrics = NodeStatusMetrics::register(&MetricsRegistry::default());
+    let phase = PhaseControl::new(false).watch();
+    let mut reporter = NodeReporter::new("node-1", connector, Arc::new(status), phase, metrics);
+    let with = |waiting: &[&str]| {
+        let mut status = status();
+        status.waiting = waiting.iter().map(|part| (*part).to_owned()).collect();
+        status.conditions = vec![ready(&status, None)];
+        status
+    };
+    let (waits, serves) = (with(&["pods"]), with(&[]));
+    reporter.keep(waits.clone());
+    tokio::time::advance(LOOK).await;
+    assert!(
+        !reporter.is_due(&with(&["pods", "audit"]), HEARTBEAT),
+        "ready neither before nor now"
+    );
+    assert!(reporter.is_due(&serves, HEARTBEAT), "it became ready");
+    reporter.keep(serves.clone());
+    let mut enforces = serves.clone();
+    enforces.pods.enforced = 1;
+    tokio::time::advance(LOOK).await;
+    assert!(reporter.is_due(&enforces, HEARTBEAT), "its first pod");
+    reporter.keep(enforces.clone());
+    enforces.pods.enforced = 2;
+    tokio::time::advance(LOOK).await;
+    assert!(!reporter.is_due(&enforces, HEARTBEAT), "no first pod");
+    // It flaps for ten minutes, and each look finds another word.
+    let mut written = Vec::new();
+    for second in 0_usize..600 {
+        tokio::time::advance(LOOK).await;
+        let now = if second % 2 == 0 { &waits } else { &serves };
+        if reporter.is_due(now, HEARTBEAT) {
+            reporter.keep(now.clone());
+            written.push(second);
+        }
+    }
+    for minute in written.windows(MOST + 1) {
+        assert!(minute[MOST] - minute[0] >= 60, "{written:?}");
+    }
+    assert!(written.len() >= 30, "the last word is old: {written:?}");
 }
 
 #[test]

@@ -199,7 +199,16 @@ pub(crate) async fn when_it_may_be_replaced<T>(
     let Some(pause) = failed.retry_after() else {
         return Err(failed);
     };
-    tracing::info!(reason = %failed, "the agent waits until the running one may be replaced");
+    // Nothing failed, so that no word of a failure is said.
+    let reason = match &failed {
+        UpgradeFailed::Refused { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    };
+    tracing::info!(
+        seconds = pause.as_secs(),
+        %reason,
+        "this agent waits so long, until the running one may be replaced, and takes over then"
+    );
     tokio::select! {
         () = tokio::time::sleep(pause) => ask().await,
         signal = stop => Err(UpgradeFailed::Stopped(match signal {

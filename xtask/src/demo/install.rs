@@ -38,16 +38,27 @@ pub(super) fn install(steps: &mut Steps<'_>, installer: &Installer<'_>) -> Resul
         .into_iter()
         .chain(IMPERSONATED)
         .collect();
+    // A shell would take the braces apart.
+    let typed: Vec<_> = more
+        .iter()
+        .map(|word| match word.contains('{') {
+            true => format!("'{word}'"),
+            false => (*word).to_owned(),
+        })
+        .collect();
     let line = format!(
         "helm install picket {CHART} --namespace {NAMESPACE} {}",
-        more.join(" ")
+        typed.join(" ")
     );
     steps.command("An agent on each node", &line, || {
         installer.run(&["install"], &more)?;
         let agents = installer.agents()?.len();
         Ok((
             agents == installer.cluster.nodes().len(),
-            format!("{agents} agents serve"),
+            format!(
+                "{agents} agents serve\nFor its own nodes the demo also sets image.repository, image.tag, host.cgroup and \
+                 shutdown.drainSeconds"
+            ),
         ))
     })?;
     let line = "label namespace agents picket.dev/enrolled=true";

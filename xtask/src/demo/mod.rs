@@ -8,6 +8,8 @@
 mod install;
 mod step;
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -50,8 +52,6 @@ pub(crate) struct DemoArgs {
 struct Demo<'a> {
     installer: &'a Installer<'a>,
     cluster: &'a Cluster,
-    /// The program, which the administrator has too.
-    picket: std::path::PathBuf,
 }
 
 /// Runs it.
@@ -71,10 +71,10 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
     let failed = {
         let installer = Installer::new(&helm, &cluster, &image.reference)?;
+        give_tools(&cluster, &binary, helm.program())?;
         let demo = Demo {
             installer: &installer,
             cluster: &cluster,
-            picket: binary,
         };
         demo.show(args.keep)?
     };
@@ -118,18 +118,20 @@ impl Demo<'_> {
         ready.with_context(|| format!("pod {namespace}/{pod}")).map(drop)
     }
 
-    /// A command of `picket` by the administrator, about the objects of the cluster.
+    /// A command of kubectl's plugin by the administrator.
     fn picket(&self, steps: &mut Steps<'_>, title: &str, line: &str, want: &Want) -> Result<()> {
-        let mut command = Command::new(&self.picket);
-        command.args(line.split(' ')).arg("--cluster");
-        command.env("KUBECONFIG", self.cluster.kubeconfig());
-        let output = self.cluster.node().output(command)?;
-        steps.output(title, &format!("kubectl picket {line}"), &output, want);
+        let line = format!("picket {line}");
+        let words: Vec<_> = line.split(' ').collect();
+        let mut command = self.cluster.kubectl_client().command(&words)?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.cluster.bin().display()));
+        let output = command.output().context("run kubectl picket")?;
+        steps.output(title, &format!("kubectl {line}"), &output, want);
         Ok(())
     }
 
-    /// A command in the pod of the agent whose node this pod is on, where the pod's records are.
-    fn on_node_of(&self, pod: &str, line: &str) -> Result<Output> {
+    /// A command in the pod of the agent whose node this pod is on, where the pod's records are; and how it is typed.
+    fn on_node_of(&self, pod: &str, line: &str) -> Result<(String, Output)> {
         let path = "jsonpath={.spec.nodeName}";
         let node = self
             .installer
@@ -140,7 +142,8 @@ impl Demo<'_> {
         let agent = self.installer.kubectl(&arguments)?;
         let mut arguments = vec!["-n", NAMESPACE, "exec", agent.trim(), "--", "/picket"];
         arguments.extend(line.split(' '));
-        self.cluster.kubectl(&arguments)
+        let typed = format!("kubectl {}", arguments.join(" "));
+        Ok((typed, self.cluster.kubectl(&arguments)?))
     }
 }
 
@@ -238,17 +241,19 @@ fn review(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
         "The audit log says what the agent did, and which of its rights it did not use.",
     );
     let tail = "audit tail --outcome deny -n 6";
+    let (typed, output) = demo.on_node_of("triage", tail)?;
     steps.output(
         "What was denied. kubectl asked for the exec twice: by WebSocket (get), and again by SPDY (create)",
-        &format!("kubectl -n {NAMESPACE} exec AGENT -- /picket {tail}"),
-        &demo.on_node_of("triage", tail)?,
+        &typed,
+        &output,
         &Want::works("guardrails/no-package-managers"),
     );
     let line = "identity review triage -o wide";
+    let (typed, output) = demo.on_node_of("triage", line)?;
     steps.output(
         "Narrower grants, from what was used",
-        &format!("kubectl -n {NAMESPACE} exec AGENT -- /picket {line}"),
-        &demo.on_node_of("triage", line)?,
+        &typed,
+        &output,
         &Want::works("narrow"),
     );
     Ok(())
@@ -300,14 +305,30 @@ fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
     )
 }
 
+/// Puts kubectl's plugin and Helm beside the cluster's kubectl, where the shell of `cargo xtask cluster shell` finds them too.
+fn give_tools(cluster: &Cluster, picket: &Path, helm: &Path) -> Result<()> {
+    for (name, program) in [("kubectl-picket", picket), ("helm", helm)] {
+        let program = program
+            .canonicalize()
+            .with_context(|| format!("{}", program.display()))?;
+        symlink(&program, cluster.bin().join(name)).with_context(|| format!("link {name}"))?;
+    }
+    Ok(())
+}
+
 fn keep(cluster: &mut Cluster) -> Result<()> {
     cluster.keep()?;
     println!(
         "\nThe cluster is still up:\n  \
          cargo xtask cluster shell --name {CLUSTER}            a shell with kubectl as the cluster's administrator\n  \
-         kubectl -n agents exec -it triage -- sh          in that shell: act as the agent\n  \
-         kubectl get picket                               in that shell: identities, grants and policies; kubectl edit changes them\n  \
+         and in that shell:\n  \
+         kubectl -n agents exec -it janitor -- sh         act as the agent janitor; triage is revoked\n  \
+         kubectl picket status                            the nodes and their agents\n  \
+         kubectl get picket                               identities, grants and policies; kubectl edit changes them\n  \
+         helm -n {NAMESPACE} get values picket            the values of the installation\n  \
          kubectl -n {NAMESPACE} exec daemonset/picket -- /picket audit tail -f\n  \
+         \x20                                                the records of one node\n  \
+         and then:\n  \
          cargo xtask cluster down --name {CLUSTER}             end it",
     );
     Ok(())

@@ -348,9 +348,9 @@ mod tests {
             log: crate::audit::DEFAULT_DIRECTORY.into(),
             error: io::Error::from(io::ErrorKind::NotFound),
         };
-        let words =
-            "(does the agent run on this node? If it does not, --audit names another directory or file)";
-        assert!(usual.to_string().ends_with(words), "{usual}");
+        let words = "(does the agent run on this node? If it does not, --audit names another directory or file. Where the chart runs it";
+        assert!(usual.to_string().contains(words), "{usual}");
+        assert!(usual.to_string().contains("exec POD -- /picket"), "{usual}");
         assert!(!usual.fault().contains("--audit"), "{}", usual.fault());
     }
 

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::output;
+use crate::admin::IN_POD;
 use crate::audit::DEFAULT_DIRECTORY;
 
 /// Reads and verifies audit records.
@@ -86,7 +87,7 @@ impl Failure {
 fn hint(path: &Path, error: &io::Error, otherwise: &str) -> String {
     match error.kind() {
         io::ErrorKind::NotFound if path == Path::new(DEFAULT_DIRECTORY) => {
-            format!(" (does the agent run on this node? If it does not, {otherwise})")
+            format!(" (does the agent run on this node? If it does not, {otherwise}. {IN_POD})")
         }
         io::ErrorKind::PermissionDenied => " (the audit log is for root alone)".to_owned(),
         _ => String::new(),

@@ -27,6 +27,7 @@ use crate::cluster::rights::{
 use crate::cluster::{ClusterError, Connector};
 use crate::config::{Config, NodeCaSource};
 use crate::kernel::doctor::{Check, CheckStatus};
+use crate::pki::PemError;
 use crate::runtime::causes::with_causes;
 
 /// The names of the checks.
@@ -207,7 +208,15 @@ fn bare(server: &Uri) -> String {
 }
 
 fn unusable(error: &ClusterError) -> (String, String) {
-    let advice = "make the file readable for the agent, or correct the configuration";
+    let advice = match error {
+        ClusterError::File { .. } | ClusterError::Authorities(PemError::Read { .. }) => {
+            "make the file readable for the agent, or correct the configuration"
+        }
+        ClusterError::NoKubeconfig => "name the file in the configuration",
+        ClusterError::Kubeconfig { .. } | ClusterError::Authorities(_) | ClusterError::Client { .. } => {
+            "correct what the file says, or name another one in the configuration"
+        }
+    };
     (format!("not tested: {}", with_causes(error)), advice.to_owned())
 }
 
@@ -233,7 +242,8 @@ async fn check(name: &'static str, reached: Reached, needs: &[Need], bound: &Bou
         ),
         Err(error @ (ReviewError::Unreachable(_) | ReviewError::Silent)) => missing(
             format!("{server}: {error}"),
-            "check the server's address and its CA bundle, and that the node reaches the address".to_owned(),
+            "correct what the message names: the server's address, its CA bundle or the credential; and see that the node reaches the address"
+                .to_owned(),
         ),
     }
 }

@@ -687,4 +687,14 @@ async fn a_server_or_a_file_that_is_not_there_is_said() {
         "{detail}"
     );
     assert!(advice.contains("readable"), "{advice}");
+    // A file that was read is not to be made readable, and the bundle is named where the fault is in it.
+    std::fs::write(&ca, "no PEM").expect("written");
+    let files = CredentialFiles {
+        certificate: None,
+        ..files
+    };
+    let error = files.client(&Uri::from_static("https://127.0.0.1:1")).err();
+    let (detail, advice) = unusable(&error.expect("no certificate"));
+    assert!(detail.contains("ca.crt:1: no certificate in it"), "{detail}");
+    assert!(advice.starts_with("correct what the file says"), "{advice}");
 }

@@ -666,7 +666,9 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
             fault: error.fault(),
         };
         assert!(
-            sessions.sentence().ends_with("are you root?"),
+            sessions
+                .sentence()
+                .contains("are you root? Where the chart runs it"),
             "{}",
             sessions.sentence()
         );

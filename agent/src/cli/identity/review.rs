@@ -263,10 +263,15 @@ fn yaml(review: &Review) -> anyhow::Result<String> {
                 "# Nothing of AgentGrant {name} was used: `picket grant delete {name}`.\n"
             )),
             Proposal::Narrow(spec) => {
-                let narrower = AgentGrant {
+                let mut narrower = AgentGrant {
                     spec: (**spec).clone(),
                     ..usage.grant.clone()
                 };
+                // What the API server sets, it takes from nobody who applies the object.
+                let metadata = &mut narrower.metadata;
+                (metadata.uid, metadata.generation) = (None, None);
+                (metadata.resource_version, metadata.creation_timestamp) = (None, None);
+                metadata.managed_fields = None;
                 documents.push(print::new_yaml(&serde_json::to_value(narrower)?)?);
             }
         }
@@ -315,7 +320,7 @@ spec: {owner: o, attest: {pod: {namespace: n, serviceAccount: b}}}
 ---
 apiVersion: picket.dev/v1alpha1
 kind: AgentGrant
-metadata: {name: used}
+metadata: {name: used, uid: u-1, generation: 3, resourceVersion: '7'}
 spec: {to: {identities: [a]}, upstream: {impersonate: {user: u}}, rules: [{apiGroups: [''], resources: [pods], verbs: [get, list]}]}
 ---
 apiVersion: picket.dev/v1alpha1
@@ -366,6 +371,7 @@ spec: {to: {identities: [b]}, upstream: {impersonate: {user: v}}, rules: [{apiGr
         );
         assert!(!text.contains("- get\n"), "{text}");
         assert!(text.contains("# Nothing of AgentGrant unused was used"), "{text}");
+        assert!(!text.contains("uid") && !text.contains("generation"), "{text}");
         // A grant of another identity is no part of it.
         assert!(!text.contains("of-b"), "{text}");
         let document = document(&review, now);

@@ -3,6 +3,7 @@
 //! In: a client with the person's own rights. Out: the cluster's Nodes, what their agents say, and the pods of enrolled namespaces;
 //! where the person may not list one of these, what is not known for that.
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
@@ -11,6 +12,9 @@ use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketN
 use picket_policy::api::{API_VERSION, GROUP};
 
 use crate::cli::target::person::{AskError, list};
+
+/// The labels that the chart gives the agents' DaemonSet.
+const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
 
 /// The label by which a kubelet tells its operating system.
 const SYSTEM: &str = "kubernetes.io/os";
@@ -66,6 +70,13 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     };
     let told = list(&picket_nodes(client), PICKET_NODE_PLURAL, &of_node).await;
     answers.told = told.map_err(explained)?.iter().map(told_by).collect();
+    if answers.told.is_empty() && node.is_none() && has_no_daemonset(client).await {
+        return Err(AskError::Other(
+            "Picket is not installed in this cluster: no agent has a PicketNode, and there is no DaemonSet of agents. Install it: helm \
+             install picket deploy/charts/picket --namespace picket-system --create-namespace; deploy/docs/install.md has the values"
+                .to_owned(),
+        ));
+    }
     match list(&Api::<Node>::all(client.clone()), "nodes", &of_node).await {
         Ok(nodes) => answers.nodes = Some(nodes.iter().map(facts).collect()),
         Err(error) => answers.unknown.push(format!("nodes without an agent: {error}")),
@@ -77,6 +88,13 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
             .push(format!("pods that run without enrolment: {error}")),
     }
     Ok(answers)
+}
+
+/// Whether nobody runs agents by the chart. A person who may not list DaemonSets is told of the nodes instead.
+async fn has_no_daemonset(client: &Client) -> bool {
+    let labelled = ListParams::default().labels(AGENTS);
+    let found = list(&Api::<DaemonSet>::all(client.clone()), "daemonsets", &labelled).await;
+    found.is_ok_and(|found| found.is_empty())
 }
 
 /// The PicketNodes, as whatever their versions say.

@@ -28,7 +28,8 @@ counts pods that should be enforced and are not, or not wholly; the lines below 
 `(old)` marks a node that has others than the node whose objects are the newest. CERTS is the time until the first certificate of the \
 node ends; the upstream credential counts once it has ended, since the agent reads it anew. AGE is that of the agent.
 
-Exit codes: 0 all is well, 1 something is to be acted on, 2 the cluster cannot be asked, or wrong usage.";
+Exit codes: 0 all is well, 1 something is to be acted on, 2 the cluster cannot be asked, Picket is not installed in it, or \
+wrong usage.";
 
 /// The exit code where nothing is known.
 const CANNOT_ASK: u8 = 2;

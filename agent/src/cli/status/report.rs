@@ -16,6 +16,9 @@ use crate::cli::output::age;
 /// After so long without a word an agent counts as not heard: it writes each minute.
 const SILENT: Duration = Duration::from_secs(180);
 
+/// A CA of somebody else's that ends later than that has no end that anybody waits for: 9999 is written for none.
+const FAR: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+
 /// Most names in one finding.
 const NAMED: usize = 10;
 
@@ -296,12 +299,14 @@ fn has(parts: &[String]) -> String {
 /// The certificates of a node with what each is. A token is read anew all the while, so that only its end is news.
 pub(super) fn certificates(
     status: &PicketNodeStatus,
+    now: Timestamp,
 ) -> impl Iterator<Item = (&'static str, Timestamp, bool)> {
     let of = &status.certificates;
+    let upstream_ca = of.upstream_ca.filter(|at| since(now, *at) <= FAR);
     let all = [
         ("the node CA", of.node_ca, true),
         ("the gateway's certificate", of.gateway, true),
-        ("the upstream CA bundle", of.upstream_ca, true),
+        ("the upstream CA bundle", upstream_ca, true),
         ("the upstream credential", of.upstream, false),
     ];
     all.into_iter()
@@ -311,7 +316,8 @@ pub(super) fn certificates(
 fn of_certificates(nodes: &[NodeLine], now: Timestamp, expiring: Duration) -> Vec<String> {
     let mut findings = Vec::new();
     for line in nodes {
-        for (name, at, early) in line.status.iter().flat_map(certificates) {
+        let of = |status| certificates(status, now);
+        for (name, at, early) in line.status.iter().flat_map(of) {
             let left = since(now, at);
             if left.is_zero() {
                 findings.push(format!("{}: {name} ended {} ago", line.node, age(since(at, now))));

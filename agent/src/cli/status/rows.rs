@@ -128,9 +128,14 @@ fn policy(status: &PicketNodeStatus, differs: bool) -> String {
     }
 }
 
-/// The time until the first certificate ends. A credential that is read anew counts once it ended.
+/// The time until the first certificate ends; nothing where none of Picket's is known yet. A credential that is read anew counts once
+/// it ended.
 fn first_end(status: &PicketNodeStatus, now: Timestamp) -> String {
-    let ends = certificates(status).filter(|(_, at, early)| *early || *at <= now);
+    let own = &status.certificates;
+    if own.node_ca.or(own.gateway).is_none() {
+        return "-".to_owned();
+    }
+    let ends = certificates(status, now).filter(|(_, at, early)| *early || *at <= now);
     match ends.map(|(_, at, _)| at).min() {
         None => "-".to_owned(),
         Some(at) if at <= now => "ended".to_owned(),

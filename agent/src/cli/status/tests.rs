@@ -74,6 +74,7 @@ async fn reported(lists: impl Fn(&str) -> Result<Vec<Value>, u16> + Send + Sync 
 const NODES: &str = "/api/v1/nodes";
 const TOLD: &str = "/apis/picket.dev/v1alpha1/picketnodes";
 const NAMESPACES: &str = "/api/v1/namespaces";
+const DAEMONSETS: &str = "/apis/apps/v1/daemonsets";
 const PODS: &str = "/api/v1/namespaces/agents/pods";
 
 /// The report of one node whose agent says this.
@@ -211,6 +212,28 @@ async fn what_an_agent_says_is_wrong_is_to_be_acted_on() {
 }
 
 #[tokio::test]
+async fn the_first_end_is_one_of_picket_s_own_or_one_that_comes() {
+    let far = now() + 24 * 365 * 30 * HOUR;
+    for (certificates, shown) in [
+        (json!({"nodeCA": now() + 48 * HOUR, "upstreamCA": far}), "47h"),
+        (json!({"upstreamCA": far}), "-"),
+        (json!({"upstreamCA": now() + 24 * HOUR}), "-"),
+        (
+            json!({"nodeCA": now() + 48 * HOUR, "upstreamCA": now() + 24 * HOUR}),
+            "23h",
+        ),
+    ] {
+        let mut status = told("a");
+        status["status"]["certificates"] = certificates.clone();
+        let report = of_one(status).await;
+        let text = rows::text(&report, Format::Table, false);
+        let cells: Vec<_> = text.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(cells[6], shown, "{certificates}");
+        assert_eq!(report.findings, Vec::<String>::new(), "{certificates}");
+    }
+}
+
+#[tokio::test]
 async fn a_pod_that_is_not_enforced_has_a_line_with_the_reason() {
     let mut status = told("a");
     status["status"]["pods"]["notCovered"] = json!(1);
@@ -266,6 +289,7 @@ async fn nodes_with_older_objects_or_other_versions_are_marked() {
 async fn pods_that_run_without_enrolment_are_to_be_made_anew() {
     let report = reported(|path| {
         Ok(match path {
+            TOLD => vec![told("a")],
             NAMESPACES => vec![json!({"metadata": {"name": "agents"}})],
             PODS => vec![
                 pod("old", json!({})),
@@ -306,6 +330,40 @@ async fn without_the_kind_or_the_right_the_command_says_what_to_do() {
             .expect_err("nothing is known");
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_cluster_without_picket_is_told_from_one_whose_agents_have_not_begun() {
+    let asked = async |daemonsets: Result<Vec<Value>, u16>, node: Option<&str>| {
+        let (client, _asked, _folder) = client(Arc::new(move |path| match path {
+            NODES => Ok(vec![node_a()]),
+            DAEMONSETS => daemonsets.clone(),
+            _ => Ok(Vec::new()),
+        }))
+        .await;
+        report(&client, node, EXPIRING).await
+    };
+    let error = asked(Ok(Vec::new()), None)
+        .await
+        .expect_err("nothing is installed");
+    let said = error.to_string();
+    assert!(
+        said.starts_with("Picket is not installed in this cluster") && said.contains("helm install picket"),
+        "{said}"
+    );
+    let installed = json!({"metadata": {"name": "picket", "namespace": "picket-system"}});
+    for (daemonsets, node) in [
+        (Ok(vec![installed]), None),
+        (Err(403), None),
+        (Ok(Vec::new()), Some("a")),
+    ] {
+        let report = asked(daemonsets, node).await.expect("a report");
+        assert_eq!(report.nodes[0].state, NodeState::NoAgent);
+    }
+}
+
+fn node_a() -> Value {
+    node("a")
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use clap::Parser;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::cli::target::{ChangeArgs, Changed, Objects, insist, is_raced, wait};
+use crate::cli::plugin::Invocation;
+use crate::cli::target::{ChangeArgs, Changed, Objects, Place, insist, is_raced, wait};
+use crate::config::Config;
 
 #[derive(Parser)]
 struct Line {
@@ -220,6 +222,39 @@ fn the_objects_of_files_and_cluster_are_read_together_unless_one_is_asked_for() 
     };
     assert_eq!(names(""), ["f", "c"]);
     assert_eq!(names("--cluster"), ["c"]);
+}
+
+#[test]
+fn who_types_kubectl_means_the_cluster_unless_something_says_otherwise() {
+    let fake = Fake::new(|_| listed(&[]));
+    let place = |line: &str, invocation, config: Option<&Config>| {
+        let line = Line::try_parse_from(format!("change {line}").split_whitespace());
+        let line = line.unwrap_or_else(|error| panic!("{error}"));
+        line.args.target.place_as(invocation, Ok(config.cloned()))
+    };
+    let config = |of_cluster: bool| {
+        fake.args("");
+        let mut config = Config::read(&fake.path().join("agent.yaml")).expect("a configuration");
+        config.objects.cluster = of_cluster;
+        config
+    };
+    let (plugin, picket) = (Invocation::Plugin, Invocation::Picket);
+    assert!(matches!(place("", plugin, None), Ok(Place::Cluster { .. })));
+    let error = place("", picket, None).err().expect("it is asked").to_string();
+    assert!(error.contains("which objects are meant?"), "{error}");
+    // What the command line or the node's own configuration says goes before.
+    assert!(matches!(
+        place("--files a", plugin, None),
+        Ok(Place::Files { .. })
+    ));
+    assert!(matches!(
+        place("", plugin, Some(&config(false))),
+        Ok(Place::Files { .. })
+    ));
+    assert!(matches!(
+        place("", plugin, Some(&config(true))),
+        Ok(Place::Cluster { .. })
+    ));
 }
 
 #[test]

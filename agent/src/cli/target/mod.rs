@@ -31,10 +31,11 @@ use picket_policy::{Document, PolicySet};
 use serde_json::{Value, json};
 
 use super::output;
+use super::plugin::Invocation;
 use super::sessions::block_on;
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::cluster::PersonalConfig;
-use crate::config;
+use crate::config::{self, Config, ConfigError};
 use crate::store::edit::{ObjectEditError, ObjectFiles};
 use api::ApiObjects;
 use wait::{InForce, Unsure, Waited};
@@ -45,7 +46,8 @@ pub(in crate::cli) struct Target {
     /// Files, or folders whose .yaml and .yml files are read. Default: those that `objects` names in the configuration.
     #[arg(short, long, value_name = "PATH")]
     files: Vec<PathBuf>,
-    /// The objects that the cluster keeps. Default where the configuration has `objects: {cluster: true}`.
+    /// The objects that the cluster keeps. Default where the configuration has `objects: {cluster: true}`, and of `kubectl picket` where
+    /// there is no configuration.
     #[arg(long, conflicts_with = "files")]
     cluster: bool,
     /// The kubeconfig for --cluster, which it implies. Default: as kubectl has it, then the pod's own account, then the node's.
@@ -228,17 +230,28 @@ impl Target {
     }
 
     fn place(&self) -> anyhow::Result<Place> {
+        let config = super::configuration(self.config.as_deref());
+        self.place_as(Invocation::of(std::env::args_os().next().as_ref()), config)
+    }
+
+    fn place_as(
+        &self,
+        invocation: Invocation,
+        config: Result<Option<Config>, ConfigError>,
+    ) -> anyhow::Result<Place> {
         if !self.files.is_empty() {
             // Without a configuration that can be read nothing is known of a cluster.
-            let config = super::configuration(self.config.as_deref()).ok().flatten();
             return Ok(Place::Files {
                 paths: self.files.clone(),
-                of_cluster: config.is_some_and(|config| config.objects.cluster),
+                of_cluster: config.is_ok_and(|config| config.is_some_and(|config| config.objects.cluster)),
             });
         }
-        let config = super::configuration(self.config.as_deref())?;
+        let config = config?;
+        // Who types `kubectl` means a cluster, unless this machine's agent has its objects elsewhere.
+        let is_usual = invocation == Invocation::Plugin && config.is_none();
         let is_alone = self.cluster || self.context.is_some();
         if is_alone
+            || is_usual
             || self.kubeconfig.is_some()
             || config.as_ref().is_some_and(|config| config.objects.cluster)
         {
@@ -258,7 +271,8 @@ impl Target {
         }
         let config = config.with_context(|| {
             format!(
-                "which objects are meant? There is no {}, so name files or folders with --files, or the cluster with --cluster",
+                "which objects are meant? There is no {}, so name files or folders with --files, or the cluster with --cluster, as \
+                 `kubectl picket` does by itself",
                 config::DEFAULT_PATH
             )
         })?;
