@@ -272,6 +272,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
     let files = [
         include_str!("../../../../../deploy/enrolment.yaml"),
         include_str!("../../../../../deploy/admission-guards.yaml"),
+        include_str!("../../../../../deploy/service-guards.yaml"),
         include_str!("../../../../../deploy/rbac.yaml"),
         include_str!("../../../../../deploy/flow-control.yaml"),
         include_str!("../../../../../deploy/token-secrets.yaml"),
@@ -297,7 +298,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
         assert_eq!(denied(&plain, &line).cause(), Cause::Builtin, "{line}");
         seen += 1;
     }
-    assert!(seen >= 32, "{seen} objects in deploy/");
+    assert!(seen >= 36, "{seen} objects in deploy/");
 }
 
 #[test]

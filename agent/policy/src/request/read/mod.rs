@@ -60,7 +60,8 @@ impl KubeRequest {
             Target::NonResource { .. } => path,
         };
         request.upgrade = upgrade;
-        request.discovery = matches!(request.path.as_str(), "/api" | "/apis") && head::asks_discovery(headers);
+        request.discovery =
+            matches!(request.path.as_str(), "/api" | "/apis") && head::asks_discovery(headers);
         request.apply = request.verb == Verb::Patch && head::asks_apply(headers);
         request.follow |= request.verb == Verb::Watch;
         // What is behind a proxy may read any coding, and no rule looks into its bodies.
