@@ -192,8 +192,8 @@ mod tests {
         address
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_controller_is_asked_within_a_limit() {
+    #[tokio::test]
+    async fn what_the_controller_says_is_told_and_what_nobody_says() {
         let says = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 8\r\n\r\nno root\n";
         let address = controller_that_says(Some(says)).await;
         let (status, text) = ask_controller(address, "/readyz").await.unwrap();
@@ -201,10 +201,14 @@ mod tests {
         let address = controller_that_says(Some("nonsense\r\n\r\n")).await;
         let broken = ask_controller(address, "/readyz").await.unwrap_err();
         assert!(matches!(broken, ControllerSilent::Broken { .. }), "{broken}");
-        let silent = ask_controller(controller_that_says(None).await, "/readyz").await;
-        assert!(matches!(silent, Err(ControllerSilent::Slow(_))));
         let nobody = ask_controller(SocketAddr::from(([127, 0, 0, 1], 1)), "/readyz").await;
         assert!(matches!(nobody, Err(ControllerSilent::Connect { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_controller_has_a_limit_for_its_answer() {
+        let silent = ask_controller(controller_that_says(None).await, "/readyz").await;
+        assert!(matches!(silent, Err(ControllerSilent::Slow(_))));
     }
 
     #[test]
