@@ -130,7 +130,9 @@ fn object(args: &CreateArgs) -> Value {
 /// What a right takes besides: the API server answers 403, and kubectl may show no more of it than `unknown`.
 fn also_needed(args: &CreateArgs) -> String {
     format!(
-        "The API server must let the nodes act as {}: once for each user and group, apply what `picket grant rbac` prints",
+        "The API server must let the nodes act as {}. With the chart, list it and its groups under impersonate.users and \
+         impersonate.groups, and run helm upgrade; elsewhere apply what `picket grant rbac` prints. Nothing is to be done where \
+         that is so already",
         args.user
     )
 }
