@@ -1,7 +1,7 @@
 //! A release on two nodes, and pods that ask the API server without end.
 //!
-//! In: the chart, and a cluster of two nodes. Out: a [`Lab`], which the tests of [`crate::life`] and [`crate::trust`] share: the first of
-//! them installs an older build with older CRDs. Each node has an enrolled pod and one that is left alone.
+//! In: the chart, and a cluster of two nodes. Out: a [`Lab`], which the tests of [`crate::life`], [`crate::restore`] and [`crate::trust`]
+//! share: the first of them installs an older build with older CRDs. Each node has an enrolled pod and one that is left alone.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
