@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use picket_tests::cluster::TestNode;
 use picket_tests::install::{LIMIT, wait};
 use serde_json::{Value, json};
 
@@ -33,6 +34,13 @@ const OUTAGE: &str = "PICKET_OUTAGE";
 /// The suite has no ten minutes: the pauses between an agent's tries end at five seconds, and its token and its node CA live for an hour
 /// and for days.
 const SHORT_OUTAGE: Duration = Duration::from_secs(25);
+
+/// A pod that asks once and stays.
+const ASKS_ONCE: [&str; 3] = [
+    "sh",
+    "-c",
+    "kubectl -n lab get configmap tick -o name; sleep infinity",
+];
 
 /// Replaces each node's agent by one with other maps, and sees no request fail.
 fn replaced_under_load(lab: &Lab<'_>, replace: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -132,22 +140,7 @@ fn agents_start_and_serve_without_the_controller(world: &mut World) -> Result<()
     lab.wait_answered(ENROLLED, node, back)?;
     ensure!(lab.node_ca_of(node) == before, "the node has another CA");
     // A pod that comes meanwhile, by the bundle and the label that are there.
-    let late = pod(
-        ENROLLED,
-        "late",
-        node,
-        &[
-            "sh",
-            "-c",
-            "kubectl -n lab get configmap tick -o name; sleep infinity",
-        ],
-    );
-    lab.cluster.apply(&late.to_string())?;
-    wait("a pod that came meanwhile is served", || {
-        let log = lab.kubectl(&["-n", ENROLLED, "logs", "late"]).unwrap_or_default();
-        Ok(log.contains("configmap/tick"))
-    })?;
-    lab.kubectl(&["-n", ENROLLED, "delete", "pod", "late"])?;
+    a_new_pod_is_served(&lab, node)?;
     // Nobody is there to sign.
     let asked = || {
         lab.kubectl(&["get", "csr", "-o", "name"])
@@ -170,6 +163,17 @@ fn agents_start_and_serve_without_the_controller(world: &mut World) -> Result<()
     ensure!(failed.keys().all(|why| is_of_a_restart(why)), "{failed:?}");
     watched.the_exempt_notice_nothing()?;
     lab.tick("led")
+}
+
+/// Makes a pod on this node that asks once, waits for its answer, and deletes it.
+fn a_new_pod_is_served(lab: &Lab<'_>, node: &TestNode) -> Result<()> {
+    lab.cluster
+        .apply(&pod(ENROLLED, "late", node, &ASKS_ONCE).to_string())?;
+    wait("a new pod is served", || {
+        let log = lab.kubectl(&["-n", ENROLLED, "logs", "late"]).unwrap_or_default();
+        Ok(log.contains("configmap/tick"))
+    })?;
+    lab.kubectl(&["-n", ENROLLED, "delete", "pod", "late"]).map(drop)
 }
 
 /// Whether a request may fail so while a node's only agent starts again: it is refused, or ends with the agent.
@@ -261,22 +265,7 @@ fn a_kubelet_and_a_runtime_that_start_again_leave_pods_enforced(world: &mut Worl
         let exec = lab.kubectl(&["-n", ENROLLED, "exec", &load_of(node), "--", "true"]);
         Ok(exec.is_ok())
     })?;
-    let late = pod(
-        ENROLLED,
-        "late",
-        node,
-        &[
-            "sh",
-            "-c",
-            "kubectl -n lab get configmap tick -o name; sleep infinity",
-        ],
-    );
-    lab.cluster.apply(&late.to_string())?;
-    wait("a new pod is served", || {
-        let log = lab.kubectl(&["-n", ENROLLED, "logs", "late"]).unwrap_or_default();
-        Ok(log.contains("configmap/tick"))
-    })?;
-    lab.kubectl(&["-n", ENROLLED, "delete", "pod", "late"])?;
+    a_new_pod_is_served(&lab, node)?;
     let failed = watched.nobody_went_past()?;
     ensure!(failed.is_empty(), "requests failed: {failed:?}");
     watched.the_exempt_notice_nothing()?;
@@ -375,13 +364,8 @@ fn a_new_node_takes_enrolled_pods_once_its_agent_serves(world: &mut World) -> Re
     ];
     lab.kubectl(&all)?;
     lab.kubectl(&["delete", "node", &node.name])?;
-    let load = [
-        "sh",
-        "-c",
-        "kubectl -n lab get configmap tick -o name; sleep infinity",
-    ];
     lab.cluster
-        .apply(&pod(ENROLLED, "waits", node, &load).to_string())?;
+        .apply(&pod(ENROLLED, "waits", node, &ASKS_ONCE).to_string())?;
     off.boot()?;
     wait("the node is known", || Ok(lab.cluster.tell_pod_ranges().is_ok()))?;
     lab.cluster.wait_ready(ENROLLED, "waits", LIMIT)?;

@@ -170,11 +170,7 @@ impl<S: LeaseStore> Candidate<S> {
         self.health.heard();
         let Some(found) = found else {
             // Whoever led has to stop: the Lease that proved it is gone.
-            let led = self
-                .seen
-                .take()
-                .is_some_and(|seen| holder(&seen.lease) == self.identity);
-            if led {
+            if self.forget() {
                 return Ok(false);
             }
             let created = self.store.create(&self.claim(None)).await?;
@@ -187,11 +183,7 @@ impl<S: LeaseStore> Candidate<S> {
                 version = found.metadata.resource_version,
                 "the API server's objects were set back to an older state, as by a restore of etcd: the controller lists all of them anew"
             );
-            let led = self
-                .seen
-                .take()
-                .is_some_and(|seen| holder(&seen.lease) == self.identity);
-            if led {
+            if self.forget() {
                 return Ok(false);
             }
         }
@@ -210,6 +202,13 @@ impl<S: LeaseStore> Candidate<S> {
         let version = |lease: &Lease| lease.metadata.resource_version.as_ref()?.parse::<u64>().ok();
         let seen = self.seen.as_ref().and_then(|seen| version(&seen.lease));
         version(found).zip(seen).is_some_and(|(found, seen)| found < seen)
+    }
+
+    /// Forgets the Lease; says whether it was this replica's.
+    fn forget(&mut self) -> bool {
+        self.seen
+            .take()
+            .is_some_and(|seen| holder(&seen.lease) == self.identity)
     }
 
     /// Remembers the Lease, and when it changed.

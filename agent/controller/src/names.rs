@@ -11,6 +11,9 @@ pub const AGENT_LABEL: &str = "picket.dev/agent";
 /// The one value of [`AGENT_LABEL`].
 pub const AGENT_READY: &str = "ready";
 
+/// The labels that the chart gives the agents' DaemonSet and its pods, as a selector.
+pub const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
+
 /// The signer that the controller is.
 pub const SIGNER: &str = "picket.dev/node-ca";
 

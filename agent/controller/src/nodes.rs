@@ -19,10 +19,7 @@ use tokio::time::Instant;
 
 use crate::kubernetes::{follow, is_gone, printable};
 use crate::metrics::{ControllerMetrics, NodeCounts, Part};
-use crate::names::{AGENT_LABEL, AGENT_READY, FIELD_MANAGER};
-
-/// The labels of the agents' pods.
-const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
+use crate::names::{AGENT_LABEL, AGENT_READY, AGENTS, FIELD_MANAGER};
 
 /// How long a node keeps its label without a ready agent. An agent that is replaced in place, or whose probe fails once, is back
 /// within that; pods that come meanwhile wait for their token or stay closed, as on any node without an agent.

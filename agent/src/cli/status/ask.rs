@@ -7,14 +7,11 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
-use picket_controller::names::ENROLLED;
+use picket_controller::names::{AGENTS, ENROLLED};
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 
 use crate::cli::target::person::{AskError, list};
-
-/// The labels that the chart gives the agents' DaemonSet.
-const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
 
 /// The label by which a kubelet tells its operating system.
 const SYSTEM: &str = "kubernetes.io/os";
