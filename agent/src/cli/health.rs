@@ -171,7 +171,7 @@ fn lines(answer: &ReadyAnswer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::admin::api::FailingPart;
@@ -184,6 +184,9 @@ mod tests {
             let mut open = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 if let Some(answer) = answer {
+                    // An answer before its question is an error of the connection to hyper.
+                    let asked = stream.read(&mut [0; 512]).await.unwrap();
+                    assert!(asked > 0, "a connection without a request");
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
                 open.push(stream);
