@@ -40,7 +40,7 @@ fn the_listener_moves_and_no_connection_is_lost(world: &mut World) -> Result<()>
         let taken = program.take(address)?;
         eprintln!("{address}: {taken:?}");
         ensure!(taken.error.is_none(), "it never got the port: {taken:?}");
-        ensure!(taken.millis < 1000.0, "it took long: {taken:?}");
+        ensure!(taken.millis < 5000.0, "it took long: {taken:?}");
         log.wait("the record of the bind", |record| {
             let kernel = &record["kernel"];
             kernel["hook"] == hook

@@ -553,7 +553,8 @@ fn a_connection_from_before_its_address_was_an_endpoint_is_destroyed(world: &mut
     comes_to_be_redirected(world, "worker", at)?;
     // What was under way when it became a protected endpoint may still be in the socket's buffer.
     let mut silent = None;
-    for _ in 0..10 {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < limit {
         match arriving.read(&mut bytes) {
             Ok(0) => silent = Some("closed"),
             Ok(_) => continue,

@@ -257,7 +257,9 @@ impl Lab<'_> {
             &patch,
         ])?;
         wait("the informers go on", || {
-            let log = self.kubectl(&["-n", ENROLLED, "logs", "informers", "--tail=20"])?;
+            // A container that is made anew has no log for a moment.
+            let log = self.kubectl(&["-n", ENROLLED, "logs", "informers", "--tail=20"]);
+            let log = log.unwrap_or_default();
             Ok(log.contains(&format!("all have {value}")))
         })
     }

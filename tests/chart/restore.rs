@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 const LOST: u32 = 3000;
 
 /// Within this time a change counts on every node: an agent writes its status each minute, and that shows where the versions are.
-const WITHIN: Duration = Duration::from_secs(90);
+const WITHIN: Duration = Duration::from_secs(180);
 
 /// The identity of the pods that ask.
 const IDENTITY: &str = "agentidentity/worker";

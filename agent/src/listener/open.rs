@@ -351,7 +351,16 @@ mod tests {
         let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (accepted, _) = adopted.v4.accept().unwrap();
         drop(adopted);
-        let program = TcpListener::bind(("127.0.0.1", port));
+        // Another test's listener may have the port for a moment.
+        let bind = || TcpListener::bind(("127.0.0.1", port));
+        let mut program = bind();
+        for _ in 0..100 {
+            if program.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            program = bind();
+        }
         assert!(program.is_ok(), "{program:?}");
         drop((client, accepted));
     }

@@ -19,7 +19,7 @@ use crate::workload::Netns;
 
 const LAYOUT: u64 = 7;
 /// How long the newer agent may take here.
-const SYNC: Duration = Duration::from_millis(500);
+const SYNC: Duration = Duration::from_secs(3);
 
 /// A predecessor that serves, in a folder of its own.
 struct Older {
@@ -127,7 +127,7 @@ impl Older {
 
     /// Waits until it has lent the kernel, or has taken it back.
     async fn lends(&self, lent: bool) {
-        tokio::time::timeout(Duration::from_secs(5), self.phase.lent(lent))
+        tokio::time::timeout(Duration::from_secs(20), self.phase.lent(lent))
             .await
             .unwrap()
             .unwrap();
@@ -330,7 +330,7 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its
     let (mut older, runtime) = older;
     runtime.block_on(async {
         let restored_again = older.rests.wait_for(|rests| *rests == 2);
-        tokio::time::timeout(Duration::from_secs(5), restored_again)
+        tokio::time::timeout(Duration::from_secs(20), restored_again)
             .await
             .unwrap()
             .unwrap();
@@ -422,13 +422,13 @@ async fn who_must_not_take_over_is_told_why() {
     let refused = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
         .await
         .unwrap_err();
+    let said = refused.to_string();
     assert!(
-        refused
-            .to_string()
-            .contains("took over from another one 0 s ago; try again in 60 s"),
-        "{refused}"
+        said.contains("took over from another one ") && said.contains(" s ago; try again in "),
+        "{said}"
     );
-    assert_eq!(refused.retry_after(), Some(Duration::from_secs(60)));
+    let after = refused.retry_after().unwrap().as_secs();
+    assert!((50..=60).contains(&after), "{said}");
     assert!(!older.has_lent());
 }
 
@@ -543,7 +543,7 @@ async fn whatever_becomes_of_its_tasks_a_newer_agent_is_there_until_its_process_
     older.lends(true).await;
     successor.hold_until_exit();
     drop(successor);
-    tokio::time::sleep(SYNC / 5).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(older.has_lent(), "it goes on beside the newer one");
 }
 

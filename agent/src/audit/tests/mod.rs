@@ -605,7 +605,7 @@ async fn a_restart_binds_its_chain_to_a_line_that_lacks_its_newline_alone() {
 /// The last segment, to append to it, once the writer has let go of the spool.
 fn retry_open(spool: &Path) -> fs::File {
     let directory = fs::File::open(spool).expect("the spool");
-    for _ in 0..200 {
+    for _ in 0..2000 {
         if directory.try_lock().is_ok() {
             let last = files(spool).pop().expect("a segment");
             return fs::OpenOptions::new()

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -374,7 +376,7 @@ async fn an_issuer_that_fails_leaves_known_keys_for_a_time_and_is_unavailable_fo
     let (key, new) = (TestKey::new("ES256"), TestKey::new("ES256"));
     let limits = Limits {
         refresh: Duration::from_millis(50),
-        keys: Duration::from_millis(1500),
+        keys: Duration::from_secs(5),
         ..quick()
     };
     let bed = Bed::start(vec![key.published("k")], limits).await;
@@ -395,15 +397,20 @@ async fn an_issuer_that_fails_leaves_known_keys_for_a_time_and_is_unavailable_fo
             "jwt_issuer_unavailable"
         );
     }
-    tokio::time::sleep(Duration::from_millis(1800)).await;
+    tokio::time::sleep(Duration::from_millis(5500)).await;
     assert_eq!(
         code(bed.verify(&token).await),
         "jwt_issuer_unavailable",
         "its keys are too old"
     );
     bed.issuer.behave(IssuerBehaviour::Good);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(code(bed.verify(&token).await), "taken");
+    let again = async {
+        while code(bed.verify(&token).await) != "taken" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(20), again).await;
+    assert!(again.is_ok(), "it answers again");
 }
 
 #[tokio::test]
@@ -555,12 +562,18 @@ async fn a_known_token_costs_no_signature() {
         HeaderValue::from_str(&format!("Bearer {}", key.token("k", &bed.claims()))).expect("a header");
     let verify = || bed.issuers.verify(&header, now());
     assert!(verify().await.expect("a token").is_ok());
+    // Of this thread alone: others may keep the machine busy.
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("usage");
+        let time = usage.user_time() + usage.system_time();
+        Duration::from_micros(u64::try_from(time.num_microseconds()).expect("positive"))
+    };
     let rounds = 10_000;
-    let began = Instant::now();
+    let began = used();
     for _ in 0..rounds {
         assert!(verify().await.expect("a token").is_ok());
     }
-    let each = began.elapsed() / rounds;
+    let each = (used() - began) / rounds;
     println!("cached: {each:?}");
     assert!(each < Duration::from_micros(100), "{each:?}");
 }

@@ -381,7 +381,7 @@ async fn a_watch_ends_with_its_token_its_key_and_its_issuer() {
     bed.issuers.issuers.when_changed(move || pods.changed());
     // The token's time, with the skew that clocks may have.
     let mut claims = bed.claims();
-    let over = Timestamp::now().as_second() + 2;
+    let over = Timestamp::now().as_second() + 4;
     claims["exp"] = (over - 60).into();
     let brief = watch(&bed.world, &bed.key.token("k", &claims)).await;
     let lasting = watch(&bed.world, &bed.key.token("k", &bed.claims())).await;

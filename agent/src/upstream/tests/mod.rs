@@ -446,7 +446,7 @@ async fn no_request_is_lost_where_a_connection_ends() {
 #[tokio::test]
 async fn a_crowd_s_connections_open_side_by_side() {
     let server = Server::http2(|_: &Got| Does::Nothing).await;
-    server.greets_after(Duration::from_millis(300));
+    server.greets_after(Duration::from_secs(2));
     let began = Instant::now();
     let mut leases = tokio::task::JoinSet::new();
     for _ in 0..400 {
@@ -456,11 +456,7 @@ async fn a_crowd_s_connections_open_side_by_side() {
     let leases = leases.join_all().await;
     assert!(leases.iter().all(Result::is_ok));
     assert_eq!(server.connections(), 4);
-    assert!(
-        began.elapsed() < Duration::from_millis(900),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
 }
 
 /// A stream that comes free goes to who waits, another pod's request before a crowd's further ones.
