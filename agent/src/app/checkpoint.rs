@@ -4,7 +4,7 @@
 //! start that cannot learn them: after a boot, while the API server cannot be asked or the configuration is not valid.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::cluster;
 use crate::config::{Config, ConfigError};
 use crate::endpoints::ProtectedEndpoints;
 use crate::node_ca::KeptNodeCa;
@@ -241,9 +242,9 @@ pub(super) fn service_is_open(readiness: &Readiness) {
 /// The Service's address as a kubelet tells it to each container (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT), where the
 /// agent runs in one.
 pub(super) fn service_of_environment(variable: impl Fn(&str) -> Option<String>) -> Option<SocketAddr> {
-    let host: IpAddr = variable("KUBERNETES_SERVICE_HOST")?.parse().ok()?;
+    let host = cluster::address::address(&variable("KUBERNETES_SERVICE_HOST")?)?;
     let port = variable("KUBERNETES_SERVICE_PORT")?.parse().ok()?;
-    (port != 0 && !host.is_unspecified()).then(|| SocketAddr::new(host.to_canonical(), port))
+    (port != 0 && !host.is_unspecified()).then(|| SocketAddr::new(host, port))
 }
 
 /// Adds what was in force last to what is known now. The configuration wins: what it allows is not denied, and what it denies is

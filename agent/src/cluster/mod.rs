@@ -4,6 +4,7 @@
 //! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects; once it shows that its objects were
 //! set back, all are listed anew ([`resets`]).
 
+pub mod address;
 mod faults;
 mod kept_client;
 mod person;

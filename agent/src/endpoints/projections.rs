@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource, ResourceExt};
 
+use crate::cluster;
+
 /// The label that ties a slice to its Service (`k8s.io/api/discovery/v1`, well_known_labels.go).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -198,8 +200,7 @@ fn first_two(range: &str) -> Vec<IpAddr> {
 }
 
 fn address(text: &str) -> Option<IpAddr> {
-    let address: IpAddr = text.parse().ok()?;
-    (!address.is_unspecified()).then(|| address.to_canonical())
+    cluster::address::address(text).filter(|address| !address.is_unspecified())
 }
 
 fn number(port: i32) -> Option<u16> {
@@ -253,6 +254,25 @@ mod tests {
             ),
             None
         );
+    }
+
+    #[test]
+    fn an_address_with_leading_zeros_is_the_address_that_it_leads_to() {
+        let service: ServiceProjection = read(json!({
+            "spec": {"clusterIP": "10.096.0.77", "externalIPs": ["0192.0.2.1"], "ports": [{"port": 443}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.051.100.1"}]}},
+        }))
+        .unwrap();
+        assert_eq!(
+            service.addresses,
+            ips(&["10.96.0.77", "192.0.2.1", "198.51.100.1"])
+        );
+        let slice: SliceProjection = read(json!({
+            "metadata": {"labels": {SERVICE_NAME: "s"}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["010.250.0.1"]}], "ports": [{"port": 6443}],
+        }))
+        .unwrap();
+        assert_eq!(*slice.addresses, ips::<Vec<_>>(&["10.250.0.1"])[..]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::enrolment::{NamespaceCache, is_enrolled};
 use super::layout::is_manifest_hash;
 use super::sandbox::has_own_stack;
 use super::{Controller, Pod, PodUid, WorkloadName};
-use crate::cluster::{Connector, follow};
+use crate::cluster::{self, Connector, follow};
 
 /// The kubelet's mark on the mirror of a static pod (`pkg/kubelet/types/pod_update.go`).
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -143,8 +143,7 @@ fn addresses(status: &core::PodStatus, host_network: bool) -> Vec<IpAddr> {
     let of_node = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
     let of_node = of_node.chain(status.host_ip.as_deref()).filter(|_| host_network);
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in of_pod.chain(of_node).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-        let address = address.to_canonical();
+    for address in of_pod.chain(of_node).filter_map(cluster::address::address) {
         if !addresses.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
             addresses.push(address);
         }

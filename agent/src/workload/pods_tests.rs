@@ -212,7 +212,7 @@ fn a_pod_is_told_of_once_its_namespace_is_known_and_is_enrolled_by_either_label(
 #[tokio::test]
 async fn without_a_list_of_namespaces_no_pod_is_told_of_where_enrolment_counts() {
     let lists = |may_list: bool| {
-        crate::cluster::testing::answering(move |request| {
+        cluster::testing::answering(move |request| {
             let (kind, item) = match request.uri().path().rsplit('/').next() {
                 Some("pods") => (
                     "PodList",

@@ -15,7 +15,7 @@ use picket_controller::names::ENROLLED;
 use picket_policy::DEFAULT_NAMESPACE;
 
 use super::cloud;
-use crate::cluster::printable;
+use crate::cluster::{self, printable};
 use crate::config::{Config, EnforceSection};
 use crate::kernel::doctor::{Check, CheckStatus};
 
@@ -202,7 +202,7 @@ async fn address(client: &Client, servers: &[Server<'_>]) -> kube::Result<Check>
         .filter(|service| service.name_any() == "kubernetes")
         .filter_map(|service| service.spec)
         .flat_map(|spec| spec.cluster_ips.unwrap_or_default())
-        .filter_map(|address| address.parse().ok())
+        .filter_map(|text| cluster::address::address(&text))
         .collect();
     let mut faults = Vec::new();
     for Server { field, url } in servers {
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    async fn client() -> (crate::cluster::testing::Folder, Client) {
+    async fn client() -> (cluster::testing::Folder, Client) {
         let server = listing(|kind| Some(cluster(kind))).await;
         let (folder, connector) = Connector::for_tests(&server);
         (folder, connector.connect().await.expect("a client"))
