@@ -117,8 +117,8 @@ impl Builtin {
             }
             Self::ApiserverPortforward => "a port-forward into a kube-* namespace can bypass Picket",
             Self::ApiserverEndpoints => {
-                "an agent may not change the addresses of the API server: the Service and Endpoints kubernetes, and EndpointSlices in the \
-                 namespace default"
+                "an agent may not change the addresses of the API server (the Service and Endpoints kubernetes, EndpointSlices in the \
+                 namespace default), nor give a Service addresses of others (services/status, ServiceCIDRs, IPAddresses)"
             }
             Self::TokenRequest => "a service account token would work without Picket",
             Self::TokenSecrets => {
@@ -128,6 +128,9 @@ impl Builtin {
             Self::PicketObjects => "an agent may not reach the objects that limit it",
             Self::PicketAdmission => {
                 "an agent may not change what enrols agents' pods: admission rules, namespaces with agents, Picket's ConfigMaps"
+            }
+            Self::ApiserverConfiguration => {
+                "admission configuration, API services, and priority and fairness decide over everybody's requests, Picket's among them"
             }
             Self::PicketNamespace => "an agent may not reach Picket's own namespace",
             Self::AgentLabels => {
@@ -183,6 +186,7 @@ impl Builtin {
             Self::CertificateRequests => asked.requests_certificate(),
             Self::PicketObjects => asked.reaches_picket_objects(),
             Self::PicketAdmission => asked.changes_enrolment(around.agents),
+            Self::ApiserverConfiguration => asked.configures_api_server(),
             Self::PicketNamespace => asked.reaches_namespace(around.own_namespace),
             Self::AgentLabels => asked.changes_labels(around.agents),
             Self::AgentPods => asked.acts_as_another(around.agents, around.caller),
@@ -250,6 +254,9 @@ impl Asked<'_> {
 
     /// Which slices are the API server's says their label `kubernetes.io/service-name`, which a patch changes and a deletion does not name.
     /// So no slice of that namespace is an agent's to write. Other Endpoints than `kubernetes` are copied to slices of their own name.
+    ///
+    /// A Service takes the addresses of its load balancers away from whoever has them, and a ServiceCIDR lets it have any as its cluster
+    /// address. With that of an agent's own pod, the kubelet's probes of the pod go where the Service leads: to the API server.
     fn changes_api_server_endpoints(self) -> bool {
         let in_reach = self
             .namespace
@@ -257,7 +264,10 @@ impl Asked<'_> {
         let is_service = (self.is("", "services") && !self.is_sub("proxy")) || self.is("", "endpoints");
         let is_own = || self.is_named(|name| name.eq_ignore_ascii_case(API_SERVER_SERVICE));
         let is_slice = self.is("discovery.k8s.io", "endpointslices");
-        self.writes() && in_reach && (is_slice || (is_service && is_own()))
+        let gives_addresses = (self.is("", "services") && self.is_sub("status"))
+            || self.is("networking.k8s.io", "servicecidrs")
+            || self.is("networking.k8s.io", "ipaddresses");
+        self.writes() && (gives_addresses || (in_reach && (is_slice || (is_service && is_own()))))
     }
 
     /// The token controller writes a token into a new Secret of the first type, which whoever may read it can use; one of the second type
@@ -290,6 +300,16 @@ impl Asked<'_> {
                 || self.is_of("flowcontrol.apiserver.k8s.io")
         };
         own(self.group) || (self.writes() && holds_own() && self.is_named(own))
+    }
+
+    /// An admission policy of any name can change or refuse what Picket's controller and people write, such as a revocation. An API
+    /// service of any group gets everybody's requests for it. A FlowSchema can starve Picket's watches. Those with Picket's own names are
+    /// other built-ins', so that an exception leaves them closed.
+    fn configures_api_server(self) -> bool {
+        let configures = self.is_of("admissionregistration.k8s.io")
+            || self.is("apiregistration.k8s.io", "apiservices")
+            || self.is_of("flowcontrol.apiserver.k8s.io");
+        self.writes() && configures && !self.is_named(own)
     }
 
     fn changes_enrolment(self, agents: &AgentNamespaces) -> bool {

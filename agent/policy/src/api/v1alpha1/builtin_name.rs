@@ -16,7 +16,7 @@ pub enum Builtin {
     /// network are.
     ApiserverPortforward,
     /// The addresses of the API server itself, which tell Picket what to protect: the Service `kubernetes`, its Endpoints and
-    /// EndpointSlices.
+    /// EndpointSlices. And what gives a Service addresses of others: `services/status`, ServiceCIDRs and IPAddresses.
     ApiserverEndpoints,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,
@@ -28,6 +28,8 @@ pub enum Builtin {
     PicketObjects,
     /// What enrols agents' pods: Picket's admission configuration, the namespaces of agents, ConfigMaps with Picket's names.
     PicketAdmission,
+    /// What decides over everybody's requests in the API server: admission configuration, API services, priority and fairness.
+    ApiserverConfiguration,
     /// Picket's namespace and all in it.
     PicketNamespace,
     /// Changes of pods in the namespaces of agents: labels say which agent a pod is, and which pods are enforced.
@@ -40,7 +42,7 @@ pub enum Builtin {
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NodesProxy,
         Self::PodsProxy,
         Self::ServicesProxy,
@@ -51,6 +53,7 @@ impl Builtin {
         Self::CertificateRequests,
         Self::PicketObjects,
         Self::PicketAdmission,
+        Self::ApiserverConfiguration,
         Self::PicketNamespace,
         Self::AgentLabels,
         Self::AgentPods,
@@ -71,6 +74,7 @@ impl Builtin {
             Self::CertificateRequests => "builtin/certificate-requests",
             Self::PicketObjects => "builtin/picket-objects",
             Self::PicketAdmission => "builtin/picket-admission",
+            Self::ApiserverConfiguration => "builtin/apiserver-configuration",
             Self::PicketNamespace => "builtin/picket-namespace",
             Self::AgentLabels => "builtin/agent-labels",
             Self::AgentPods => "builtin/agent-pods",

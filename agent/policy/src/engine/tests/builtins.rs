@@ -25,6 +25,10 @@ no | PATCH /apis/Discovery.K8s.io/v1beta1/namespaces/Default/EndpointSlices/othe
 no | PATCH /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/x Content-Type:application/apply-patch+yaml | builtin/apiserver-endpoints
 no | DELETE /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/other        | builtin/apiserver-endpoints
 no | DELETE /apis/discovery.k8s.io/v1/namespaces/default/endpointslices              | builtin/apiserver-endpoints
+no | PATCH /api/v1/namespaces/n/services/web/status                                  | builtin/apiserver-endpoints
+no | POST /apis/networking.k8s.io/v1/servicecidrs                                    | builtin/apiserver-endpoints
+no | DELETE /apis/networking.k8s.io/v1beta1/ServiceCIDRs/kubernetes                  | builtin/apiserver-endpoints
+no | PUT /apis/networking.k8s.io/v1/ipaddresses/10.0.0.9                             | builtin/apiserver-endpoints
 no | POST /api/v1/namespaces/n/serviceaccounts/default/token                         | builtin/token-request
 no | POST /api/v1/namespaces/n/secrets                                               | builtin/token-secrets
 no | POST /api/v1/namespaces/n/Secrets                                               | builtin/token-secrets
@@ -45,6 +49,12 @@ no | GET /api/v1/namespaces/kube-system/pods/kube-proxy-x/portforward           
 no | GET /api/v1/namespaces/Kube-flannel/pods/flannel-x/portforward                  | builtin/apiserver-portforward
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
+no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence | builtin/apiserver-configuration
+no | POST /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations       | builtin/apiserver-configuration
+no | PATCH /apis/apiregistration.k8s.io/v1/apiservices/v1.                            | builtin/apiserver-configuration
+no | PUT /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io/status    | builtin/apiserver-configuration
+no | POST /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas                           | builtin/apiserver-configuration
+no | PATCH /apis/FlowControl.apiserver.k8s.io/v1/prioritylevelconfigurations/catch-all | builtin/apiserver-configuration
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
 no | GET /api/v1/namespaces/Picket-System/pods           | builtin/picket-namespace
 no | DELETE /api/v1/namespaces/picket-system             | builtin/picket-namespace
@@ -189,7 +199,10 @@ fn what_harms_nothing_stays_open() {
         "DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/other",
         "GET /apis/certificates.k8s.io/v1/certificatesigningrequests",
         "GET /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket",
-        "DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence",
+        "GET /apis/apiregistration.k8s.io/v1/apiservices/v1.",
+        "GET /apis/networking.k8s.io/v1/servicecidrs",
+        "PATCH /apis/networking.k8s.io/v1/namespaces/n/networkpolicies/x",
+        "GET /api/v1/namespaces/n/services/web/status",
         "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.example.com",
         "GET /api/v1/namespaces/n/pods/x/portforward",
         "GET /api/v1/namespaces/kubeflow/pods/x/portforward",
