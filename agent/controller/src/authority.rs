@@ -193,6 +193,8 @@ fn serial() -> Result<SerialNumber, AuthorityError> {
 /// A CA that signs CAs of nodes.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    certificate: CertificateDer<'static>,
     /// What is sent after a node CA: the certificates between the node CA and the root, none where the root signs.
     chain: String,
     /// What clients trust, PEM.
@@ -243,11 +245,17 @@ impl Authority {
         };
         Ok(Self {
             issuer: Issuer::from_ca_cert_der(first, key)?,
+            certificate: first.clone(),
             chain,
             anchors,
             not_before,
             not_after,
         })
+    }
+
+    /// Whether what it signs is the same: a CA may be renewed below the same root.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.certificate == other.certificate && self.chain == other.chain && self.anchors == other.anchors
     }
 
     /// Signs a CA of a node, which signs no further CA. Gives the certificate and what lies between the node CA and the root, PEM.

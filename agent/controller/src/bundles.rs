@@ -16,6 +16,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::health::{Health, few};
 use crate::kubernetes::{follow, is_gone, labels, printable};
@@ -27,8 +28,9 @@ use crate::root::Trust;
 const DESCRIPTION: &str = "picket.dev/description";
 const DESCRIBED: &str = "The CA that pods trust whose API requests go through Picket. The Picket controller keeps it, and undoes changes.";
 
-/// How soon a write is tried again that failed.
+/// How soon a write is tried again that failed; twice as long after each time, up to the second. A full quota may stay full.
 const RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// What is seen of the cluster.
 enum Seen {
@@ -46,6 +48,15 @@ pub(crate) struct Bundles {
     health: Health,
     metrics: ControllerMetrics,
     enrolment: Enrolment,
+    failures: BTreeMap<String, WriteFailure>,
+}
+
+/// A write that failed in a namespace, and is due again.
+struct WriteFailure {
+    change: BundleChange,
+    reason: String,
+    pause: Duration,
+    due: Instant,
 }
 
 impl Bundles {
@@ -68,6 +79,7 @@ impl Bundles {
                 own: own.to_owned(),
                 ..Enrolment::default()
             },
+            failures: BTreeMap::new(),
         }
     }
 
@@ -80,20 +92,25 @@ impl Bundles {
         let maps = Api::<ConfigMap>::all(client);
         // The role names the ConfigMap, and the API server compares the name with this selector.
         let of_name = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
+        let failed = || self.metrics.failing(Part::Bundles);
         let mut seen = select_all([
-            follow(namespaces, watcher::Config::default(), "namespaces")
+            follow(namespaces, watcher::Config::default(), "namespaces", failed())
                 .map(Seen::Namespace)
                 .boxed(),
-            follow(pods, enrolled, "enrolled pods").map(Seen::Pod).boxed(),
-            follow(maps, of_name, "bundles").map(Seen::ConfigMap).boxed(),
+            follow(pods, enrolled, "enrolled pods", failed())
+                .map(Seen::Pod)
+                .boxed(),
+            follow(maps, of_name, "bundles", failed())
+                .map(Seen::ConfigMap)
+                .boxed(),
         ]);
         self.take_trust();
         loop {
-            let is_settled = self.write().await;
+            let due = self.write().await;
             let retry = async {
-                match is_settled {
-                    true => std::future::pending().await,
-                    false => tokio::time::sleep(RETRY).await,
+                match due {
+                    None => std::future::pending().await,
+                    Some(due) => tokio::time::sleep_until(due).await,
                 }
             };
             tokio::select! {
@@ -111,45 +128,40 @@ impl Bundles {
         }
     }
 
-    /// Writes what differs; whether nothing is left to be tried again.
-    async fn write(&mut self) -> bool {
-        let (mut failed, mut lacking) = (BTreeSet::new(), 0);
+    /// Writes what differs; gives when to try again what failed.
+    async fn write(&mut self) -> Option<Instant> {
+        let mut before = std::mem::take(&mut self.failures);
+        let mut has_failed = false;
         for (namespace, change) in self.enrolment.take_changes() {
-            let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace);
-            let written = match &change {
-                BundleChange::Apply(bundle, uid) => put(&maps, bundle, uid.as_deref()).await,
-                BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
+            let earlier = before
+                .remove(&namespace)
+                .filter(|earlier| earlier.change == change);
+            let failure = match earlier {
+                Some(earlier) if Instant::now() < earlier.due => Some(earlier),
+                earlier => {
+                    let failure = self.try_once(&namespace, change, earlier).await;
+                    has_failed |= failure.is_some();
+                    failure
+                }
             };
-            match written {
-                Ok(()) => {
-                    self.metrics.bundle(change.outcome());
-                    let what = change.outcome().label();
-                    tracing::info!(namespace, "the CA bundle is {what}");
-                }
-                // The namespace or the ConfigMap ended meanwhile; the watch tells of both.
-                Err(error) if is_gone(&error) => {}
-                Err(error) => {
-                    tracing::warn!(
-                        namespace,
-                        error = printable(&error),
-                        "the CA bundle cannot be written; the controller tries again"
-                    );
-                    self.metrics.bundle(BundleWrite::Failed);
-                    lacking += usize::from(change.outcome() == BundleWrite::Written);
-                    failed.insert(namespace);
-                }
+            if let Some(failure) = failure {
+                self.failures.insert(namespace, failure);
             }
         }
-        let is_settled = failed.is_empty();
-        self.metrics.set_lacking(lacking);
-        match is_settled {
+        match self.failures.is_empty() {
             // Until then nothing is known to be absent.
             true if self.enrolment.is_complete() => self.metrics.succeeded(Part::Bundles),
-            true => {}
-            false => self.metrics.failed(Part::Bundles),
+            false if has_failed => self.metrics.failed(Part::Bundles),
+            _ => {}
         }
-        self.tell_of(&failed);
-        self.enrolment.dirty.extend(failed);
+        let lacking = self
+            .failures
+            .iter()
+            .filter(|(_, failure)| failure.change.outcome() == BundleWrite::Written);
+        let lacking: BTreeSet<_> = lacking.map(|(namespace, _)| namespace.clone()).collect();
+        self.metrics.set_lacking(lacking.len());
+        self.tell_of(&lacking);
+        self.enrolment.dirty.extend(self.failures.keys().cloned());
         if let Some(bundle) = self.enrolment.everywhere() {
             self.published.send_if_modified(|before| {
                 let is_new = before.as_ref() != Some(bundle);
@@ -157,7 +169,48 @@ impl Bundles {
                 is_new
             });
         }
-        is_settled
+        self.failures.values().map(|failure| failure.due).min()
+    }
+
+    /// Makes a change; gives why it failed. `earlier` is the same change's failure before.
+    async fn try_once(
+        &self,
+        namespace: &str,
+        change: BundleChange,
+        earlier: Option<WriteFailure>,
+    ) -> Option<WriteFailure> {
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let written = match &change {
+            BundleChange::Apply(bundle, uid) => put(&maps, bundle, uid.as_deref()).await,
+            BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
+        };
+        let error = match written {
+            Ok(()) => {
+                self.metrics.bundle(change.outcome());
+                let what = change.outcome().label();
+                tracing::info!(namespace, "the CA bundle is {what}");
+                return None;
+            }
+            // The namespace or the ConfigMap ended meanwhile; the watch tells of both.
+            Err(error) if is_gone(&error) => return None,
+            Err(error) => error,
+        };
+        self.metrics.bundle(BundleWrite::Failed);
+        let reason = printable(&error);
+        if earlier.as_ref().is_none_or(|earlier| earlier.reason != reason) {
+            tracing::warn!(
+                namespace,
+                error = reason,
+                "the CA bundle cannot be written; the controller tries again"
+            );
+        }
+        let pause = earlier.map_or(RETRY, |earlier| (earlier.pause * 2).min(LONGEST_RETRY));
+        Some(WriteFailure {
+            change,
+            reason,
+            pause,
+            due: Instant::now() + pause,
+        })
     }
 
     /// Says for which namespaces a rotation waits: nobody else sees that the root stays as it is.
@@ -336,11 +389,16 @@ impl Enrolment {
         self.namespaces.is_complete && self.pods.is_complete && self.maps.is_complete
     }
 
-    /// What every ConfigMap holds. Nothing before all was listed, and while a namespace is to be looked at: a rotation that goes on
-    /// would sign with a root that pods there do not trust.
+    /// What every ConfigMap holds that is needed. Nothing before all was listed, and while a namespace lacks it: a rotation that goes
+    /// on would sign with a root that pods there do not trust. One that is left where no pod needs it holds nothing up.
     fn everywhere(&self) -> Option<&Arc<str>> {
-        let is_written = self.is_complete() && self.dirty.is_empty();
-        self.bundle.as_ref().filter(|_| is_written)
+        let bundle = self.bundle.as_ref().filter(|_| self.is_complete())?;
+        let mut changes = self
+            .dirty
+            .iter()
+            .filter_map(|namespace| self.change(namespace, bundle));
+        let lacks = changes.any(|change| change.outcome() == BundleWrite::Written);
+        (!lacks).then_some(bundle)
     }
 
     fn see(&mut self, seen: Seen) {

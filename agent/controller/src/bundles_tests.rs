@@ -189,6 +189,7 @@ fn a_bundle_is_everywhere_once_all_is_listed_and_no_namespace_is_left() {
         enrolment.pods.is_complete = is_listed;
         enrolment.maps.is_complete = true;
         if !is_written {
+            enrolment.namespaces.by_namespace.insert("a".to_owned(), true);
             enrolment.dirty.insert("a".to_owned());
         }
         assert_eq!(enrolment.everywhere().map(|bundle| &**bundle), expected, "{case}");
@@ -360,7 +361,7 @@ async fn asked_for(
     bundles
         .enrolment
         .see_all(vec![namespace("a", true)], vec![], found);
-    let is_settled = bundles.write().await;
+    let is_settled = bundles.write().await.is_none();
     let is_awaited = !health.set_awaited(&BTreeSet::from(["a".to_owned()]));
     assert_ne!(is_settled, is_awaited);
     let text = registry.encode().unwrap();
@@ -429,4 +430,58 @@ async fn a_rotation_waits_for_a_namespace_that_takes_no_bundle() {
         assert_eq!(asked, expected, "{case}");
         assert_eq!((published, is_awaited), (None, true), "{case}");
     }
+}
+
+/// The parts that a test of writes looks at: the bundles, what is published and for whom a rotation waits.
+async fn failing(answers: Vec<(u16, Value)>) -> (Bundles, Asked, watch::Receiver<Option<Arc<str>>>, Health) {
+    let (client, asked) = answering(answers).await;
+    let (_trust, trusted) = watch::channel(None);
+    let (published, everywhere) = watch::channel(None);
+    let (_fault, faults) = watch::channel(None);
+    let health = Health::new(faults);
+    let metrics = ControllerMetrics::register(&picket_metrics::MetricsRegistry::default());
+    let mut bundles = Bundles::new(client, "", trusted, published, health.clone(), metrics);
+    bundles.enrolment.set_bundle("root");
+    (bundles, asked, everywhere, health)
+}
+
+#[tokio::test]
+async fn a_bundle_that_cannot_be_removed_holds_no_rotation_up() {
+    let denied = refusal(422, json!({"message": "a policy denies it"}));
+    let (mut bundles, _asked, everywhere, health) = failing(vec![denied]).await;
+    bundles
+        .enrolment
+        .see_all(vec![namespace("a", false)], vec![], vec![map("a", "root", true)]);
+    assert!(bundles.write().await.is_some(), "it is tried again");
+    assert_eq!(everywhere.borrow().as_deref(), Some("root"));
+    assert!(
+        health.set_awaited(&BTreeSet::from(["a".to_owned()])),
+        "nobody is waited for"
+    );
+}
+
+#[tokio::test]
+async fn a_write_that_failed_waits_longer_each_time_unless_it_is_another_one() {
+    let denied = || refusal(422, json!({"message": "a policy denies it"}));
+    let (mut bundles, asked, ..) = failing(vec![denied(), denied(), denied(), written()]).await;
+    bundles
+        .enrolment
+        .see_all(vec![namespace("a", true)], vec![], vec![]);
+    let due = bundles.write().await.expect("due again");
+    // Something happens elsewhere meanwhile.
+    bundles.enrolment.dirty.insert("b".to_owned());
+    assert_eq!(bundles.write().await, Some(due));
+    assert_eq!(asked.lock().len(), 1);
+    let mut pauses = Vec::new();
+    for _ in 0..2 {
+        let failure = bundles.failures.get_mut("a").expect("a failure");
+        failure.due = Instant::now();
+        pauses.push(failure.pause);
+        bundles.write().await;
+    }
+    assert_eq!(pauses, [RETRY, 2 * RETRY]);
+    assert_eq!(asked.lock().len(), 3);
+    bundles.enrolment.set_bundle("another root");
+    assert_eq!(bundles.write().await, None, "it is another write");
+    assert_eq!(asked.lock().len(), 4);
 }

@@ -19,7 +19,7 @@ use crate::http::{Answer, serve};
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Connections at once, of which one address has half: many more than a kubelet makes.
-const PLACES: usize = 256;
+const CONNECTIONS: usize = 256;
 
 /// What the probes are told; clones share it.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl Health {
                 );
                 (StatusCode::OK, text)
             }
-            (true, false, _) => (StatusCode::OK, "ready: another replica leads\n".to_owned()),
+            (true, false, _) => (StatusCode::OK, "ready: this replica does not lead\n".to_owned()),
         }
     }
 
@@ -120,7 +120,7 @@ impl Health {
 
     /// Serves until it is dropped.
     pub(crate) async fn serve(self, listener: TcpListener) {
-        serve(listener, PLACES, move |path: &str| self.answer(path)).await;
+        serve(listener, CONNECTIONS, move |path: &str| self.answer(path)).await;
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
         health.heard();
         assert_eq!(
             health.answer("/readyz"),
-            Answer::plain(StatusCode::OK, "ready: another replica leads\n")
+            Answer::plain(StatusCode::OK, "ready: this replica does not lead\n")
         );
         fault.send_replace(Some("no Secret".to_owned()));
         assert_eq!(

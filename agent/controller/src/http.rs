@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-use crate::places::Places;
+use crate::connections::ConnectionCapacity;
 
 /// A client that sends no request for this long is cut off.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -52,20 +52,20 @@ impl Answer {
     }
 }
 
-/// Serves until it is dropped. `places` is how many connections there are at once; further ones wait in the kernel's queue. One address has
+/// Serves until it is dropped. `capacity` is how many connections there are at once; further ones wait in the kernel's queue. One address has
 /// half of them, and what it dials beyond that is closed at once: else it would keep a kubelet waiting, which then ends the pod.
-pub(crate) async fn serve<F>(listener: TcpListener, places: usize, answer: F)
+pub(crate) async fn serve<F>(listener: TcpListener, capacity: usize, answer: F)
 where
     F: Fn(&str) -> Answer + Clone + Send + Sync + 'static,
 {
-    let places = Places::new(places);
+    let capacity = ConnectionCapacity::new(capacity);
     loop {
-        let permit = places.open().await;
+        let permit = capacity.open().await;
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Some(place) = places.admit(permit, peer.ip()) else {
+        let Some(held) = capacity.admit(permit, peer.ip()) else {
             continue;
         };
         let answer = answer.clone();
@@ -82,7 +82,7 @@ where
         tokio::spawn(async move {
             // Whoever asked sees that a connection failed.
             let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
-            drop(place);
+            drop(held);
         });
     }
 }
@@ -112,14 +112,14 @@ mod tests {
 
     use super::*;
 
-    async fn served(places: usize) -> SocketAddr {
+    async fn served(capacity: usize) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = |path: &str| match path {
             "/here" => Answer::plain(StatusCode::OK, "found\n"),
             _ => Answer::not_found(),
         };
-        tokio::spawn(serve(listener, places, answer));
+        tokio::spawn(serve(listener, capacity, answer));
         address
     }
 
@@ -170,7 +170,7 @@ mod tests {
             silent.push(dial(from).await);
         }
         let waits = tokio::time::timeout(HEADER_LIMIT / 2, ask(address, "GET /here")).await;
-        assert!(waits.is_err(), "all places are taken: {waits:?}");
+        assert!(waits.is_err(), "all capacity are taken: {waits:?}");
         let text = tokio::time::timeout(CONNECTION_LIMIT, ask(address, "GET /here"))
             .await
             .unwrap();

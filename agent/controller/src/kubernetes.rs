@@ -28,11 +28,12 @@ pub(crate) fn labels() -> BTreeMap<String, String> {
         .into()
 }
 
-/// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log.
+/// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log, and `failed` is called for each.
 pub(crate) fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     what: &'static str,
+    failed: impl Fn() + Send + 'static,
 ) -> BoxStream<'static, watcher::Event<K>>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -41,6 +42,7 @@ where
     logged(
         watcher(api, config.timeout(WATCH_SECONDS)).default_backoff(),
         what,
+        failed,
     )
     .boxed()
 }
@@ -48,6 +50,7 @@ where
 fn logged<K>(
     events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     what: &'static str,
+    failed: impl Fn() + Send + 'static,
 ) -> impl Stream<Item = watcher::Event<K>> + Send + 'static
 where
     K: Send + 'static,
@@ -55,6 +58,10 @@ where
     events.filter_map(move |event| {
         let event = event
             .inspect_err(|error| {
+                if is_old(error) {
+                    return;
+                }
+                failed();
                 tracing::warn!(
                     what,
                     error = printable(error),
@@ -64,6 +71,16 @@ where
             .ok();
         std::future::ready(event)
     })
+}
+
+/// Whether a watch only has to begin anew, because the API server keeps no events from so long ago.
+pub(crate) fn is_old(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::WatchError(status) => Some(status),
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),
+        _ => None,
+    };
+    status.is_some_and(|status| status.code == 410)
 }
 
 /// Whether the API server says that the object, or its namespace, is gone.

@@ -15,8 +15,8 @@
 //! | [`x509`] | what both read of certificates | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key`, `names`, `x509` |
-//! | `places` | how many connections a port takes, and from one address | - |
-//! | `http` | answers short questions on a port of the pod | `places` |
+//! | `connections` | how many connections a port takes, and from one address | - |
+//! | `http` | answers short questions on a port of the pod | `connections` |
 //! | `rotation` | when a root is replaced: pure | `authority` |
 //! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
 //! | `kubernetes` | what the parts share in their talk with the API server | `faults`, `names` |
@@ -27,7 +27,7 @@
 //! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
 //! | `health` | the kubelet's probes | `http` |
-//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `health`, `kubernetes`, `metrics`, `names`, `places`, `root` |
+//! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `connections`, `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes`, `metrics`, `names` |
 //! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer` |
 
@@ -49,7 +49,7 @@ mod kubernetes;
 
 mod http;
 
-mod places;
+mod connections;
 
 mod request;
 

@@ -18,7 +18,7 @@ use crate::request::Refusal;
 use crate::rotation::RotationState;
 
 /// Scrapes at once.
-const PLACES: usize = 8;
+const CONNECTIONS: usize = 8;
 
 /// The root CA, among certificates.
 const ROOT_CA: &str = "root-ca";
@@ -165,7 +165,7 @@ impl ControllerMetrics {
             errors: registry.counters(
                 "controller_errors",
                 ["part"],
-                "Passes that failed and are tried again, by part: `root`, `signer`, `bundles`, `nodes`, `webhooks` (their certificate, and \
+                "Passes and watches that failed and are tried again, by part: `root`, `signer`, `bundles`, `nodes`, `webhooks` (their certificate, and \
                  the roots that the API server trusts)",
             ),
             last_success: registry.times(
@@ -240,6 +240,12 @@ impl ControllerMetrics {
 
     pub(crate) fn failed(&self, part: Part) {
         self.errors.inc([part.label()]);
+    }
+
+    /// What counts a failure of a part, for a watch of its own.
+    pub(crate) fn failing(&self, part: Part) -> impl Fn() + Send + 'static {
+        let errors = self.errors.clone();
+        move || errors.inc([part.label()])
     }
 
     pub(crate) fn set_root(&self, signing: &Authority, state: RotationState) {
@@ -333,7 +339,7 @@ pub(crate) async fn serve(listener: Option<TcpListener>, registry: MetricsRegist
         "/metrics" => scraped(&registry),
         _ => Answer::not_found(),
     };
-    http::serve(listener, PLACES, answer).await;
+    http::serve(listener, CONNECTIONS, answer).await;
 }
 
 fn scraped(registry: &MetricsRegistry) -> Answer {

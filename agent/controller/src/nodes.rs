@@ -73,9 +73,10 @@ impl NodeLabels {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
         let agents = watcher::Config::default().labels(AGENTS);
+        let failed = || self.metrics.failing(Part::Nodes);
         let mut seen = select(
-            follow(pods, agents, "agents").map(|event| Seen::Pod(condensed(event))),
-            follow(nodes, watcher::Config::default(), "nodes").map(Seen::Node),
+            follow(pods, agents, "agents", failed()).map(|event| Seen::Pod(condensed(event))),
+            follow(nodes, watcher::Config::default(), "nodes", failed()).map(Seen::Node),
         );
         loop {
             let is_settled = self.write().await;
@@ -118,8 +119,8 @@ impl NodeLabels {
                     self.readiness.written(&node, change);
                     self.post(&node, change).await;
                 }
-                // The watch tells that the node is gone.
-                Err(error) if is_gone(&error) => {}
+                // The watch may tell so later, and until then the change would be due all the while.
+                Err(error) if is_gone(&error) => self.readiness.forget(&node),
                 Err(error) => {
                     tracing::warn!(
                         node,
@@ -231,9 +232,7 @@ impl Readiness {
             Seen::Node(Event::Apply(node)) => {
                 self.nodes.insert(node.name_any(), is_labelled(&node));
             }
-            Seen::Node(Event::Delete(node)) => {
-                self.nodes.remove(&node.name_any());
-            }
+            Seen::Node(Event::Delete(node)) => self.forget(&node.name_any()),
         }
         self.count(now);
     }
@@ -290,6 +289,12 @@ impl Readiness {
     fn next_due(&self) -> Option<Instant> {
         let due = self.without.values().map(|since| *since + PAUSE);
         due.min().filter(|_| self.is_known())
+    }
+
+    /// A node is gone.
+    fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+        self.without.remove(node);
     }
 
     /// A label was written; the watch says so later, and says otherwise when somebody changes it.
@@ -391,6 +396,17 @@ mod tests {
             after.contains(&("n".to_owned(), LabelChange::Remove)),
             "{after:?}"
         );
+    }
+
+    #[test]
+    fn a_node_that_is_gone_is_written_no_more_though_the_watch_is_behind() {
+        let now = Instant::now();
+        let mut readiness = known(&[pod("a", "m", true)], now);
+        assert_eq!(readiness.changes(now + PAUSE).len(), 2);
+        readiness.forget("n");
+        readiness.forget("m");
+        assert_eq!(readiness.changes(now + PAUSE), []);
+        assert_eq!(readiness.next_due(), None);
     }
 
     #[test]

@@ -180,4 +180,4 @@ fn is_common_name(subject: &X509Name<'_>, expected: &str) -> bool {
 
 #[cfg(test)]
 #[path = "request_tests.rs"]
-mod tests;
+pub(crate) mod tests;

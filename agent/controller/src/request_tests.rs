@@ -26,7 +26,7 @@ fn pem(params: &CertificateParams, key: &KeyPair) -> String {
 }
 
 /// A request as an agent makes it.
-fn fit() -> CertificateSigningRequest {
+pub(crate) fn fit() -> CertificateSigningRequest {
     let key = KeyPair::generate().unwrap();
     let extra = [
         (NODE_NAME.to_owned(), vec![NODE.to_owned()]),

@@ -44,6 +44,12 @@ pub(crate) struct Trust {
     pub(crate) bundle: String,
 }
 
+impl Trust {
+    fn is_same(&self, other: &Self) -> bool {
+        self.bundle == other.bundle && self.signing.is_same(&other.signing)
+    }
+}
+
 /// Why there is no root.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootError {
@@ -116,19 +122,17 @@ impl RootKeeper {
                 Ok(found) => {
                     fault.send_replace(None);
                     self.metrics.succeeded(Part::Root);
-                    let is_new = |before: &Option<Arc<Trust>>| {
-                        before.as_ref().is_none_or(|before| {
-                            before.bundle != found.bundle || before.signing.anchors != found.signing.anchors
-                        })
-                    };
-                    // A given CA may be renewed below the same root, so that the signer always gets the newest.
-                    if is_new(&trust.borrow()) {
-                        tracing::info!(
-                            valid_until = crate::authority::shown(found.signing.not_after),
-                            "the root CA is in use"
-                        );
-                    }
-                    trust.send_replace(Some(Arc::new(found)));
+                    trust.send_if_modified(|before| {
+                        let is_new = before.as_ref().is_none_or(|before| !before.is_same(&found));
+                        if is_new {
+                            tracing::info!(
+                                valid_until = crate::authority::shown(found.signing.not_after),
+                                "the root CA is in use"
+                            );
+                            *before = Some(Arc::new(found));
+                        }
+                        is_new
+                    });
                 }
                 Err(error) => {
                     self.metrics.failed(Part::Root);

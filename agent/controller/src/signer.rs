@@ -1,7 +1,8 @@
 //! Answers requests for node CAs: approves or denies each, and signs.
 //!
 //! In: CertificateSigningRequests of the signer `picket.dev/node-ca`, and the CA that signs. Out: a condition on each, and a certificate
-//! where the request is fit. `kube-controller-manager` deletes answered requests after an hour, and others after a day.
+//! where the request is fit. `kube-controller-manager` deletes answered requests after an hour, and others after a day. It deletes no
+//! request that is approved and has no certificate, so that none is approved before its certificate is signed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,13 +13,13 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use crate::authority::{AuthorityError, PermittedNames};
-use crate::kubernetes::printable;
+use crate::kubernetes::{is_old, printable};
 use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
 use crate::names::SIGNER;
 use crate::request::{NodeCaRequest, Refusal, judge};
@@ -81,9 +82,22 @@ impl Signer {
         let requests = Controller::new(self.requests.clone(), selected);
         let answer =
             |csr: Arc<CertificateSigningRequest>, signer: Arc<Self>| async move { signer.answer(&csr).await };
+        let failed = self.metrics.failing(Part::Signer);
         requests
             .run(answer, retry, Arc::new(self))
-            .for_each(|_| std::future::ready(()))
+            .for_each(|answered| {
+                // What failed with a request is told by `retry`.
+                if let Err(controller::Error::QueueError(error)) = answered
+                    && !is_old(&error)
+                {
+                    failed();
+                    tracing::warn!(
+                        error = printable(&error),
+                        "the controller cannot watch requests for node CAs; it tries again"
+                    );
+                }
+                std::future::ready(())
+            })
             .await;
     }
 
@@ -93,26 +107,37 @@ impl Signer {
             SigningStep::Wait => {}
             SigningStep::Approve(request) => {
                 let message = format!("the token is of the agent on node {}", request.node);
+                let certificate = self.sign(&request)?;
                 let condition = condition("Approved", "NodeProved", &message);
                 let approved = with(csr, condition);
                 let approved = self.write("approval", &csr.name_any(), approved).await?;
-                self.issue(&approved, &request).await?;
+                self.issue(&approved, &request, certificate).await?;
             }
             SigningStep::Deny(refusal) => self.refuse("approval", "Denied", csr, &refusal).await?,
-            SigningStep::Issue(request) => self.issue(csr, &request).await?,
+            SigningStep::Issue(request) => self.issue(csr, &request, self.sign(&request)?).await?,
             SigningStep::Fail(refusal) => self.refuse("status", "Failed", csr, &refusal).await?,
         }
         self.metrics.succeeded(Part::Signer);
         Ok(Action::await_change())
     }
 
-    async fn issue(&self, csr: &CertificateSigningRequest, request: &NodeCaRequest) -> Result<(), SignError> {
+    fn sign(&self, request: &NodeCaRequest) -> Result<String, SignError> {
         let trust = self.trust.borrow().clone().ok_or(SignError::NoRoot)?;
-        let (node, now) = (&request.node, SystemTime::now());
-        let certificate =
-            trust
-                .signing
-                .sign_node_ca(node, &request.key, request.lifetime, &self.permitted, now)?;
+        let NodeCaRequest { node, key, lifetime } = request;
+        let now = SystemTime::now();
+        let signed = trust
+            .signing
+            .sign_node_ca(node, key, *lifetime, &self.permitted, now);
+        Ok(signed?)
+    }
+
+    async fn issue(
+        &self,
+        csr: &CertificateSigningRequest,
+        request: &NodeCaRequest,
+        certificate: String,
+    ) -> Result<(), SignError> {
+        let node = &request.node;
         let mut signed = csr.clone();
         signed.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
         self.write("status", &csr.name_any(), signed).await?;
@@ -162,11 +187,15 @@ fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, signer: Arc<Sig
     }
     signer.metrics.failed(Part::Signer);
     signer.metrics.node_ca(error.answer());
-    tracing::warn!(
-        request = csr.name_any(),
-        %error,
-        "a request for a node CA is not answered yet; the controller tries again"
-    );
+    match error {
+        // The root's keeper says once why there is none.
+        SignError::NoRoot => tracing::debug!(request = csr.name_any(), %error, "a node CA waits"),
+        error => tracing::warn!(
+            request = csr.name_any(),
+            %error,
+            "a request for a node CA is not answered yet; the controller tries again"
+        ),
+    }
     Action::requeue(RETRY)
 }
 
@@ -252,6 +281,35 @@ mod tests {
     use rcgen::{KeyPair, PublicKeyData as _, SubjectPublicKeyInfo};
 
     use super::*;
+    use crate::authority::{Authority, ROOT_LIFETIME, make_root};
+    use crate::request::tests::fit;
+
+    #[tokio::test]
+    async fn no_request_is_approved_that_cannot_be_signed() {
+        let now = SystemTime::now();
+        let expired = Authority::read(&make_root(now - 2 * ROOT_LIFETIME).unwrap()).unwrap();
+        let expired = Trust {
+            bundle: expired.anchors.clone(),
+            signing: expired,
+        };
+        for (trust, expected) in [
+            (None, NodeCaAnswer::NoRoot),
+            (Some(Arc::new(expired)), NodeCaAnswer::NotSigned),
+        ] {
+            // Nobody listens there: a write would end with another error.
+            let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+            let (_trust, trust) = watch::channel(trust);
+            let signer = Signer::new(
+                Client::try_from(config).unwrap(),
+                "picket-system",
+                PermittedNames::new(&[]).unwrap(),
+                trust,
+                ControllerMetrics::register(&picket_metrics::MetricsRegistry::default()),
+            );
+            let error = signer.answer(&fit()).await.unwrap_err();
+            assert_eq!(error.answer(), expected, "{error}");
+        }
+    }
 
     #[test]
     fn an_approval_does_not_stand_in_for_the_judgement() {

@@ -170,7 +170,7 @@ impl ScrapeAccess {
 
     async fn ask(&self, credential: &ScrapeCredential) -> Result<ScrapeVerdict, AccessError> {
         // Nobody closes it.
-        let _place = self.reviews.acquire().await;
+        let _permit = self.reviews.acquire().await;
         let client = self.connector.connect().await?;
         let user = match credential {
             ScrapeCredential::Token(token) => user_of_token(&client, token).await?,

@@ -31,7 +31,7 @@ use access::ScrapeAccess;
 use answer::answer;
 pub(crate) use metrics::ScrapeMetrics;
 use metrics::ScrapeOutcome;
-use peers::{PeerPlace, Peers};
+use peers::{PeerPermit, Peers};
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -88,11 +88,11 @@ impl MetricsServer {
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, cancel: CancellationToken) {
         loop {
             let accepted = async {
-                // Before accepting, so that what has no place waits in the kernel's queue.
-                let place = self.peers.place().await;
-                (place, listener.accept().await)
+                // Before accepting, so that what has no permit waits in the kernel's queue.
+                let permit = self.peers.permit().await;
+                (permit, listener.accept().await)
             };
-            let (place, accepted) = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 accepted = accepted => accepted,
@@ -105,23 +105,23 @@ impl MetricsServer {
                     continue;
                 }
             };
-            let Some(place) = self.peers.admit(place, peer.ip()) else {
+            let Some(permit) = self.peers.admit(permit, peer.ip()) else {
                 self.metrics.count(ScrapeOutcome::Limited);
                 continue;
             };
             let server = Arc::clone(&self);
-            tokio::spawn(async move { server.connection(stream, peer, place).await });
+            tokio::spawn(async move { server.connection(stream, peer, permit).await });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: PeerPlace) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, permit: PeerPermit) {
         let serving = Arc::clone(&self).serve(stream);
         match tokio::time::timeout(CONNECTION_LIMIT, serving).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%peer, error, "a connection for metrics failed"),
             Err(_) => tracing::debug!(%peer, "a connection for metrics lasted too long"),
         }
-        drop(place);
+        drop(permit);
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream) -> Result<(), String> {

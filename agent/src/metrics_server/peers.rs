@@ -1,6 +1,6 @@
 //! What callers of the metrics' port may have of the node: connections at once and a second, all together and from one address.
 //!
-//! In: a connection's address. Out: a place that is free again with the connection, or none.
+//! In: a connection's address. Out: a permit that is free again with the connection, or none.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -49,34 +49,34 @@ impl Used {
 #[derive(Debug)]
 pub(super) struct Peers {
     began: Instant,
-    places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     used: Mutex<Used>,
     known: Mutex<HashMap<IpAddr, Peer>>,
 }
 
 #[derive(Debug)]
 struct Peer {
-    places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     used: Used,
 }
 
-/// A place for a connection that is still to be accepted.
+/// A permit for a connection that is still to be accepted.
 #[derive(Debug)]
-pub(super) struct OpenPlace {
+pub(super) struct OpenPermit {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// A connection's place, among all and among those of its address.
+/// A connection's permit, among all and among those of its address.
 #[derive(Debug)]
-pub(super) struct PeerPlace {
-    _places: (OpenPlace, OwnedSemaphorePermit),
+pub(super) struct PeerPermit {
+    _permits: (OpenPermit, OwnedSemaphorePermit),
 }
 
 impl Default for Peers {
     fn default() -> Self {
         Self {
             began: Instant::now(),
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
             used: Mutex::default(),
             known: Mutex::default(),
         }
@@ -84,33 +84,33 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// A place, once there is one, and room for one more connection in this second.
-    pub(super) async fn place(&self) -> OpenPlace {
+    /// A permit, once there is one, and room for one more connection in this second.
+    pub(super) async fn permit(&self) -> OpenPermit {
         // Nobody closes it.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.connections).acquire_owned().await.ok();
         loop {
             let taken = self.used.lock().take(self.began.elapsed(), PER_SECOND);
             match taken {
-                Ok(()) => return OpenPlace { _permit: place },
+                Ok(()) => return OpenPermit { _permit: permit },
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
     }
 
-    /// The place for an address; `None` where the address has as many as it may have.
-    pub(super) fn admit(&self, place: OpenPlace, address: IpAddr) -> Option<PeerPlace> {
+    /// The permit for an address; `None` where the address has as many as it may have.
+    pub(super) fn admit(&self, permit: OpenPermit, address: IpAddr) -> Option<PeerPermit> {
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
-            known.retain(|_, peer| peer.places.available_permits() < CONNECTIONS_PER_ADDRESS);
+            known.retain(|_, peer| peer.connections.available_permits() < CONNECTIONS_PER_ADDRESS);
         }
         let peer = known.entry(network(address)).or_insert_with(|| Peer {
-            places: Arc::new(Semaphore::new(CONNECTIONS_PER_ADDRESS)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_PER_ADDRESS)),
             used: Used::default(),
         });
-        let of_address = Arc::clone(&peer.places).try_acquire_owned().ok()?;
+        let of_address = Arc::clone(&peer.connections).try_acquire_owned().ok()?;
         peer.used.take(self.began.elapsed(), ADDRESS_PER_SECOND).ok()?;
-        Some(PeerPlace {
-            _places: (place, of_address),
+        Some(PeerPermit {
+            _permits: (permit, of_address),
         })
     }
 }
@@ -138,23 +138,23 @@ mod tests {
         let peers = Peers::default();
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS_PER_ADDRESS {
-            held.push(peers.admit(peers.place().await, address(1)).expect("a place"));
+            held.push(peers.admit(peers.permit().await, address(1)).expect("a permit"));
         }
-        assert!(peers.admit(peers.place().await, address(1)).is_none());
-        assert!(peers.admit(peers.place().await, address(2)).is_some());
+        assert!(peers.admit(peers.permit().await, address(1)).is_none());
+        assert!(peers.admit(peers.permit().await, address(2)).is_some());
         held.pop();
-        assert!(peers.admit(peers.place().await, address(1)).is_some());
+        assert!(peers.admit(peers.permit().await, address(1)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_has_its_part_of_a_second() {
         let peers = Peers::default();
         for _ in 0..ADDRESS_PER_SECOND {
-            assert!(peers.admit(peers.place().await, address(1)).is_some());
+            assert!(peers.admit(peers.permit().await, address(1)).is_some());
         }
-        assert!(peers.admit(peers.place().await, address(1)).is_none());
+        assert!(peers.admit(peers.permit().await, address(1)).is_none());
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(peers.admit(peers.place().await, address(1)).is_some());
+        assert!(peers.admit(peers.permit().await, address(1)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -162,18 +162,18 @@ mod tests {
         let peers = Peers::default();
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS {
-            held.push(peers.place().await);
+            held.push(peers.permit().await);
         }
-        assert!(peers.place().now_or_never().is_none(), "every place is taken");
+        assert!(peers.permit().now_or_never().is_none(), "every permit is taken");
         held.clear();
         for _ in CONNECTIONS..PER_SECOND as usize {
-            peers.place().await;
+            peers.permit().await;
         }
         assert!(
-            peers.place().now_or_never().is_none(),
+            peers.permit().now_or_never().is_none(),
             "this second's are used up"
         );
-        tokio::time::timeout(Duration::from_secs(1), peers.place())
+        tokio::time::timeout(Duration::from_secs(1), peers.permit())
             .await
             .expect("room in the next second");
     }
@@ -181,12 +181,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_network_of_ipv6_is_one_address_and_what_is_remembered_is_bounded() {
         let peers = Peers::default();
-        let place = || OpenPlace { _permit: None };
+        let permit = || OpenPermit { _permit: None };
         let of = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert_eq!(network(of("2001:db8::1")), network(of("2001:db8::ffff:1")));
         assert_eq!(network(of("::ffff:192.0.2.1")), address(1));
         for number in 0..2 * REMEMBERED as u32 {
-            peers.admit(place(), IpAddr::from(number.to_be_bytes()));
+            peers.admit(permit(), IpAddr::from(number.to_be_bytes()));
         }
         assert!(peers.known.lock().len() <= REMEMBERED);
     }

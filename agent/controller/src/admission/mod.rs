@@ -4,13 +4,13 @@
 //! the `caBundle` of the MutatingWebhookConfiguration. The chart makes the configuration, whose selectors and conditions decide which
 //! objects come here; no setting bears on what is changed in one.
 
+mod body_capacity;
 mod ca_bundle;
 mod certificate;
 mod counts;
 mod patch;
 mod pods;
 mod review;
-mod room;
 mod server;
 mod workloads;
 

@@ -21,13 +21,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::body_capacity::BodyCapacity;
 use super::certificate::ServingCertificate;
 use super::counts::{AdmissionCounts, AdmissionResult};
 use super::patch::PatchOperation;
 use super::review::{AdmissionRequest, ReviewFault, ReviewOutcome, answer};
-use super::room::Room;
 use super::{pods, workloads};
-use crate::places::Places;
+use crate::connections::ConnectionCapacity;
 
 /// The paths of the webhooks.
 const PODS: &str = "/mutate/pods";
@@ -66,8 +66,8 @@ type Webhook = fn(&AdmissionRequest) -> Result<Vec<PatchOperation>, ReviewFault>
 /// Answers the API servers.
 pub(super) struct AdmissionServer {
     tls: TlsAcceptor,
-    places: Places,
-    room: Room,
+    capacity: ConnectionCapacity,
+    bodies: BodyCapacity,
     pub(super) counts: AdmissionCounts,
 }
 
@@ -85,8 +85,8 @@ impl AdmissionServer {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(Self {
             tls: TlsAcceptor::from(Arc::new(config)),
-            places: Places::new(CONNECTIONS),
-            room: Room::default(),
+            capacity: ConnectionCapacity::new(CONNECTIONS),
+            bodies: BodyCapacity::default(),
             counts,
         }))
     }
@@ -94,8 +94,8 @@ impl AdmissionServer {
     /// Serves until it is dropped.
     pub(super) async fn run(self: Arc<Self>, listener: TcpListener) {
         loop {
-            // Before accepting, so that what has no place waits in the kernel's queue.
-            let permit = self.places.open().await;
+            // Before accepting, so that what has no permit waits in the kernel's queue.
+            let permit = self.capacity.open().await;
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -104,14 +104,14 @@ impl AdmissionServer {
                     continue;
                 }
             };
-            let Some(place) = self.places.admit(permit, peer.ip()) else {
+            let Some(held) = self.capacity.admit(permit, peer.ip()) else {
                 self.counts.count(AdmissionResult::Failed);
                 continue;
             };
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 server.connection(stream, peer).await;
-                drop(place);
+                drop(held);
             });
         }
     }
@@ -184,7 +184,7 @@ impl AdmissionServer {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "POST alone\n"));
         }
         let length = length(request.headers())?;
-        let _room = self.room.take(peer, length).await;
+        let _held = self.bodies.take(peer, length).await;
         let body = Limited::new(request.into_body(), BODY_LIMIT).collect();
         let body = timeout(BODY_TIME_LIMIT, body).await;
         let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "the body took too long\n"))?;

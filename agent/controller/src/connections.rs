@@ -1,6 +1,6 @@
 //! What callers of a port may have at once: connections, all together and from one address.
 //!
-//! In: a connection's address. Out: a place that is free again with the connection, or none.
+//! In: a connection's address. Out: a permit that is free again with the connection, or none.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,22 +11,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// All callers.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionCapacity {
     all: Arc<Semaphore>,
     /// Half of all: whoever dials from one address leaves as many to the others.
     of_address: usize,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// A connection's place.
+/// A connection's permit.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPermit {
     address: IpAddr,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Places {
+impl ConnectionCapacity {
     /// So many connections at once. Each ends within seconds; further ones wait in the kernel's queue.
     pub(crate) fn new(all: usize) -> Self {
         Self {
@@ -36,14 +36,18 @@ impl Places {
         }
     }
 
-    /// A place for a connection that is still to be accepted, once there is one.
+    /// A permit for a connection that is still to be accepted, once there is one.
     pub(crate) async fn open(&self) -> Option<OwnedSemaphorePermit> {
         // Nobody closes it.
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
-    /// The place for an address; `None` where the address has as many as it may have.
-    pub(crate) fn admit(&self, permit: Option<OwnedSemaphorePermit>, address: IpAddr) -> Option<Place> {
+    /// The permit for an address; `None` where the address has as many as it may have.
+    pub(crate) fn admit(
+        &self,
+        permit: Option<OwnedSemaphorePermit>,
+        address: IpAddr,
+    ) -> Option<ConnectionPermit> {
         let address = address.to_canonical();
         let mut known = self.by_address.lock();
         let count = known.entry(address).or_default();
@@ -51,7 +55,7 @@ impl Places {
             return None;
         }
         *count += 1;
-        Some(Place {
+        Some(ConnectionPermit {
             address,
             by_address: Arc::clone(&self.by_address),
             _permit: permit,
@@ -59,7 +63,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut known = self.by_address.lock();
         if let Some(count) = known.get_mut(&self.address) {
@@ -78,25 +82,25 @@ mod tests {
     #[tokio::test]
     async fn an_address_takes_half_of_the_places_and_gives_them_back() {
         const CONNECTIONS: usize = 8;
-        let places = Places::new(CONNECTIONS);
+        let capacity = ConnectionCapacity::new(CONNECTIONS);
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS / 2 {
-            let permit = places.open().await;
-            held.push(places.admit(permit, one).expect("a place"));
+            let permit = capacity.open().await;
+            held.push(capacity.admit(permit, one).expect("a permit"));
         }
-        let permit = places.open().await;
+        let permit = capacity.open().await;
         assert!(
-            places
+            capacity
                 .admit(permit, "::ffff:192.0.2.1".parse().unwrap())
                 .is_none()
         );
-        let permit = places.open().await;
-        let other = places.admit(permit, "192.0.2.2".parse().unwrap());
+        let permit = capacity.open().await;
+        let other = capacity.admit(permit, "192.0.2.2".parse().unwrap());
         assert!(other.is_some());
-        assert_eq!(places.all.available_permits(), CONNECTIONS / 2 - 1);
+        assert_eq!(capacity.all.available_permits(), CONNECTIONS / 2 - 1);
         drop((held, other));
-        assert_eq!(places.all.available_permits(), CONNECTIONS);
-        assert!(places.by_address.lock().is_empty(), "addresses are forgotten");
+        assert_eq!(capacity.all.available_permits(), CONNECTIONS);
+        assert!(capacity.by_address.lock().is_empty(), "addresses are forgotten");
     }
 }

@@ -1,6 +1,6 @@
 //! How much text of bodies the webhooks hold at once: all together, and of one address.
 //!
-//! In: the address and the length of a body that is to be read. Out: room for it, once there is some. Bodies of common length have room
+//! In: the address and the length of a body that is to be read. Out: capacity for it, once there is some. Bodies of common length have room
 //! of their own, so that long ones, or whoever says that a long one comes and sends none, do not keep them waiting.
 
 use std::collections::HashMap;
@@ -13,18 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The longest body of common length, in bytes. A pod has some ten thousand.
 const COMMON: u32 = 256 * 1024;
 
-/// Room for bodies of common length, and for longer ones, in KiB. One of the longest bodies takes half of the latter.
+/// BodyCapacity for bodies of common length, and for longer ones, in KiB. One of the longest bodies takes half of the latter.
 const COMMON_KIB: usize = 4 * 1024;
 const LONG_KIB: usize = 16 * 1024;
 
-/// All room.
+/// All capacity.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BodyCapacity {
     common: Part,
     long: Part,
 }
 
-impl Default for Room {
+impl Default for BodyCapacity {
     fn default() -> Self {
         Self {
             common: Part::new(COMMON_KIB),
@@ -33,8 +33,8 @@ impl Default for Room {
     }
 }
 
-impl Room {
-    /// Room for a body of so many bytes, once there is some.
+impl BodyCapacity {
+    /// BodyCapacity for a body of so many bytes, once there is some.
     pub(super) async fn take(&self, address: IpAddr, length: u32) -> Taken {
         let part = if length <= COMMON {
             &self.common
@@ -97,7 +97,7 @@ impl Part {
     }
 }
 
-/// Room that is free again when this is dropped.
+/// BodyCapacity that is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Taken {
     _permits: [Option<OwnedSemaphorePermit>; 2],
@@ -131,32 +131,32 @@ mod tests {
     const LONGEST: u32 = 8 * 1024 * 1024;
 
     /// Whether there is room now.
-    async fn now(room: &Room, address: &str, length: u32) -> Option<Taken> {
-        let taken = room.take(address.parse().unwrap(), length);
+    async fn now(bodies: &BodyCapacity, address: &str, length: u32) -> Option<Taken> {
+        let taken = bodies.take(address.parse().unwrap(), length);
         tokio::time::timeout(Duration::from_millis(1), taken).await.ok()
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_takes_half_of_the_room_and_leaves_the_rest() {
-        let room = Room::default();
-        let first = now(&room, "192.0.2.1", LONGEST).await;
+        let bodies = BodyCapacity::default();
+        let first = now(&bodies, "192.0.2.1", LONGEST).await;
         assert!(first.is_some());
-        assert!(now(&room, "::ffff:192.0.2.1", LONGEST).await.is_none());
-        let other = now(&room, "192.0.2.2", LONGEST).await;
+        assert!(now(&bodies, "::ffff:192.0.2.1", LONGEST).await.is_none());
+        let other = now(&bodies, "192.0.2.2", LONGEST).await;
         assert!(other.is_some());
         // Long bodies are in the way of long ones alone.
-        assert!(now(&room, "192.0.2.3", LONGEST).await.is_none());
+        assert!(now(&bodies, "192.0.2.3", LONGEST).await.is_none());
         let mut common = Vec::new();
-        while let Some(taken) = now(&room, "192.0.2.1", COMMON).await {
+        while let Some(taken) = now(&bodies, "192.0.2.1", COMMON).await {
             common.push(taken);
         }
         assert_eq!(common.len(), 8);
-        assert!(now(&room, "192.0.2.3", COMMON).await.is_some());
+        assert!(now(&bodies, "192.0.2.3", COMMON).await.is_some());
         drop((first, other, common));
-        for part in [&room.common, &room.long] {
+        for part in [&bodies.common, &bodies.long] {
             assert!(part.by_address.lock().is_empty(), "addresses are forgotten");
         }
-        assert_eq!(room.common.all.available_permits(), COMMON_KIB);
-        assert_eq!(room.long.all.available_permits(), LONG_KIB);
+        assert_eq!(bodies.common.all.available_permits(), COMMON_KIB);
+        assert_eq!(bodies.long.all.available_permits(), LONG_KIB);
     }
 }
