@@ -1,7 +1,11 @@
 //! The chart on a real cluster: every object is taken, agents serve, are replaced and taken out again.
 
-use anyhow::{Result, ensure};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::agent::picket_binary;
 use picket_tests::install::{Installer, restricted_pod, wait};
+use serde_json::Value;
 
 use crate::Test;
 use crate::helm::NAMESPACE;
@@ -126,14 +130,27 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
         Ok(last_line().contains("certificate signed by unknown authority"))
     })?;
     refused(&installer, "first", &first[0])?;
+    installer.cluster.apply(UNLISTED)?;
+    let found = lacking(&installer)?;
+    ensure!(
+        found.len() == 1 && found[0].starts_with("the agents may not: impersonate user agent:unlisted."),
+        "{found:#?}"
+    );
 
     // A changed configuration: a second agent takes over from the first.
-    installer.run(&["upgrade"], &["--set", "log.filter=debug"])?;
+    let changes = ["log.filter=debug", "impersonate.users={agent:unlisted}"];
+    installer.run(&["upgrade"], &["--set", changes[0], "--set", changes[1]])?;
     let second = installer.wait_for_agents()?;
     ensure!(first != second, "the pod is the same: {first:?}");
     let log = installer.kubectl(&["-n", NAMESPACE, "logs", &second[0]])?;
     ensure!(log.contains("upgrade complete"), "{log}");
     refused(&installer, "second", &second[0])?;
+    let found = lacking(&installer)?;
+    ensure!(found.is_empty(), "{found:#?}");
+    installer
+        .cluster
+        .kubectl_client()
+        .run(&["delete", "-f", "-"], Some(UNLISTED))?;
 
     let pins = installer.pins(installer.cluster.node());
     ensure!(pins.exists(), "no pins at {}", pins.display());
@@ -146,6 +163,42 @@ fn agents_serve_are_replaced_and_taken_out(world: &mut World) -> Result<()> {
         "the pod does not reach the API server itself: {log}"
     );
     Ok(())
+}
+
+/// A grant whose user the chart's lists do not have, for nobody who is there.
+const UNLISTED: &str = "\
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: unlisted}
+spec: {owner: o@example.test, attest: {pod: {namespace: nowhere, serviceAccount: nobody}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: unlisted}
+spec:
+  to: {identities: [unlisted]}
+  upstream: {impersonate: {user: agent:unlisted}}
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+";
+
+/// What `picket status` says that the agents may not do.
+fn lacking(installer: &Installer<'_>) -> Result<Vec<String>> {
+    let mut command = Command::new(picket_binary()?);
+    let kubeconfig = installer.cluster.kubeconfig();
+    command
+        .args(["status", "-o", "json", "--kubeconfig"])
+        .arg(kubeconfig);
+    let done = installer.cluster.node().output(command)?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    let said = String::from_utf8_lossy(&done.stderr);
+    let report: Value = serde_json::from_str(&text).with_context(|| format!("{text}{said}"))?;
+    ensure!(report["unknown"] == Value::Array(Vec::new()), "{report:#}");
+    let findings = report["findings"].as_array().context("no findings")?;
+    let findings = findings.iter().filter_map(Value::as_str);
+    Ok(findings
+        .filter(|finding| finding.contains("may not"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// The pod's call is refused by Picket, and the agent has a record of it.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, ResourceRule, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-    SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
+    SelfSubjectRulesReview, SelfSubjectRulesReviewSpec, SubjectAccessReview, SubjectAccessReviewSpec,
+    SubjectAccessReviewStatus,
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -166,22 +167,69 @@ impl Right {
         self
     }
 
+    fn attributes(&self) -> ResourceAttributes {
+        ResourceAttributes {
+            group: Some(self.group.to_string()),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            resource: Some(self.resource.to_string()),
+            subresource: self.subresource.as_ref().map(ToString::to_string),
+            verb: Some(self.verb.to_string()),
+            ..ResourceAttributes::default()
+        }
+    }
+
     fn review(&self) -> SelfSubjectAccessReview {
         SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    group: Some(self.group.to_string()),
-                    name: self.name.clone(),
-                    namespace: self.namespace.clone(),
-                    resource: Some(self.resource.to_string()),
-                    subresource: self.subresource.as_ref().map(ToString::to_string),
-                    verb: Some(self.verb.to_string()),
-                    ..ResourceAttributes::default()
-                }),
+                resource_attributes: Some(self.attributes()),
                 ..SelfSubjectAccessReviewSpec::default()
             },
             ..SelfSubjectAccessReview::default()
         }
+    }
+}
+
+/// A service account whose rights somebody else asks about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Account {
+    namespace: String,
+    name: String,
+}
+
+impl Account {
+    /// The account of this name.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The user and groups are those that the API server gives the account's tokens (k8s.io/apiserver pkg/authentication/serviceaccount).
+    fn review(&self, right: &Right) -> SubjectAccessReview {
+        let Self { namespace, name } = self;
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
+        SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                resource_attributes: Some(right.attributes()),
+                user: Some(format!("system:serviceaccount:{namespace}:{name}")),
+                groups: Some(groups.into()),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        }
+    }
+}
+
+impl std::fmt::Display for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
@@ -194,25 +242,50 @@ pub async fn lacking<'r>(
     rights: impl IntoIterator<Item = &'r Right>,
 ) -> Result<BTreeSet<&'r Right>, ReviewError> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    denied(rights, async |right| {
+        let review = api.create(&PostParams::default(), &right.review()).await;
+        review.map(|review| review.status)
+    })
+    .await
+}
+
+/// Those of the rights that an account lacks, asked by a client that may create SubjectAccessReviews.
+///
+/// # Errors
+/// [`ReviewError`] where the API server does not say.
+pub async fn lacking_of<'r>(
+    client: &Client,
+    account: &Account,
+    rights: impl IntoIterator<Item = &'r Right>,
+) -> Result<BTreeSet<&'r Right>, ReviewError> {
+    let api: Api<SubjectAccessReview> = Api::all(client.clone());
+    denied(rights, async |right| {
+        let review = api.create(&PostParams::default(), &account.review(right)).await;
+        review.map(|review| review.status)
+    })
+    .await
+}
+
+/// Those of the rights that the answers do not allow.
+async fn denied<'r>(
+    rights: impl IntoIterator<Item = &'r Right>,
+    ask: impl AsyncFn(&Right) -> Result<Option<SubjectAccessReviewStatus>, kube::Error>,
+) -> Result<BTreeSet<&'r Right>, ReviewError> {
+    let ask = &ask;
     let asking = stream::iter(rights)
-        .map(async |right| Ok((!is_allowed(&api, right).await?).then_some(right)))
+        .map(async |right| match ask(right).await {
+            Ok(status) => Ok((!status.is_some_and(|status| status.allowed)).then_some(right)),
+            Err(kube::Error::Api(status)) if status.code == 401 => {
+                Err(ReviewError::Unauthorized(status.message.clone()))
+            }
+            Err(error) => Err(ReviewError::Unreachable(printable(&error))),
+        })
         .buffered(AT_ONCE)
         .try_filter_map(async |lacks| Ok(lacks))
         .try_collect();
     match tokio::time::timeout(LIMIT, asking).await {
         Ok(answered) => answered,
         Err(_) => Err(ReviewError::Silent),
-    }
-}
-
-async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result<bool, ReviewError> {
-    let answer = api.create(&PostParams::default(), &right.review()).await;
-    match answer {
-        Ok(review) => Ok(review.status.is_some_and(|status| status.allowed)),
-        Err(kube::Error::Api(status)) if status.code == 401 => {
-            Err(ReviewError::Unauthorized(status.message.clone()))
-        }
-        Err(error) => Err(ReviewError::Unreachable(printable(&error))),
     }
 }
 

@@ -159,7 +159,7 @@ async fn of_node(config: &Config, asked: Option<(Client, String)>) -> Vec<node::
 }
 
 /// What the grants take upstream.
-fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
+pub(super) fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
     // Whom grants on behalf of people lead to is not known before a request.
     let users = grants.iter().filter_map(|grant| grant.user());
     let user = |impersonate: &Impersonate| (impersonate.user.clone(), impersonate.groups.clone());

@@ -4,6 +4,7 @@
 //! exit code that tells whether Picket works here. The API server is asked about the credentials and their rights
 //! (credentials.rs; excess.rs; objects.rs says for which grants), and whether the configuration is this node's (node.rs).
 
+pub(super) mod agents;
 mod certificates;
 mod cloud;
 mod constrained;
@@ -43,6 +44,9 @@ const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 
 /// How long the files that a configuration names may take, with a plugin of the kubeconfig.
 const LIMIT: Duration = Duration::from_secs(8);
+
+/// From so many further checks that say the same on, people see one line.
+const FOLDED: usize = 3;
 
 const HELP: &str = "\
 Examples:
@@ -331,25 +335,47 @@ fn start(role: &str, arguments: &[&OsStr], stdin: Stdio) -> io::Result<String> {
     Ok(text(&output.stdout))
 }
 
+/// Checks for people, with a name for each line: those in a row that all say the same are one.
+fn folded(checks: &[Check]) -> Vec<(String, &Check)> {
+    let alike = |one: &Check, other: &Check| {
+        (one.status, &one.detail, &one.advice) == (other.status, &other.detail, &other.advice)
+    };
+    let mut lines = Vec::new();
+    for same in checks.chunk_by(alike) {
+        match same {
+            [first, others @ ..] if others.len() >= FOLDED => {
+                lines.push((format!("{} and {} more", first.name, others.len()), first));
+            }
+            few => lines.extend(few.iter().map(|check| (check.name.to_owned(), check))),
+        }
+    }
+    lines
+}
+
 fn table(checks: &[Check]) -> String {
-    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let folded = folded(checks);
+    let width = folded.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for check in checks {
+    for (name, check) in &folded {
         let advice = check.advice.iter().map(|advice| format!("-> {advice}"));
         let lines = check.detail.lines().map(str::to_owned).chain(advice);
-        let (mut name, mut status) = (check.name, check.status.as_str());
+        let (mut name, mut status) = (name.as_str(), check.status.as_str());
         for line in lines {
             text.push_str(&format!("{name:width$}  {status:8}  {line}\n"));
             (name, status) = ("", "");
         }
     }
     let worst = checks.iter().map(|check| check.status).max();
+    let mut missing = checks.iter().filter(|check| check.status == CheckStatus::Missing);
     text.push_str(match worst {
         Some(CheckStatus::Ok) => "Picket works here.\n",
         Some(CheckStatus::Degraded) => {
             "Picket works here with restrictions: see the checks marked degraded.\n"
         }
         Some(CheckStatus::Open) => "Picket works here but can be bypassed: see the checks marked open.\n",
+        Some(CheckStatus::Missing) if missing.all(Check::is_untried) => {
+            "Whether Picket works here is not known: see the checks that were not tested.\n"
+        }
         Some(CheckStatus::Missing) | None => "Picket does not work here: see the checks marked missing.\n",
     });
     text
@@ -392,6 +418,37 @@ mod tests {
              \u{20}                         -> mount it\n\
              Picket does not work here: see the checks marked missing.\n"
         );
+    }
+
+    #[test]
+    fn checks_that_were_not_made_are_one_line_and_say_nothing_of_the_node() {
+        let untried = |name| Check {
+            name,
+            status: CheckStatus::Missing,
+            detail: "not tested: needs a test cgroup".to_owned(),
+            advice: None,
+        };
+        let mut checks = vec![
+            Check::ok("kernel version", "seen"),
+            untried("a"),
+            untried("b"),
+            untried("c"),
+        ];
+        let last = "Whether Picket works here is not known: see the checks that were not tested.\n";
+        assert!(table(&checks).contains("\nc  "), "{}", table(&checks));
+        checks.push(untried("d"));
+        let text = table(&checks);
+        assert_eq!(
+            text,
+            format!(
+                "kernel version  ok        seen\n\
+                 a and 3 more    missing   not tested: needs a test cgroup\n{last}"
+            )
+        );
+        checks.push(Check::bad("e", CheckStatus::Missing, "seen", "mount it"));
+        assert!(!table(&checks).ends_with(last), "{}", table(&checks));
+        let read: serde_json::Value = serde_json::from_str(&json(&checks)).unwrap();
+        assert_eq!(read.as_array().map(Vec::len), Some(6));
     }
 
     #[test]

@@ -53,10 +53,9 @@ fn written(versions: &[(&str, String)], checks: &[Check]) -> String {
         text.push_str(&format!("| {name} | {} |\n", cell(value)));
     }
     text.push_str("\n| check | status | seen | what to do |\n|---|---|---|---|\n");
-    for check in checks {
+    for (name, check) in super::folded(checks) {
         text.push_str(&format!(
-            "| {} | {} | {} | {} |\n",
-            check.name,
+            "| {name} | {} | {} | {} |\n",
             marked(check.status),
             cell(&check.detail),
             cell(check.advice.as_deref().unwrap_or_default())

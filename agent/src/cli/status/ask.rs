@@ -1,17 +1,21 @@
 //! What `picket status` asks the API server for.
 //!
-//! In: a client with the person's own rights. Out: the cluster's Nodes, what their agents say, and the pods of enrolled namespaces;
-//! where the person may not list one of these, what is not known for that.
+//! In: a client with the person's own rights. Out: the cluster's Nodes, what their agents say and may not do for grants, and the pods
+//! of enrolled namespaces; where the person may not list one of these, what is not known for that.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use picket_controller::names::{AGENTS, ENROLLED};
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 
+use crate::cli::doctor;
 use crate::cli::target::person::{AskError, list};
+use crate::cluster::rights::Account;
 
 /// The label by which a kubelet tells its operating system.
 const SYSTEM: &str = "kubernetes.io/os";
@@ -25,6 +29,8 @@ pub(super) struct Answers {
     pub(super) told: Vec<NodeTold>,
     /// The pods of each enrolled namespace, which may have none; nothing where the person may not list them.
     pub(super) enrolled: Option<Vec<EnrolledNamespace>>,
+    /// What the agents may not do at the API server that grants take, as `may not ...`.
+    pub(super) lacked: Vec<String>,
     /// What is not known, and why.
     pub(super) unknown: Vec<String>,
 }
@@ -35,6 +41,8 @@ pub(super) struct NodeFacts {
     pub(super) name: String,
     /// Whether an agent can run there.
     pub(super) is_linux: bool,
+    /// Whether a DaemonSet of agents selects it, as far as labels go. Where none is known, every node counts.
+    pub(super) is_selected: bool,
 }
 
 /// What an agent says of its node.
@@ -67,7 +75,9 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     };
     let told = list(&picket_nodes(client), PICKET_NODE_PLURAL, &of_node).await;
     answers.told = told.map_err(explained)?.iter().map(told_by).collect();
-    if answers.told.is_empty() && node.is_none() && has_no_daemonset(client).await {
+    let agents = agents(client).await;
+    let has_none = agents.as_ref().is_ok_and(Vec::is_empty);
+    if answers.told.is_empty() && node.is_none() && has_none {
         return Err(AskError::Other(
             "Picket is not installed in this cluster: no agent has a PicketNode, and there is no DaemonSet of agents. Install it: helm \
              install picket deploy/charts/picket --namespace picket-system --create-namespace; deploy/docs/install.md has the values"
@@ -75,7 +85,10 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
         ));
     }
     match list(&Api::<Node>::all(client.clone()), "nodes", &of_node).await {
-        Ok(nodes) => answers.nodes = Some(nodes.iter().map(facts).collect()),
+        Ok(nodes) => {
+            let agents = agents.as_deref().unwrap_or_default();
+            answers.nodes = Some(nodes.iter().map(|node| facts(node, agents)).collect());
+        }
         Err(error) => answers.unknown.push(format!("nodes without an agent: {error}")),
     }
     match enrolled(client, node).await {
@@ -84,14 +97,41 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
             .unknown
             .push(format!("pods that run without enrolment: {error}")),
     }
+    if node.is_some() {
+        return Ok(answers);
+    }
+    match lacked(client, agents).await {
+        Ok(lacked) => answers.lacked = lacked,
+        Err(error) => answers.unknown.push(format!(
+            "whether the agents may act as the users that grants name: {error}"
+        )),
+    }
     Ok(answers)
 }
 
-/// Whether nobody runs agents by the chart. A person who may not list DaemonSets is told of the nodes instead.
-async fn has_no_daemonset(client: &Client) -> bool {
+/// The DaemonSets of agents; none where nobody runs agents by the chart.
+async fn agents(client: &Client) -> Result<Vec<DaemonSet>, AskError> {
     let labelled = ListParams::default().labels(AGENTS);
-    let found = list(&Api::<DaemonSet>::all(client.clone()), "daemonsets", &labelled).await;
-    found.is_ok_and(|found| found.is_empty())
+    list(&Api::<DaemonSet>::all(client.clone()), "daemonsets", &labelled).await
+}
+
+fn pod_of(agents: &DaemonSet) -> Option<&PodSpec> {
+    agents.spec.template.spec.as_ref()
+}
+
+/// What the service accounts of these may not do.
+async fn lacked(client: &Client, agents: Result<Vec<DaemonSet>, AskError>) -> Result<Vec<String>, String> {
+    let account = |agents: &DaemonSet| {
+        let name = pod_of(agents).and_then(|pod| pod.service_account_name.as_deref());
+        Account::new(&agents.namespace().unwrap_or_default(), name.unwrap_or("default"))
+    };
+    let agents = agents.map_err(|error| error.to_string())?;
+    let accounts: BTreeSet<_> = agents.iter().map(account).collect();
+    let mut all = Vec::new();
+    for account in accounts {
+        all.extend(doctor::agents::lacked(client, &account).await?);
+    }
+    Ok(all)
 }
 
 /// The PicketNodes, as whatever their versions say.
@@ -126,11 +166,17 @@ fn told_by(object: &DynamicObject) -> NodeTold {
     }
 }
 
-fn facts(node: &Node) -> NodeFacts {
+fn facts(node: &Node, agents: &[DaemonSet]) -> NodeFacts {
     let system = node.labels().get(SYSTEM);
+    let selects = |agents: &DaemonSet| {
+        let selector = pod_of(agents).and_then(|pod| pod.node_selector.as_ref());
+        let mut wanted = selector.into_iter().flatten();
+        wanted.all(|(key, value)| node.labels().get(key) == Some(value))
+    };
     NodeFacts {
         name: node.name_any(),
         is_linux: system.is_none_or(|system| system == "linux"),
+        is_selected: agents.is_empty() || agents.iter().any(selects),
     }
 }
 

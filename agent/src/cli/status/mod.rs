@@ -26,7 +26,7 @@ Examples:
 READY says `no agent` where a node has none, `stopped` where its agent said so, and for how long an agent was not heard. NOT-ENFORCED \
 counts pods that should be enforced and are not, or not wholly; the lines below say why. POLICY is a digest of the objects in force: \
 `(old)` marks a node that has others than the node whose objects are the newest. CERTS is the time until the first certificate of the \
-node ends; the upstream credential counts once it has ended, since the agent reads it anew. AGE is that of the agent.
+node ends; an upstream client certificate counts once it has ended, since the agent reads it anew. AGE is that of the agent.
 
 Exit codes: 0 all is well, 1 something is to be acted on, 2 the cluster cannot be asked, Picket is not installed in it, or \
 wrong usage.";

@@ -51,6 +51,8 @@ pub(super) enum NodeState {
     NotHeard,
     /// It has none.
     NoAgent,
+    /// It has none, and none is meant for it: no agent's node selector takes it.
+    NotSelected,
     /// No agent can run there.
     OtherSystem,
     /// What its agent says cannot be read.
@@ -102,9 +104,10 @@ impl StatusReport {
             .map(|told| (told.node.clone(), line(told, now, newest.as_deref())))
             .collect();
         for facts in answers.nodes.iter().flatten() {
-            let state = match facts.is_linux {
-                true => NodeState::NoAgent,
-                false => NodeState::OtherSystem,
+            let state = match (facts.is_linux, facts.is_selected) {
+                (true, true) => NodeState::NoAgent,
+                (true, false) => NodeState::NotSelected,
+                (false, _) => NodeState::OtherSystem,
             };
             nodes.entry(facts.name.clone()).or_insert_with(|| NodeLine {
                 node: facts.name.clone(),
@@ -127,6 +130,7 @@ impl StatusReport {
         let mut findings = of_nodes(&nodes);
         findings.extend(of_certificates(&nodes, now, expiring));
         findings.extend(of_versions(&nodes));
+        findings.extend(of_rights(&answers.lacked));
         findings.extend(namespaces.iter().filter_map(of_namespace));
         Self {
             nodes,
@@ -348,6 +352,19 @@ fn of_versions(nodes: &[NodeLine]) -> Option<String> {
         versions.len(),
         said.collect::<Vec<_>>().join(", ")
     ))
+}
+
+/// The API server tells an AI agent alone, whose kubectl may show no more than `Forbidden`.
+fn of_rights(lacked: &[String]) -> Option<String> {
+    let each = |said: &String| said.strip_prefix("may not ").unwrap_or(said).to_owned();
+    let lacked: Vec<_> = lacked.iter().map(each).collect();
+    (!lacked.is_empty()).then(|| {
+        format!(
+            "the agents may not: {}. The API server refuses each request by a grant that takes this. List the users and groups under \
+             impersonate.users and impersonate.groups of the chart and run helm upgrade, or apply what `picket grant rbac` prints",
+            first(&lacked)
+        )
+    })
 }
 
 fn of_namespace(line: &NamespaceLine) -> Option<String> {

@@ -111,6 +111,7 @@ fn ready(line: &NodeLine) -> String {
         NodeState::Stopped => format!("stopped {} ago", age(heard)),
         NodeState::NotHeard => format!("not heard for {}", age(heard)),
         NodeState::NoAgent => "no agent".to_owned(),
+        NodeState::NotSelected => "not selected".to_owned(),
         NodeState::OtherSystem => "not linux".to_owned(),
         NodeState::Unreadable => "unreadable".to_owned(),
     }

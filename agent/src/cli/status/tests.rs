@@ -314,8 +314,100 @@ async fn a_person_who_may_list_little_is_told_what_is_not_known() {
     })
     .await;
     assert_eq!(report.findings, Vec::<String>::new());
-    assert_eq!(report.unknown.len(), 2, "{:?}", report.unknown);
-    assert!(report.unknown[0].contains("not for you"), "{:?}", report.unknown);
+    assert_eq!(report.unknown.len(), 3, "{:?}", report.unknown);
+    for unknown in &report.unknown {
+        assert!(unknown.contains("not for you"), "{unknown}");
+    }
+}
+
+/// What a cluster says whose agents run as service account picket-system/picket, and whose only grant names user `agent:a`. Reviews
+/// are answered as `may` says of a resource and a name.
+async fn with_a_grant(
+    may: impl Fn(&str, &str) -> Result<bool, u16> + Send + Sync + 'static,
+    node: Option<&str>,
+) -> StatusReport {
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({
+            "apiVersion": "picket.dev/v1alpha1", "kind": kind,
+            "metadata": {"name": name, "uid": name, "generation": 1}, "spec": spec,
+        })
+    };
+    let attest = json!({"pod": {"namespace": "n", "serviceAccount": "a"}});
+    let identity = object("AgentIdentity", "a", json!({"owner": "o", "attest": attest}));
+    let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+    let upstream = json!({"impersonate": {"user": "agent:a", "groups": ["readers"]}});
+    let spec = json!({"to": {"identities": ["a"]}, "upstream": upstream, "rules": rules});
+    let grant = object("AgentGrant", "g", spec);
+    let pod = json!({"spec": {"serviceAccountName": "picket", "containers": []}});
+    let agents = json!({
+        "metadata": {"name": "picket", "namespace": "picket-system"}, "spec": {"selector": {}, "template": pod},
+    });
+    let url = answering(move |request| {
+        let items = match request.uri().path().rsplit('/').next().unwrap_or_default() {
+            "picketnodes" => vec![told("a")],
+            "daemonsets" => vec![agents.clone()],
+            "agentidentities" => vec![identity.clone()],
+            "agentgrants" => vec![grant.clone()],
+            "subjectaccessreviews" => {
+                let mut review: Value = serde_json::from_slice(request.body()).expect("a review");
+                let spec = &review["spec"];
+                assert_eq!(spec["user"], "system:serviceaccount:picket-system:picket");
+                assert_eq!(spec["groups"][1], "system:serviceaccounts:picket-system");
+                let of = &spec["resourceAttributes"];
+                let text = |field: &str| of[field].as_str().unwrap_or_default().to_owned();
+                return match may(&text("resource"), &text("name")) {
+                    Ok(allowed) => {
+                        review["status"] = json!({ "allowed": allowed });
+                        (201, review)
+                    }
+                    Err(code) => (
+                        code,
+                        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "no reviews"}),
+                    ),
+                };
+            }
+            _ => Vec::new(),
+        };
+        (200, json!({"metadata": {}, "items": items}))
+    })
+    .await;
+    let (_folder, connector) = Connector::for_tests(&url);
+    let client = connector.connect().await.expect("a client");
+    report(&client, node, EXPIRING).await.expect("a report")
+}
+
+#[tokio::test]
+async fn a_user_that_the_agents_may_not_impersonate_is_to_be_acted_on() {
+    let report = with_a_grant(|_, _| Ok(true), None).await;
+    assert_eq!(
+        (report.findings.len(), report.unknown.len()),
+        (0, 0),
+        "{report:?}"
+    );
+    let report = with_a_grant(|_, name| Ok(name != "agent:a"), None).await;
+    let [finding] = &report.findings[..] else {
+        panic!("{report:?}")
+    };
+    assert!(
+        finding.starts_with("the agents may not: impersonate user agent:a. The API server refuses")
+            && finding.contains("picket grant rbac"),
+        "{finding}"
+    );
+    let report = with_a_grant(|resource, _| Ok(resource == "userextras"), None).await;
+    assert!(
+        report.findings[0].contains("impersonate group readers, impersonate user agent:a."),
+        "{report:?}"
+    );
+    // Of one node there is nothing to tell of grants.
+    let report = with_a_grant(|_, _| Ok(false), Some("a")).await;
+    assert_eq!(report.findings, Vec::<String>::new());
+    let report = with_a_grant(|_, _| Err(403), None).await;
+    assert_eq!(
+        (report.findings.len(), report.unknown.len()),
+        (0, 1),
+        "{report:?}"
+    );
+    assert!(report.unknown[0].contains("no reviews"), "{report:?}");
 }
 
 #[tokio::test]
@@ -360,6 +452,32 @@ async fn a_cluster_without_picket_is_told_from_one_whose_agents_have_not_begun()
         let report = asked(daemonsets, node).await.expect("a report");
         assert_eq!(report.nodes[0].state, NodeState::NoAgent);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_no_agent_is_meant_for_is_not_to_be_acted_on() {
+    let agents = json!({
+        "metadata": {"name": "picket", "namespace": "picket-system"},
+        "spec": {"selector": {}, "template": {"spec": {"nodeSelector": {"pool": "agents"}, "containers": []}}},
+    });
+    let labelled = json!({"metadata": {"name": "b", "labels": {"pool": "agents"}}});
+    let report = reported(move |path| {
+        Ok(match path {
+            NODES => vec![node_a(), labelled.clone()],
+            DAEMONSETS => vec![agents.clone()],
+            _ => Vec::new(),
+        })
+    })
+    .await;
+    let states: Vec<_> = report.nodes.iter().map(|line| line.state).collect();
+    assert_eq!(states, [NodeState::NotSelected, NodeState::NoAgent]);
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(
+        report.findings[0].starts_with("node b is without an agent"),
+        "{:?}",
+        report.findings
+    );
+    assert!(rows::text(&report, Format::Table, false).contains("not selected"));
 }
 
 fn node_a() -> Value {

@@ -104,11 +104,20 @@ impl Check {
         Self {
             name,
             status: CheckStatus::Missing,
-            detail: format!("not tested: needs {needs}"),
+            detail: format!("{UNTRIED}needs {needs}"),
             advice: None,
         }
     }
+
+    /// Whether nothing is known of it.
+    #[must_use]
+    pub fn is_untried(&self) -> bool {
+        self.detail.starts_with(UNTRIED)
+    }
 }
+
+/// How the detail of a check begins that was not made.
+const UNTRIED: &str = "not tested: ";
 
 /// What the trials of whole ways need: they pin what they load, as the agent does.
 const NEEDS_BPFFS: &str = "a BPF filesystem";
@@ -125,8 +134,9 @@ pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocke
             checks.push(Check::bad(
                 "test cgroup",
                 CheckStatus::Missing,
-                format!("cannot create a cgroup for the tests: {error}"),
-                "run as root, with a writable cgroup filesystem",
+                format!("{UNTRIED}cannot create a cgroup for the tests: {error}"),
+                "run as root on the node, with a writable cgroup filesystem. In an agent's pod `picket health --own` says whether its \
+                 programs are attached",
             ));
             checks.extend(untried("a test cgroup"));
             return checks;

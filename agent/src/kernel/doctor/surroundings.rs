@@ -180,8 +180,14 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
     };
     let shut = cgroup_root.is_some_and(|root| eaccess(root, AccessFlags::W_OK) == Err(Errno::EACCES));
     let for_trials = FOR_TRIALS.into_iter().chain(shut.then_some(DAC_OVERRIDE));
+    let of_agent = named(missing(effective, CAPABILITIES));
+    // The checks that these are for tell of themselves that they were not made.
+    let status = match of_agent.is_empty() {
+        true => CheckStatus::Degraded,
+        false => CheckStatus::Missing,
+    };
     let lacks = [
-        ("missing: ", named(missing(effective, CAPABILITIES))),
+        ("missing: ", of_agent),
         (
             "missing for these tests, and not needed by the agent: ",
             named(missing(effective, for_trials)),
@@ -197,7 +203,7 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
     }
     Check::bad(
         NAME,
-        CheckStatus::Missing,
+        status,
         lacks.join("; "),
         "run as root, or add the capabilities to the container's securityContext",
     )
