@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 };
 
 /// How soon a bundle follows a label.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(5);
 
 fn container(chart: &[Value]) -> Result<&Value> {
     Ok(&object(chart, "Deployment", "picket-controller")?["spec"]["template"]["spec"]["containers"][0])
@@ -85,7 +85,7 @@ fn the_controller_has_few_rights(world: &mut World) -> Result<()> {
         }
     }
     let budget = &object(&chart, "PodDisruptionBudget", "picket-controller")?["spec"];
-    ensure!(budget["minAvailable"] == 1, "{budget:#}");
+    ensure!(budget["maxUnavailable"] == 1, "{budget:#}");
     ensure!(budget["selector"] == deployment["selector"], "{budget:#}");
     Ok(())
 }

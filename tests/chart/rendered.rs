@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     nobody_is_impersonated_without_a_name,
     the_policies_and_the_flow_schema_are_those_of_deploy,
     what_is_switched_off_is_not_rendered,
+    a_quota_lets_the_pods_in_where_the_class_takes_one,
     the_agent_takes_its_configuration,
     the_pod_has_few_rights,
     the_pod_sees_few_folders_of_the_node,
@@ -175,7 +176,7 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
     let chart = with(world, EXAMPLES)?;
     let files = [
         ("enrolment.yaml", 5),
-        ("admission-guards.yaml", 25),
+        ("admission-guards.yaml", 27),
         ("service-guards.yaml", 4),
         ("token-secrets.yaml", 2),
         ("flow-control.yaml", 2),
@@ -216,6 +217,48 @@ fn expressions(policy: &mut Value) -> Vec<&mut Value> {
         .flat_map(|(_, list)| list.as_array_mut().into_iter().flatten())
         .filter_map(|entry| entry.get_mut("expression"))
         .collect()
+}
+
+fn a_quota_lets_the_pods_in_where_the_class_takes_one(world: &mut World) -> Result<()> {
+    let cases = [
+        (
+            "v1.36.0-gke.1700000",
+            "auto",
+            "",
+            Some(json!(["system-node-critical"])),
+        ),
+        ("v1.36.0", "auto", "", None),
+        ("v1.36.0-gke.1700000", "never", "", None),
+        ("v1.36.0", "always", "", Some(json!(["system-node-critical"]))),
+        (
+            "v1.36.0",
+            "always",
+            "agent.priorityClassName=mine",
+            Some(json!(["system-node-critical"])),
+        ),
+        (
+            "v1.36.0",
+            "always",
+            "agent.priorityClassName=mine,controller.priorityClassName=system-cluster-critical",
+            Some(json!(["system-cluster-critical"])),
+        ),
+        (
+            "v1.36.0",
+            "always",
+            "agent.priorityClassName=,controller.priorityClassName=other",
+            None,
+        ),
+    ];
+    for (version, create, classes, expected) in cases {
+        let create = format!("resourceQuota.create={create}");
+        let mut arguments = REQUIRED.to_vec();
+        arguments.extend(["--kube-version", version, "--set", &create, "--set", classes]);
+        let chart = world.helm.template(&arguments)?;
+        let quota = chart.iter().find(|object| object["kind"] == "ResourceQuota");
+        let of = quota.map(|quota| quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"].clone());
+        ensure!(of == expected, "{version}, {create}, {classes}: {quota:#?}");
+    }
+    Ok(())
 }
 
 fn what_is_switched_off_is_not_rendered(world: &mut World) -> Result<()> {

@@ -64,6 +64,15 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
         ("audit.sinks[0].stdout.x=1", "'/audit/sinks/0/stdout'"),
         ("tokenSecrets.accounts={deployer}", "'/tokenSecrets/accounts/0'"),
         ("host.run=run", "'/host/run'"),
+        // `helm uninstall` removes these.
+        ("host.run=/run", "'/host/run'"),
+        ("host.run=/run/../picket", "'/host/run'"),
+        ("host.state=/var/lib", "'/host/state'"),
+        ("host.log=/var/log/picket/", "'/host/log'"),
+        (
+            "metrics.prometheusRule.enabled=true",
+            "metrics.prometheusRule.enabled: without metrics",
+        ),
         ("image.repository=a b", "'/image/repository'"),
         ("image.tag=a b", "'/image/tag'"),
         ("image.pullSecrets={A}", "'/image/pullSecrets/0'"),

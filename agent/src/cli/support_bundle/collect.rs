@@ -237,8 +237,6 @@ impl Collector {
         }
         for (number, pod) in pods.iter().take(MAX_PODS).enumerate() {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            // Names are long, and paths in an archive are not.
-            let short: String = name.chars().take(30).collect();
             let statuses = pod.status.iter();
             let statuses = statuses.flat_map(|status| {
                 let init = status.init_container_statuses.iter().flatten();
@@ -249,9 +247,7 @@ impl Collector {
                     if previous && container.restart_count == 0 {
                         continue;
                     }
-                    let of = container.name.chars().take(20).collect::<String>();
-                    let word = if previous { "previous.log" } else { "log" };
-                    let file = format!("logs/{number:03}-{short}/{of}.{word}");
+                    let file = log_path(number, &name, &container.name, previous);
                     let parameters = LogParams {
                         container: Some(container.name.clone()),
                         previous,
@@ -371,4 +367,11 @@ fn node(node: &Value) -> Value {
         },
         "status": {"conditions": node["status"]["conditions"], "nodeInfo": node["status"]["nodeInfo"]},
     })
+}
+/// Where a container's log is. Names are long, and with the folder's a path in an archive has 100 bytes at most.
+pub(super) fn log_path(number: usize, pod: &str, container: &str, previous: bool) -> String {
+    let short = |name: &str, length| name.chars().take(length).collect::<String>();
+    let (pod, container) = (short(pod, 24), short(container, 20));
+    let word = if previous { "previous.log" } else { "log" };
+    format!("logs/{number:03}-{pod}/{container}.{word}")
 }

@@ -191,3 +191,13 @@ async fn what_may_not_be_read_is_left_out_and_said() {
     assert!(manifest.contains("- logs: pods are not for you"), "{manifest}");
     file(&files, "b/objects/picketnodes.json");
 }
+
+#[test]
+fn the_longest_names_have_room_in_an_archive() {
+    let long = "n".repeat(253);
+    let path = collect::log_path(999, &long, &long, true);
+    let mut archive = archive::Archive::default();
+    archive.add(&path, "x".to_owned());
+    let stem = "picket-support-20260101T000000Z";
+    archive.write(stem, 0, std::io::sink()).expect("room");
+}

@@ -90,6 +90,9 @@ fn stay() -> anyhow::Result<()> {
 }
 
 fn remove(args: &Args) -> anyhow::Result<()> {
+    args.remove_folder
+        .iter()
+        .try_for_each(|folder| is_picket_s(folder))?;
     let configured = super::configuration(args.config.as_deref());
     let (kernel, admin) = match (configured, &args.bpffs) {
         (Ok(config), _) => config
@@ -146,6 +149,18 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         .try_for_each(|folder| remove_folder(folder))
 }
 
+/// A configuration may name a folder that others use, such as /run: it is never removed.
+fn is_picket_s(folder: &Path) -> anyhow::Result<()> {
+    let name = folder.file_name().map(|name| name.to_string_lossy());
+    if !name.is_some_and(|name| name.starts_with("picket")) {
+        bail!(
+            "{} is not removed, because its name does not begin with `picket`: others may use it. Remove what is Picket's in it by hand",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
 fn remove_folder(folder: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -197,6 +212,29 @@ mod tests {
             said,
             "picket: cannot remove /host/state/picket: Device or resource busy"
         );
+    }
+
+    #[test]
+    fn a_folder_that_others_use_is_not_removed() {
+        for folder in ["/host/run/run", "/host/state/..", "/", "/host/run/apicket"] {
+            let said = is_picket_s(Path::new(folder)).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{folder} is not removed")), "{said}");
+        }
+        for folder in ["/host/run/picket", "/host/log/picket-records"] {
+            is_picket_s(Path::new(folder)).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let args = Args {
+            config: Some(folder.path().join("absent.yaml")),
+            bpffs: None,
+            state_directory: folder.path().join("state"),
+            remove_folder: vec![PathBuf::from("/host/run/run")],
+            error_file: None,
+            stay: false,
+            cluster: cluster::ClusterUninstallArgs::default(),
+        };
+        let said = remove(&args).unwrap_err().to_string();
+        assert!(said.starts_with("/host/run/run is not removed"), "{said}");
     }
 
     #[test]
