@@ -50,10 +50,10 @@ no | GET /api/v1/namespaces/Kube-flannel/pods/flannel-x/portforward             
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence | builtin/apiserver-configuration
-no | POST /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations       | builtin/apiserver-configuration
+no | PATCH /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/w Content-Type:application/apply-patch+yaml | builtin/apiserver-configuration
 no | PATCH /apis/apiregistration.k8s.io/v1/apiservices/v1.                            | builtin/apiserver-configuration
 no | PUT /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io/status    | builtin/apiserver-configuration
-no | POST /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas                           | builtin/apiserver-configuration
+no | PUT /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/mine                       | builtin/apiserver-configuration
 no | PATCH /apis/FlowControl.apiserver.k8s.io/v1/prioritylevelconfigurations/catch-all | builtin/apiserver-configuration
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
 no | GET /api/v1/namespaces/Picket-System/pods           | builtin/picket-namespace

@@ -145,7 +145,8 @@ no  | GET /api/v1/pods   | nonResourceURLs: ['*']
 #[test]
 fn rules_match_what_has_their_effect_and_nothing_else() {
     let exceptions = "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths, builtin/picket-namespace, \
-         builtin/nodes-proxy, builtin/pods-proxy, builtin/services-proxy, builtin/certificate-requests]";
+         builtin/nodes-proxy, builtin/pods-proxy, builtin/services-proxy, builtin/certificate-requests, \
+         builtin/apiserver-endpoints]";
     for (fires, line, matches) in rows(TABLE) {
         let set = compile(&[&grant(ALL), &deny(matches), &policy("exceptions", exceptions)]);
         assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
