@@ -186,6 +186,7 @@ kind: AgentPolicy
 metadata: {name: no-updates}
 spec:
   subjects: {identities: [writer]}
+  exceptions: [builtin/apiserver-endpoints, builtin/apiserver-configuration]
   rules:
   - name: objects
     match: {verbs: [update], apiGroups: ["*"], resources: [RESOURCES]}
