@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_link_local_address_is_an_endpoint,
     an_address_that_a_node_gets_is_an_endpoint,
     a_service_made_by_hand_is_an_endpoint,
+    an_object_with_times_of_its_own_hides_no_endpoint,
     node_ports_and_external_addresses_are_endpoints,
     a_withdrawn_service_stays_an_endpoint,
     a_load_balancers_name_is_looked_up,
@@ -404,6 +405,42 @@ fn a_service_made_by_hand_is_an_endpoint(world: &mut World) -> Result<()> {
         .iter()
         .try_for_each(|pod| comes_to_be_redirected(world, pod, at))?;
     delete(world, "hand")
+}
+
+/// Whoever may write an object writes its `managedFields` too, and Go takes times that others cannot read. An agent that cannot read one
+/// object must not stop to hear of the others.
+fn an_object_with_times_of_its_own_hides_no_endpoint(world: &mut World) -> Result<()> {
+    let server = server_address(world);
+    lead(world, "odd", &json!({"ports": [{"port": 7445}]}), (&server, 7445))?;
+    let odd = ["service/odd", "endpointslice/odd-by-hand"];
+    for object in odd {
+        let patch = r#"[{"op": "replace", "path": "/metadata/managedFields/0/time", "value": "9999-12-31T23:59:59Z"}]"#;
+        world.admin(&["patch", "-n", "lab", object, "--type=json", "-p", patch])?;
+        let times = "jsonpath={.metadata.managedFields[*].time}";
+        let stored = world.admin(&["get", "-n", "lab", object, "--show-managed-fields", "-o", times])?;
+        ensure!(stored.contains("9999-12-31"), "{object} has the times {stored}");
+    }
+    // A watch that fails some times in a row begins anew with a list.
+    for turn in 0..8 {
+        for object in odd {
+            let turn = format!("turn={turn}");
+            world.admin(&["annotate", "-n", "lab", object, "--overwrite", &turn])?;
+        }
+    }
+    lead(
+        world,
+        "beside",
+        &json!({"ports": [{"port": 8445}]}),
+        (&server, 6443),
+    )?;
+    let address = cluster_address(world, "beside")?;
+    let at = (address.as_str(), 8445);
+    leads(world, at)?;
+    ENFORCED
+        .iter()
+        .try_for_each(|pod| comes_to_be_redirected(world, pod, at))?;
+    delete(world, "beside")?;
+    delete(world, "odd")
 }
 
 fn node_ports_and_external_addresses_are_endpoints(world: &mut World) -> Result<()> {

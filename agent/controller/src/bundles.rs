@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::health::{Health, few};
 use crate::kubernetes::{follow, is_gone, labels, printable};
+use crate::lenient::Lenient;
 use crate::metrics::{BundleWrite, ControllerMetrics, Part};
 use crate::names::{BUNDLE, BUNDLE_KEY, ENROLLED, FIELD_MANAGER};
 use crate::root::Trust;
@@ -87,9 +88,9 @@ impl Bundles {
     pub(crate) async fn run(mut self) {
         let client = self.client.clone();
         let enrolled = watcher::Config::default().labels(&format!("{ENROLLED}=true"));
-        let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
-        let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
-        let maps = Api::<ConfigMap>::all(client);
+        let namespaces = Api::<Lenient<PartialObjectMeta<Namespace>>>::all(client.clone());
+        let pods = Api::<Lenient<PartialObjectMeta<Pod>>>::all(client.clone());
+        let maps = Api::<Lenient<ConfigMap>>::all(client);
         // The role names the ConfigMap, and the API server compares the name with this selector.
         let of_name = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
         let failed = || self.metrics.failing(Part::Bundles);
@@ -179,7 +180,7 @@ impl Bundles {
         change: BundleChange,
         earlier: Option<WriteFailure>,
     ) -> Option<WriteFailure> {
-        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let maps = Api::<Lenient<ConfigMap>>::namespaced(self.client.clone(), namespace);
         let written = match &change {
             BundleChange::Apply(bundle, uid) => put(&maps, bundle, uid.as_deref()).await,
             BundleChange::Remove(preconditions) => remove(&maps, preconditions).await,
@@ -232,7 +233,7 @@ impl Bundles {
 
 /// Applies the bundle. Where the API server finds the ConfigMap itself at fault, which is immutable or full, another one takes its place;
 /// only the one that was looked at is removed.
-async fn put(maps: &Api<ConfigMap>, bundle: &str, uid: Option<&str>) -> Result<(), kube::Error> {
+async fn put(maps: &Api<Lenient<ConfigMap>>, bundle: &str, uid: Option<&str>) -> Result<(), kube::Error> {
     let applied = apply(maps, bundle).await;
     let is_at_fault = matches!(&applied, Err(kube::Error::Api(status)) if is_invalid(status));
     let Some(uid) = uid.filter(|_| is_at_fault) else {
@@ -256,7 +257,7 @@ fn is_invalid(status: &Status) -> bool {
     status.code == 422 && causes.any(|cause| !cause.field.is_empty())
 }
 
-async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
+async fn apply(maps: &Api<Lenient<ConfigMap>>, bundle: &str) -> Result<(), kube::Error> {
     let map = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -269,7 +270,7 @@ async fn apply(maps: &Api<ConfigMap>, bundle: &str) -> Result<(), kube::Error> {
         .map(drop)
 }
 
-async fn remove(maps: &Api<ConfigMap>, preconditions: &Preconditions) -> Result<(), kube::Error> {
+async fn remove(maps: &Api<Lenient<ConfigMap>>, preconditions: &Preconditions) -> Result<(), kube::Error> {
     let parameters = DeleteParams {
         preconditions: Some(preconditions.clone()),
         ..DeleteParams::default()

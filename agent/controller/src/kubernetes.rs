@@ -13,6 +13,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 pub(crate) use crate::faults::printable;
+use crate::lenient::Lenient;
 use crate::names::OWN_LABELS;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
@@ -30,7 +31,7 @@ pub(crate) fn labels() -> BTreeMap<String, String> {
 
 /// Each event of a watch, which begins anew after failures with growing pauses. `what` is for the log, and `failed` is called for each.
 pub(crate) fn follow<K>(
-    api: Api<K>,
+    api: Api<Lenient<K>>,
     config: watcher::Config,
     what: &'static str,
     failed: impl Fn() + Send + 'static,
@@ -44,6 +45,7 @@ where
         what,
         failed,
     )
+    .map(Lenient::event)
     .boxed()
 }
 

@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`ec_key`] | EC private keys in their older form | - |
 //! | [`names`] | the names by which controller, agents and commands meet in the cluster | - |
+//! | [`lenient`] | objects of the API server, read without what can make them unreadable; the agent reads so too | - |
 //! | [`x509`] | what both read of certificates | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key`, `names`, `x509` |
@@ -34,6 +35,8 @@
 pub mod ec_key;
 
 pub mod names;
+
+pub mod lenient;
 
 pub mod x509;
 

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::kubernetes::{follow, is_gone, printable};
+use crate::lenient::Lenient;
 use crate::metrics::{ControllerMetrics, NodeCounts, Part};
 use crate::names::{AGENT_LABEL, AGENT_READY, AGENTS, FIELD_MANAGER};
 
@@ -70,8 +71,8 @@ impl NodeLabels {
 
     /// Follows pods and nodes until it is dropped.
     pub(crate) async fn run(mut self) {
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
+        let pods = Api::<Lenient<Pod>>::namespaced(self.client.clone(), &self.namespace);
+        let nodes = Api::<Lenient<PartialObjectMeta<Node>>>::all(self.client.clone());
         let agents = watcher::Config::default().labels(AGENTS);
         let failed = || self.metrics.failing(Part::Nodes);
         let mut seen = select(

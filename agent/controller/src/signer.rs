@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::authority::{AuthorityError, PermittedNames};
 use crate::kubernetes::{is_old, printable};
+use crate::lenient::Lenient;
 use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
 use crate::names::SIGNER;
 use crate::request::{NodeCaRequest, Refusal, judge};
@@ -51,7 +52,7 @@ impl SignError {
 
 /// Signs for as long as it is polled.
 pub(crate) struct Signer {
-    requests: Api<CertificateSigningRequest>,
+    requests: Api<Lenient<CertificateSigningRequest>>,
     /// The user name of the agents.
     account: String,
     permitted: PermittedNames,
@@ -80,8 +81,9 @@ impl Signer {
     pub(crate) async fn run(self) {
         let selected = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
         let requests = Controller::new(self.requests.clone(), selected);
-        let answer =
-            |csr: Arc<CertificateSigningRequest>, signer: Arc<Self>| async move { signer.answer(&csr).await };
+        let answer = |csr: Arc<Lenient<CertificateSigningRequest>>, signer: Arc<Self>| async move {
+            signer.answer(&csr.0).await
+        };
         let failed = self.metrics.failing(Part::Signer);
         requests
             .run(answer, retry, Arc::new(self))
@@ -173,15 +175,15 @@ impl Signer {
         name: &str,
         csr: CertificateSigningRequest,
     ) -> Result<CertificateSigningRequest, SignError> {
-        let parameters = PostParams::default();
+        let (parameters, csr) = (PostParams::default(), Lenient(csr));
         let written = self
             .requests
             .replace_subresource(subresource, name, &parameters, &csr);
-        Ok(written.await?)
+        Ok(written.await?.0)
     }
 }
 
-fn retry(csr: Arc<CertificateSigningRequest>, error: &SignError, signer: Arc<Signer>) -> Action {
+fn retry(csr: Arc<Lenient<CertificateSigningRequest>>, error: &SignError, signer: Arc<Signer>) -> Action {
     if is_conflict(error) {
         return Action::await_change();
     }

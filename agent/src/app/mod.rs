@@ -283,6 +283,7 @@ impl App {
         wiring::gateway(&mut tasks, &handles, &shared, shutdown);
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
         wiring::kubeconfig(&mut tasks, &handles);
+        wiring::unreadable(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::node_ca(&mut tasks, &handles);

@@ -10,6 +10,7 @@ mod kept_client;
 mod person;
 mod resets;
 pub mod rights;
+mod unreadable;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
+use picket_controller::lenient::Lenient;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,7 @@ pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
 pub(crate) use kept_client::{KeptClient, RequestError};
 pub use person::PersonalConfig;
 pub(crate) use resets::{LastVersion, StoreResets};
+pub(crate) use unreadable::Unreadable;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -99,6 +102,7 @@ pub struct Connector {
     kubeconfig: PathBuf,
     attempt: Arc<Mutex<Option<Attempt>>>,
     resets: StoreResets,
+    unreadable: Unreadable,
 }
 
 /// The making of a client, which several may wait for.
@@ -112,12 +116,18 @@ impl Connector {
             kubeconfig: kubeconfig.to_owned(),
             attempt: Arc::default(),
             resets: StoreResets::default(),
+            unreadable: Unreadable::default(),
         }
     }
 
     /// How often the API server's objects were set back, as whoever has this connector or a copy of it finds.
     pub(crate) fn resets(&self) -> &StoreResets {
         &self.resets
+    }
+
+    /// The kinds whose objects cannot be read, as whoever has this connector or a copy of it finds.
+    pub(crate) fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
     }
 
     /// A client with what the files say now. Nothing is sent yet.
@@ -261,7 +271,7 @@ fn irregular(file: &Kubeconfig) -> Option<&'static str> {
 pub async fn follow<K>(
     connector: &Connector,
     what: &'static str,
-    scope: impl Fn(Client) -> Api<K>,
+    scope: impl Fn(Client) -> Api<Lenient<K>>,
     config: watcher::Config,
     cancel: &CancellationToken,
     on: impl FnMut(watcher::Event<K>),
@@ -275,7 +285,7 @@ pub async fn follow<K>(
 pub async fn follow_with<K>(
     connector: &Connector,
     what: &'static str,
-    scope: impl Fn(Client) -> Api<K>,
+    scope: impl Fn(Client) -> Api<Lenient<K>>,
     config: watcher::Config,
     cancel: &CancellationToken,
     mut on: impl FnMut(watcher::Event<K>),
@@ -292,6 +302,7 @@ pub async fn follow_with<K>(
         let mut failures = 0_u32;
         let mut backoff = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
         let mut resets = connector.resets.subscribe();
+        let mut lists = connector.unreadable.of(what);
         loop {
             resets.mark_unchanged();
             match connector.connect().await {
@@ -314,10 +325,14 @@ pub async fn follow_with<K>(
                                     failures = 0;
                                     backoff.reset();
                                 }
-                                on(event);
+                                if matches!(event, watcher::Event::InitDone) {
+                                    lists.read();
+                                }
+                                on(Lenient::event(event));
                             }
                             Err(error) => {
                                 on_error(&error);
+                                lists.failed(&error);
                                 tracing::warn!(
                                     what,
                                     error = printable(&error),

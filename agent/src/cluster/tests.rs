@@ -87,7 +87,7 @@ async fn objects_that_were_set_back_are_listed_anew() {
                 listed.send(()).unwrap();
             }
         };
-        let all = Api::<k8s_openapi::api::core::v1::Pod>::all;
+        let all = Api::<Lenient<k8s_openapi::api::core::v1::Pod>>::all;
         follow(&following, "pods", all, watcher::Config::default(), &cancel, on).await;
     };
     let looked = async {

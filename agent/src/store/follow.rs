@@ -9,6 +9,7 @@ use std::time::Duration;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use picket_controller::lenient::Lenient;
 use picket_policy::api::{API_VERSION, GROUP};
 use tokio_util::sync::CancellationToken;
 
@@ -63,14 +64,14 @@ impl Store {
             return Ok(());
         };
         for (place, kind) in KINDS.iter().enumerate() {
-            let api = Api::<DynamicObject>::all_with(client.clone(), &api_resource(place));
+            let api = Api::<Lenient<DynamicObject>>::all_with(client.clone(), &api_resource(place));
             cluster.event(place, Event::Init);
             let mut parameters = ListParams::default().limit(PAGE);
             loop {
                 let page = api.list(&parameters).await;
                 let page = page.map_err(|error| format!("{}: {}", kind.kind, printable(&error)))?;
                 for object in page.items {
-                    cluster.event(place, Event::InitApply(object));
+                    cluster.event(place, Event::InitApply(object.0));
                 }
                 let next = page.metadata.continue_.filter(|token| !token.is_empty());
                 if next.is_none() {
@@ -113,7 +114,7 @@ async fn kind(connector: &Connector, cluster: Arc<ClusterObjects>, place: usize,
     follow_with(
         connector,
         KINDS[place].plural,
-        |client| Api::<DynamicObject>::all_with(client, &resource),
+        |client| Api::<Lenient<DynamicObject>>::all_with(client, &resource),
         watcher::Config::default(),
         cancel,
         |event| cluster.event(place, event),

@@ -15,6 +15,7 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
+use picket_controller::lenient::Lenient;
 use picket_policy::{NamespaceFacts, NamespaceUse, Namespaces, PolicySet, UnknownNamespace};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -318,7 +319,7 @@ impl Store {
         follow_with(
             connector,
             "namespaces",
-            |client| Api::<DynamicObject>::all_with(client, &resource),
+            |client| Api::<Lenient<DynamicObject>>::all_with(client, &resource),
             watcher::Config::default(),
             stop,
             |event| note(self.namespaces.event(event)),

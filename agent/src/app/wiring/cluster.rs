@@ -18,6 +18,9 @@ use crate::store::Store;
 /// The name in `/readyz` of the kubeconfig.
 const CLUSTER: &str = "cluster";
 
+/// The name in `/readyz` of lists that the API server answers with and that cannot be read.
+const OBJECT_LISTS: &str = "object-lists";
+
 /// How long a new agent's readiness waits for the namespaces that rules look at.
 const NAMESPACES_LIMIT: Duration = Duration::from_secs(10);
 
@@ -66,6 +69,27 @@ pub(in crate::app) fn kubeconfig(tasks: &mut Tasks, handles: &Handles) {
             tracing::info!("the kubeconfig can be used");
         }
         std::future::pending::<()>().await;
+    });
+}
+
+/// Kinds of objects that cannot be read: `/readyz` names them, since the agent goes by older ones.
+pub(in crate::app) fn unreadable(tasks: &mut Tasks, handles: &Handles) {
+    let mut kinds = handles.connector.unreadable().subscribe();
+    let readiness = handles.readiness.clone();
+    tasks.spawn("unreadable objects", async move {
+        loop {
+            let found = kinds.borrow_and_update().clone();
+            match found.first_key_value() {
+                Some((kind, reason)) => {
+                    let reason = format!("the list of {kind} cannot be read, and older ones count: {reason}");
+                    readiness.fails(OBJECT_LISTS, reason);
+                }
+                None => drop(readiness.works(OBJECT_LISTS)),
+            }
+            if kinds.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     });
 }
 

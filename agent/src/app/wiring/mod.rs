@@ -38,7 +38,7 @@ use crate::upgrade::Successor;
 use crate::workload::{Netns, Pod};
 
 pub(super) use cluster::{
-    cluster_objects, first_set, kubeconfig, namespaces, node_ca, notify, object_status,
+    cluster_objects, first_set, kubeconfig, namespaces, node_ca, notify, object_status, unreadable,
 };
 pub(super) use node::{
     checkpoint, denied, endpoints, initial_sync, kernel, node_listener, node_name, upgrade, workload,

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
+use picket_controller::lenient::Lenient;
 use picket_controller::names::{AGENTS, ENROLLED};
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
@@ -84,7 +85,7 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
                 .to_owned(),
         ));
     }
-    match list(&Api::<Node>::all(client.clone()), "nodes", &of_node).await {
+    match list(&Api::<Lenient<Node>>::all(client.clone()), "nodes", &of_node).await {
         Ok(nodes) => {
             let agents = agents.as_deref().unwrap_or_default();
             answers.nodes = Some(nodes.iter().map(|node| facts(node, agents)).collect());
@@ -112,7 +113,12 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
 /// The DaemonSets of agents; none where nobody runs agents by the chart.
 async fn agents(client: &Client) -> Result<Vec<DaemonSet>, AskError> {
     let labelled = ListParams::default().labels(AGENTS);
-    list(&Api::<DaemonSet>::all(client.clone()), "daemonsets", &labelled).await
+    list(
+        &Api::<Lenient<DaemonSet>>::all(client.clone()),
+        "daemonsets",
+        &labelled,
+    )
+    .await
 }
 
 fn pod_of(agents: &DaemonSet) -> Option<&PodSpec> {
@@ -135,7 +141,7 @@ async fn lacked(client: &Client, agents: Result<Vec<DaemonSet>, AskError>) -> Re
 }
 
 /// The PicketNodes, as whatever their versions say.
-fn picket_nodes(client: &Client) -> Api<DynamicObject> {
+fn picket_nodes(client: &Client) -> Api<Lenient<DynamicObject>> {
     let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
     let kind = GroupVersionKind::gvk(GROUP, version, PICKET_NODE_KIND);
     let resource = ApiResource::from_gvk_with_plural(&kind, PICKET_NODE_PLURAL);
@@ -183,7 +189,12 @@ fn facts(node: &Node, agents: &[DaemonSet]) -> NodeFacts {
 /// The enrolled namespaces with their pods, of one node where one is meant.
 async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNamespace>, AskError> {
     let labelled = ListParams::default().labels(&format!("{ENROLLED}=true"));
-    let namespaces = list(&Api::<Namespace>::all(client.clone()), "namespaces", &labelled).await?;
+    let namespaces = list(
+        &Api::<Lenient<Namespace>>::all(client.clone()),
+        "namespaces",
+        &labelled,
+    )
+    .await?;
     let of_node = match node {
         Some(node) => ListParams::default().fields(&format!("spec.nodeName={node}")),
         None => ListParams::default(),
@@ -191,7 +202,7 @@ async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNam
     let mut found = Vec::new();
     for namespace in namespaces {
         let name = namespace.name_any();
-        let pods = Api::<Pod>::namespaced(client.clone(), &name);
+        let pods = Api::<Lenient<Pod>>::namespaced(client.clone(), &name);
         let what = format!("pods in namespace {name}");
         let pods = list(&pods, &what, &of_node).await?;
         let (mut running, mut without) = (0, Vec::new());

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, LogParams};
 use kube::{Api, Client};
+use picket_controller::lenient::Lenient;
 use picket_policy::api::GROUP;
 use serde_json::{Value, json};
 
@@ -226,7 +227,8 @@ impl Collector {
     /// The end of each log of Picket's pods, and of the container before where it ended.
     async fn logs(&mut self) {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let pods = match list(&api, "pods", &ListParams::default().labels(OWN)).await {
+        let listed: Api<Lenient<Pod>> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pods = match list(&listed, "pods", &ListParams::default().labels(OWN)).await {
             Ok(pods) => pods,
             Err(error) => return self.left_out.push(format!("logs: {error}")),
         };
@@ -279,7 +281,7 @@ impl Collector {
     ) -> Result<Vec<Value>, AskError> {
         let kind = GroupVersionKind::gvk(group, version, kind);
         let resource = ApiResource::from_gvk_with_plural(&kind, plural);
-        let api: Api<DynamicObject> = match namespace {
+        let api: Api<Lenient<DynamicObject>> = match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };

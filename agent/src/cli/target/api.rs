@@ -17,6 +17,7 @@ use kube::api::{
     Preconditions,
 };
 use kube::{Api, Client};
+use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{
     AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition,
     Spec as _,
@@ -470,13 +471,16 @@ fn said(error: kube::Error) -> anyhow::Error {
 }
 
 pub(super) fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &resource(kind, plural))
+}
+
+fn resource(kind: &str, plural: &str) -> ApiResource {
     let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural);
-    Api::all_with(client.clone(), &resource)
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural)
 }
 
 async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Result<Vec<DynamicObject>> {
-    let api = api(client, kind, plural);
+    let api = Api::<Lenient<DynamicObject>>::all_with(client.clone(), &resource(kind, plural));
     let (mut objects, mut next) = (Vec::new(), None);
     loop {
         let mut parameters = ListParams::default().limit(PAGE);
@@ -486,7 +490,7 @@ async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Resu
             Err(kube::Error::Api(status)) if status.code == 404 => return Err(NoSuchKind(kind).into()),
             page => page.map_err(said)?,
         };
-        objects.extend(page.items);
+        objects.extend(page.items.into_iter().map(|object| object.0));
         next = page.metadata.continue_.filter(|token| !token.is_empty());
         if next.is_none() {
             return Ok(objects);

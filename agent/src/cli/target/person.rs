@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use picket_controller::lenient::Lenient;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
@@ -63,7 +64,7 @@ pub(in crate::cli) enum AskError {
 /// # Errors
 /// [`AskError`].
 pub(in crate::cli) async fn list<K>(
-    api: &Api<K>,
+    api: &Api<Lenient<K>>,
     what: &str,
     parameters: &ListParams,
 ) -> Result<Vec<K>, AskError>
@@ -82,7 +83,7 @@ where
             ))
         };
         let answer = answer.map_err(silent)?.map_err(|error| of(&error, what))?;
-        objects.extend(answer.items);
+        objects.extend(answer.items.into_iter().map(|object| object.0));
         next = answer.metadata.continue_.filter(|token| !token.is_empty());
         if next.is_none() {
             return Ok(objects);

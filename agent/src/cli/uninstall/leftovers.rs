@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt as _};
+use picket_controller::lenient::Lenient;
 use picket_controller::names::{AGENT_LABEL, BUNDLE, LEASE, OWN_LABELS, ROOT_SECRET, SIGNER};
 use serde_json::json;
 
@@ -39,9 +40,9 @@ pub(super) async fn remove(of: &Uninstall) -> anyhow::Result<()> {
 }
 
 async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
-    let namespaces: Api<Namespace> = Api::all(of.client.clone());
+    let namespaces: Api<Lenient<Namespace>> = Api::all(of.client.clone());
     for namespace in of.list(&namespaces, &ListParams::default()).await? {
-        let maps: Api<ConfigMap> = Api::namespaced(of.client.clone(), &namespace.name_any());
+        let maps: Api<Lenient<ConfigMap>> = Api::namespaced(of.client.clone(), &namespace.name_any());
         let map = of.ask(|| maps.get(BUNDLE)).await?;
         if map.is_some_and(|map| is_own(&map)) {
             of.delete(&maps, BUNDLE).await?;
@@ -50,7 +51,7 @@ async fn bundles(of: &Uninstall) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_own(map: &ConfigMap) -> bool {
+fn is_own(map: &Lenient<ConfigMap>) -> bool {
     let has = |(key, value): &(&str, &str)| map.labels().get(*key).is_some_and(|found| found == value);
     // One of that name that an operator made stays.
     OWN_LABELS.iter().all(has)
@@ -61,7 +62,7 @@ fn is_own(map: &ConfigMap) -> bool {
 /// # Errors
 /// The API server refuses it.
 pub(super) async fn remove_node_labels(of: &Uninstall) -> anyhow::Result<()> {
-    let nodes: Api<Node> = Api::all(of.client.clone());
+    let nodes: Api<Lenient<Node>> = Api::all(of.client.clone());
     let parameters = PatchParams::default();
     let without = Patch::Merge(json!({"metadata": {"labels": {AGENT_LABEL: null}}}));
     for node in of
@@ -75,7 +76,7 @@ pub(super) async fn remove_node_labels(of: &Uninstall) -> anyhow::Result<()> {
 }
 
 async fn requests(of: &Uninstall) -> anyhow::Result<()> {
-    let requests: Api<CertificateSigningRequest> = Api::all(of.client.clone());
+    let requests: Api<Lenient<CertificateSigningRequest>> = Api::all(of.client.clone());
     let which = ListParams::default().fields(&format!("spec.signerName={SIGNER}"));
     for request in of.list(&requests, &which).await? {
         let name = request.name_any();

@@ -1,0 +1,119 @@
+//! Kinds of objects whose list the agent cannot read, though the API server answers.
+//!
+//! In: the failures of lists and watches. Out: [`Unreadable`], the kinds that have been so for a while, with the reason, for `/readyz`: the
+//! agent goes by what it knew before, and nobody else would notice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::watcher;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::printable;
+
+/// After so long a kind counts. An API server that is being replaced may answer with half a list.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The kinds, with the reasons; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreadable(Arc<watch::Sender<BTreeMap<&'static str, String>>>);
+
+impl Default for Unreadable {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(BTreeMap::new()).0))
+    }
+}
+
+impl Unreadable {
+    /// The kinds now, and each change of them.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
+        self.0.subscribe()
+    }
+
+    /// What happens to the lists of one kind.
+    pub(super) fn of(&self, kind: &'static str) -> Lists {
+        Lists {
+            all: self.clone(),
+            kind,
+            since: None,
+        }
+    }
+}
+
+/// What happens to the lists of one kind.
+#[derive(Debug)]
+pub(super) struct Lists {
+    all: Unreadable,
+    kind: &'static str,
+    since: Option<Instant>,
+}
+
+impl Lists {
+    /// A list was read to its end.
+    pub(super) fn read(&mut self) {
+        self.since = None;
+        self.all.0.send_if_modified(|all| all.remove(self.kind).is_some());
+    }
+
+    /// A list or watch failed. That the API server does not answer, or refuses, is no matter of what it sends.
+    pub(super) fn failed(&mut self, error: &watcher::Error) {
+        let watcher::Error::InitialListFailed(kube::Error::SerdeError(_)) = error else {
+            return;
+        };
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) >= PATIENCE {
+            let reason = printable(error);
+            self.all
+                .0
+                .send_if_modified(|all| all.insert(self.kind, reason).is_none());
+        }
+    }
+}
+
+impl Drop for Lists {
+    /// Whoever follows no longer misses nothing.
+    fn drop(&mut self) {
+        self.all.0.send_if_modified(|all| all.remove(self.kind).is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreadable() -> watcher::Error {
+        let error = serde_json::from_str::<u8>("x").unwrap_err();
+        watcher::Error::InitialListFailed(kube::Error::SerdeError(error))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_counts_after_a_while_until_its_list_is_read() {
+        let all = Unreadable::default();
+        let mut kinds = all.subscribe();
+        let mut pods = all.of("pods");
+        pods.failed(&unreadable());
+        tokio::time::advance(PATIENCE / 2).await;
+        pods.failed(&unreadable());
+        assert!(kinds.borrow_and_update().is_empty());
+        tokio::time::advance(PATIENCE / 2).await;
+        let refused = kube::core::Status::failure("no", "Forbidden").with_code(403);
+        pods.failed(&watcher::Error::InitialListFailed(kube::Error::Api(Box::new(
+            refused,
+        ))));
+        assert!(!kinds.has_changed().unwrap(), "a refusal can be read");
+        pods.failed(&unreadable());
+        assert!(kinds.has_changed().unwrap());
+        assert_eq!(kinds.borrow_and_update().keys().collect::<Vec<_>>(), [&"pods"]);
+        pods.read();
+        assert!(kinds.borrow_and_update().is_empty());
+        pods.failed(&unreadable());
+        assert!(!kinds.has_changed().unwrap(), "its time begins anew");
+        tokio::time::advance(PATIENCE).await;
+        pods.failed(&unreadable());
+        drop(pods);
+        assert!(kinds.borrow_and_update().is_empty());
+    }
+}
