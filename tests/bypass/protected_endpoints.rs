@@ -413,9 +413,13 @@ fn an_object_with_times_of_its_own_hides_no_endpoint(world: &mut World) -> Resul
     let server = server_address(world);
     lead(world, "odd", &json!({"ports": [{"port": 7445}]}), (&server, 7445))?;
     let odd = ["service/odd", "endpointslice/odd-by-hand"];
+    // An entry of another manager stays as it is, for as long as it owns a field.
+    let entry = json!({"manager": "x", "operation": "Update", "apiVersion": "v1", "time": "9999-12-31T23:59:59Z",
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:mine": {}}}}});
+    let patch = json!([{"op": "add", "path": "/metadata/managedFields/-", "value": entry}]).to_string();
     for object in odd {
-        let patch = r#"[{"op": "replace", "path": "/metadata/managedFields/0/time", "value": "9999-12-31T23:59:59Z"}]"#;
-        world.admin(&["patch", "-n", "lab", object, "--type=json", "-p", patch])?;
+        world.admin(&["label", "-n", "lab", object, "mine=yes"])?;
+        world.admin(&["patch", "-n", "lab", object, "--type=json", "-p", &patch])?;
         let times = "jsonpath={.metadata.managedFields[*].time}";
         let stored = world.admin(&["get", "-n", "lab", object, "--show-managed-fields", "-o", times])?;
         ensure!(stored.contains("9999-12-31"), "{object} has the times {stored}");

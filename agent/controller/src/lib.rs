@@ -20,13 +20,13 @@
 //! | `http` | answers short questions on a port of the pod | `connections` |
 //! | `rotation` | when a root is replaced: pure | `authority` |
 //! | `roots` | the roots that are kept, and the bundle of them: pure | `authority`, `rotation` |
-//! | `kubernetes` | what the parts share in their talk with the API server | `faults`, `names` |
+//! | `kubernetes` | what the parts share in their talk with the API server | `faults`, `lenient`, `names` |
 //! | `request` | judges a request for a node CA: pure | `authority`, `names` |
 //! | `metrics` | the metrics of all parts, and their port | `authority`, `http`, `request`, `rotation` |
 //! | `root` | the Secret of the roots, read and written | `authority`, `kubernetes`, `metrics`, `names`, `roots`, `rotation` |
-//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `metrics`, `names`, `request`, `root` |
-//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `metrics`, `names`, `root` |
-//! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `metrics`, `names` |
+//! | `signer` | answers requests for node CAs | `authority`, `kubernetes`, `lenient`, `metrics`, `names`, `request`, `root` |
+//! | `bundles` | the ConfigMaps with the bundle | `health`, `kubernetes`, `lenient`, `metrics`, `names`, `root` |
+//! | `nodes` | the label of nodes with a ready agent | `kubernetes`, `lenient`, `metrics`, `names` |
 //! | `health` | the kubelet's probes | `http` |
 //! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `connections`, `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes`, `metrics`, `names` |

@@ -12,6 +12,8 @@ use std::path::Path;
 
 use clap::Command;
 
+use crate::config::DEFAULT_PATH;
+
 /// How the binary was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Invocation {
@@ -41,6 +43,12 @@ impl Invocation {
             _ => Self::Picket,
         }
     }
+}
+
+/// Whether a command about the node that it runs on was started by `kubectl picket` on a machine that is none: no configuration is there.
+pub(super) fn is_elsewhere(config: Option<&Path>) -> bool {
+    let invocation = Invocation::of(std::env::args_os().next().as_ref());
+    invocation == Invocation::Plugin && config.is_none() && !Path::new(DEFAULT_PATH).exists()
 }
 
 /// The command as the plugin's users type it.

@@ -36,7 +36,7 @@ pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
 pub(crate) use kept_client::{KeptClient, RequestError};
 pub use person::PersonalConfig;
 pub(crate) use resets::{LastVersion, StoreResets};
-pub(crate) use unreadable::Unreadable;
+pub(crate) use unreadable::UnreadableLists;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -102,7 +102,7 @@ pub struct Connector {
     kubeconfig: PathBuf,
     attempt: Arc<Mutex<Option<Attempt>>>,
     resets: StoreResets,
-    unreadable: Unreadable,
+    unreadable: UnreadableLists,
 }
 
 /// The making of a client, which several may wait for.
@@ -116,7 +116,7 @@ impl Connector {
             kubeconfig: kubeconfig.to_owned(),
             attempt: Arc::default(),
             resets: StoreResets::default(),
-            unreadable: Unreadable::default(),
+            unreadable: UnreadableLists::default(),
         }
     }
 
@@ -126,7 +126,7 @@ impl Connector {
     }
 
     /// The kinds whose objects cannot be read, as whoever has this connector or a copy of it finds.
-    pub(crate) fn unreadable(&self) -> &Unreadable {
+    pub(crate) fn unreadable(&self) -> &UnreadableLists {
         &self.unreadable
     }
 

@@ -1,6 +1,6 @@
 //! Kinds of objects whose list the agent cannot read, though the API server answers.
 //!
-//! In: the failures of lists and watches. Out: [`Unreadable`], the kinds that have been so for a while, with the reason, for `/readyz`: the
+//! In: the failures of lists and watches. Out: [`UnreadableLists`], the kinds that have been so for a while, with the reason, for `/readyz`: the
 //! agent goes by what it knew before, and nobody else would notice.
 
 use std::collections::BTreeMap;
@@ -18,15 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The kinds, with the reasons; cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Unreadable(Arc<watch::Sender<BTreeMap<&'static str, String>>>);
+pub(crate) struct UnreadableLists(Arc<watch::Sender<BTreeMap<&'static str, String>>>);
 
-impl Default for Unreadable {
+impl Default for UnreadableLists {
     fn default() -> Self {
         Self(Arc::new(watch::channel(BTreeMap::new()).0))
     }
 }
 
-impl Unreadable {
+impl UnreadableLists {
     /// The kinds now, and each change of them.
     pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
         self.0.subscribe()
@@ -45,7 +45,7 @@ impl Unreadable {
 /// What happens to the lists of one kind.
 #[derive(Debug)]
 pub(super) struct Lists {
-    all: Unreadable,
+    all: UnreadableLists,
     kind: &'static str,
     since: Option<Instant>,
 }
@@ -91,7 +91,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_kind_counts_after_a_while_until_its_list_is_read() {
-        let all = Unreadable::default();
+        let all = UnreadableLists::default();
         let mut kinds = all.subscribe();
         let mut pods = all.of("pods");
         pods.failed(&unreadable());

@@ -134,7 +134,7 @@ impl NodeCaExchange {
     pub(crate) async fn first(&self, limit: Duration) {
         let got = timeout(limit, async {
             while !matches!(self.look(), Ok(Some(_))) {
-                match self.exchange().await {
+                match self.exchange(None).await {
                     Ok(Exchanged::New | Exchanged::Current) => return,
                     Ok(Exchanged::Elsewhere) => {}
                     Err(error) => tracing::warn!(%error, "the node gets no CA yet"),
@@ -147,14 +147,15 @@ impl NodeCaExchange {
         }
     }
 
-    /// Gets a new CA, unless one is there that is new enough. Waits as long as nobody decides.
-    pub(super) async fn exchange(&self) -> Result<Exchanged, ExchangeError> {
+    /// Gets a new CA, unless one is there that is new enough and not the one that is distrusted. Waits as long as nobody decides.
+    pub(super) async fn exchange(&self, distrusted: Option<KeptTimes>) -> Result<Exchanged, ExchangeError> {
         let Some(_turn) = self.kept.turn()? else {
             return Ok(Exchanged::Elsewhere);
         };
         // The other agent had its turn meanwhile.
         let now = SystemTime::now();
-        if matches!(self.look(), Ok(Some(kept)) if now < kept.renew_at) {
+        let is_new = |kept: KeptTimes| now < kept.renew_at && distrusted != Some(kept);
+        if matches!(self.look(), Ok(Some(kept)) if is_new(kept)) {
             return Ok(Exchanged::Current);
         }
         let exchanged = async {

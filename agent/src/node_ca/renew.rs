@@ -1,6 +1,7 @@
 //! When the node gets a new CA, and who is told that none comes.
 //!
-//! In: the times of the CA that is kept. Out: an exchange when it is due, and again after a failure; the part `node-ca` of `/readyz`, and
+//! In: the times of the CA that is kept, and clients' distrust of it: a root that was lost with its Secret is replaced by another, which nobody
+//! tells the agents. Out: an exchange when it is due, and again after a failure; the part `node-ca` of `/readyz`, and
 //! Kubernetes Events for what needs a person.
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(super) struct Pauses {
     pub(super) refusal: (Duration, Duration),
     /// Between two Events that say that the node's CA ends.
     pub(super) event: Duration,
+    /// Between two new CAs that a client's distrust brought: any pod can reject a certificate.
+    pub(super) distrust: Duration,
 }
 
 impl Default for Pauses {
@@ -40,6 +43,7 @@ impl Default for Pauses {
             failure: (Duration::from_secs(1), Duration::from_secs(15)),
             refusal: (Duration::from_secs(10), Duration::from_secs(300)),
             event: Duration::from_secs(3600),
+            distrust: Duration::from_secs(1800),
         }
     }
 }
@@ -93,17 +97,29 @@ impl NodeCaRenewal {
         let [mut failures, mut refusals] =
             [failure, refusal].map(|(first, longest)| Backoff::jittered(first, longest));
         let mut trouble = Trouble::default();
+        let mut last_distrust: Option<Instant> = None;
         loop {
             let kept = self.told(&trouble);
             let now = SystemTime::now();
             let due_in = kept.and_then(|kept| kept.renew_at.duration_since(now).ok());
+            let mut distrusted = None;
             if let Some(due_in) = due_in {
                 trouble = Trouble::default();
-                tokio::time::sleep(due_in.min(look)).await;
-                continue;
+                let may_ask = last_distrust.is_none_or(|last| last.elapsed() >= self.pauses.distrust);
+                tokio::select! {
+                    () = tokio::time::sleep(due_in.min(look)) => continue,
+                    () = self.kube_events.certificate_rejected(), if may_ask => {}
+                }
+                tracing::info!(
+                    "a client rejected the node's certificate: the root may be another one now, so the agent asks for a new CA"
+                );
+                distrusted = kept;
             }
-            let pause = match self.exchange_while_telling(&trouble).await {
+            let pause = match self.exchange_while_telling(&trouble, distrusted).await {
                 Ok(Exchanged::New) => {
+                    if distrusted.is_some() {
+                        last_distrust = Some(Instant::now());
+                    }
                     failures.reset();
                     refusals.reset();
                     trouble = Trouble::default();
@@ -128,9 +144,13 @@ impl NodeCaRenewal {
     }
 
     /// An exchange; it may wait for days, and what there is to tell changes meanwhile.
-    async fn exchange_while_telling(&mut self, trouble: &Trouble) -> Result<Exchanged, ExchangeError> {
+    async fn exchange_while_telling(
+        &mut self,
+        trouble: &Trouble,
+        distrusted: Option<KeptTimes>,
+    ) -> Result<Exchanged, ExchangeError> {
         let exchange = self.exchange.clone();
-        let mut exchanging = std::pin::pin!(exchange.exchange());
+        let mut exchanging = std::pin::pin!(exchange.exchange(distrusted));
         loop {
             tokio::select! {
                 exchanged = &mut exchanging => return exchanged,

@@ -21,6 +21,8 @@ struct Running {
     meeting: Meeting,
     readiness: Readiness,
     events: mpsc::Receiver<KubeEvent>,
+    /// Where what clients do is reported.
+    queue: EventQueue,
     registry: MetricsRegistry,
     changes: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -43,6 +45,7 @@ impl Running {
         let registry = MetricsRegistry::default();
         let (queue, events) = EventQueue::channel(NotifyMetrics::register(&registry));
         let counted = Arc::clone(&changes);
+        let events_of_clients = queue.clone();
         let mut renewal = NodeCaRenewal::new(meeting.exchange.clone(), readiness.clone(), queue, move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
@@ -51,9 +54,11 @@ impl Running {
             failure: BRIEF,
             refusal: BRIEF,
             event,
+            distrust: HOUR,
         };
         Self {
             task: tokio::spawn(renewal.run()),
+            queue: events_of_clients,
             meeting,
             readiness,
             events,
@@ -284,19 +289,19 @@ async fn a_file_that_cannot_be_used_is_named_and_replaced() {
 async fn of_two_agents_of_a_node_one_asks() {
     let meeting = Meeting::begin(Decision::None).await;
     let (one, other) = (meeting.exchange.clone(), meeting.exchange.clone());
-    let asking = tokio::spawn(async move { one.exchange().await.map_err(|error| error.to_string()) });
+    let asking = tokio::spawn(async move { one.exchange(None).await.map_err(|error| error.to_string()) });
     let asked = async {
         while meeting.asked() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(SOON, asked).await.expect("nobody asks");
-    let exchanged = other.exchange().await.expect("no fault");
+    let exchanged = other.exchange(None).await.expect("no fault");
     assert_eq!(exchanged, Exchanged::Elsewhere);
     // A successor waits for what its predecessor gets.
     let waiting = tokio::spawn(async move {
         other.first(SOON).await;
-        other.exchange().await.map_err(|error| error.to_string())
+        other.exchange(None).await.map_err(|error| error.to_string())
     });
     meeting.decide(Decision::Sign);
     assert_eq!(asking.await.expect("no panic"), Ok(Exchanged::New));
@@ -315,4 +320,30 @@ async fn who_must_not_begin_without_a_ca_gets_one_or_waits_no_longer_than_it_may
     let asked = meeting.asked();
     meeting.exchange.first(SOON).await;
     assert_eq!(meeting.asked(), asked, "there is one");
+}
+
+#[tokio::test]
+async fn a_client_that_rejects_the_certificate_brings_one_new_ca_in_a_while() {
+    let running = Running::begin(Meeting::begin(Decision::Sign).await);
+    running
+        .until("a CA", |of| of.changes.load(Ordering::Relaxed) == 1)
+        .await;
+    let reject = || {
+        running.queue.report(KubeEvent {
+            about: About::Node,
+            reason: Reason::CertificateRejected,
+            detail: String::new(),
+            note: String::new(),
+        });
+    };
+    reject();
+    running
+        .until("another CA", |of| of.changes.load(Ordering::Relaxed) == 2)
+        .await;
+    for _ in 0..5 {
+        reject();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(running.meeting.asked(), 2, "any pod can reject a certificate");
+    assert!(running.said().is_empty(), "{}", running.said());
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::metrics::NotifyMetrics;
 
@@ -112,6 +112,7 @@ pub struct EventQueue {
     sender: mpsc::Sender<KubeEvent>,
     limiter: Arc<Mutex<RateLimiter>>,
     metrics: NotifyMetrics,
+    rejections: Arc<Notify>,
 }
 
 impl EventQueue {
@@ -125,13 +126,22 @@ impl EventQueue {
                 sender,
                 limiter,
                 metrics,
+                rejections: Arc::default(),
             },
             receiver,
         )
     }
 
+    /// Waits until a client rejects Picket's certificate, or has since the last call.
+    pub(crate) async fn certificate_rejected(&self) {
+        self.rejections.notified().await;
+    }
+
     /// Queues an event, or omits it and counts that.
     pub fn report(&self, event: KubeEvent) {
+        if event.reason == Reason::CertificateRejected {
+            self.rejections.notify_one();
+        }
         let mut limiter = self.limiter.lock();
         if !limiter.passes(&event, Instant::now()) || self.sender.try_send(event).is_err() {
             self.metrics.omitted();

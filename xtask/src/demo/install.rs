@@ -24,7 +24,7 @@ const IMPERSONATED: [&str; 4] = [
     "--set",
     "impersonate.users={agent:triage,agent:janitor}",
     "--set",
-    "impersonate.groups={agents:shop}",
+    "impersonate.groups={picket:agents,agents:shop}",
 ];
 
 /// Three commands, until Picket has refused a call.
@@ -77,7 +77,9 @@ pub(super) fn install(steps: &mut Steps<'_>, installer: &Installer<'_>) -> Resul
     let mut output = installer.cluster.kubectl(&words)?;
     // A pod may end before kubectl is attached, which then prints nothing of it.
     for _ in 0..2 {
-        if String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).contains("is no known agent") {
+        if String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat())
+            .contains("is no known agent")
+        {
             break;
         }
         output = installer.cluster.kubectl(&words)?;

@@ -307,7 +307,7 @@ fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
 
 /// Puts kubectl's plugin and Helm beside the cluster's kubectl, where the shell of `cargo xtask cluster shell` finds them too.
 fn give_tools(cluster: &Cluster, picket: &Path, helm: &Path) -> Result<()> {
-    for (name, program) in [("kubectl-picket", picket), ("helm", helm)] {
+    for (name, program) in [("kubectl-picket", picket), ("picket", picket), ("helm", helm)] {
         let program = program
             .canonicalize()
             .with_context(|| format!("{}", program.display()))?;

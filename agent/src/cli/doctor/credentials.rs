@@ -69,8 +69,9 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
             upstream,
             &granted,
             &bound,
-            "apply what `picket grant rbac` prints, with --group or --service-account as the credential has it; one verb must do for a \
-             user and all its groups"
+            "with the chart list the users and groups under impersonate.users and impersonate.groups, and run helm upgrade; or apply what \
+             `picket grant rbac` prints, with --group or --service-account as the credential has it. One verb must do for a user and all \
+             its groups"
                 .to_owned()
         ),
         told_of_node(told),

@@ -27,7 +27,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
-use super::output;
+use super::{output, plugin};
+use crate::admin::IN_POD;
 use crate::config::{Config, ConfigError, NodeCaSource};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
@@ -101,6 +102,16 @@ pub(super) struct DoctorArgs {
 /// Runs the checks and prints them. Fails when something is missing that Picket cannot do without, when something could not
 /// be tried, or when there is a way past it.
 pub(super) fn run(args: &DoctorArgs) -> ExitCode {
+    let is_usual = args.cgroup_root.is_none() && args.bpffs.is_none() && args.probe.is_none();
+    if is_usual
+        && args.attempt.is_none()
+        && args.give.is_none()
+        && plugin::is_elsewhere(args.config.as_deref())
+    {
+        return crate::cli::fail(&anyhow::anyhow!(
+            "doctor tries the node that it runs on. {IN_POD}. `kubectl picket status` shows all nodes"
+        ));
+    }
     if let Some([cgroup, address]) = args.probe.as_deref() {
         return probe(Path::new(cgroup), address);
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::rights::{Mode, Rights};
 use crate::cli::output;
+use crate::cli::target::chart::{ChartAgents, IMPERSONATOR};
 use crate::cli::target::{Objects, Target};
 
 /// Shown below the options.
@@ -25,7 +26,8 @@ Examples:
 
 The objects let the node's credential do what the present grants take, and no more: impersonate their users and groups by name, \
 send what their rules give while it does so, and request tokens of the service accounts that they name. ClusterRole picket-node of \
-deploy/rbac.yaml gives the rest; the output takes the place of ClusterRole picket-node-impersonate there.
+deploy/rbac.yaml gives the rest; the output takes the place of ClusterRole picket-node-impersonate there. Where the chart is installed, \
+the output is for its agents, and stands beside the role that Helm keeps.
 
 Print and apply the objects again when grants change: a new user, group, resource or verb is refused by the API server until then. \
 Grants that nobody can use are left out, and so are those that have expired; comments name them.
@@ -39,21 +41,23 @@ Roles that a grant no longer takes stay in their namespaces. This removes them t
 
 Exit codes: 0 success, 1 the objects cannot be read, 2 wrong usage.";
 
+/// The group of the nodes' credentials, as deploy/rbac.yaml has it.
+const GROUP: &str = "picket:nodes";
+
+/// The name of the roles where Helm keeps [`IMPERSONATOR`].
+const BESIDE_HELM: &str = "picket-grants";
+
 /// Print the rights that the grants take at the API server.
 #[derive(Debug, Args)]
 pub(super) struct RbacArgs {
-    /// The name of the roles and their bindings.
-    #[arg(long, value_name = "NAME", default_value = "picket-node-impersonate")]
-    name: String,
-    /// The group that the nodes' credentials are in.
-    #[arg(
-        long,
-        value_name = "GROUP",
-        default_value = "picket:nodes",
-        conflicts_with = "service_account"
-    )]
-    group: String,
-    /// The service account whose token the node shows, in place of a group.
+    /// The name of the roles and their bindings. Default: picket-node-impersonate, or picket-grants where Helm keeps a role of that name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The group that the nodes' credentials are in. Default: picket:nodes, unless the chart is installed in the cluster of the grants
+    #[arg(long, value_name = "GROUP", conflicts_with = "service_account")]
+    group: Option<String>,
+    /// The service account whose token the node shows, in place of a group. Default: that of the chart's agents, where the chart is
+    /// installed in the cluster of the grants
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
     service_account: Option<(String, String)>,
     /// Use the verb `impersonate` alone: for API servers without constrained impersonation, which is on by default from
@@ -95,13 +99,25 @@ struct Printed {
 }
 
 impl RbacArgs {
-    fn subject(&self) -> Value {
-        match &self.service_account {
+    /// Whom the rights are for: as the command line says, else the chart's agents, else the nodes' group.
+    fn subject(&self, chart: Option<&ChartAgents>) -> Value {
+        let of_chart = chart.filter(|_| self.group.is_none()).map(|chart| &chart.account);
+        match self.service_account.as_ref().or(of_chart) {
             Some((namespace, name)) => {
                 json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
             }
-            None => json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": self.group}),
+            None => {
+                let group = self.group.as_deref().unwrap_or(GROUP);
+                json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group})
+            }
         }
+    }
+
+    /// The next `helm upgrade` would undo what is written into a role that Helm keeps.
+    fn name(&self, chart: Option<&ChartAgents>) -> &str {
+        let beside = chart.is_some_and(|chart| chart.helm_has_role);
+        let default = if beside { BESIDE_HELM } else { IMPERSONATOR };
+        self.name.as_deref().unwrap_or(default)
     }
 
     fn mode(&self) -> Mode {
@@ -132,7 +148,7 @@ fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) ->
         .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
 }
 
-fn printed(args: &RbacArgs, places: &[Objects], now: Timestamp) -> Printed {
+fn printed(args: &RbacArgs, places: &[Objects], chart: Option<&ChartAgents>, now: Timestamp) -> Printed {
     let documents = || places.iter().flat_map(Objects::documents);
     let objects = || documents().map(|document| &document.object);
     let identities: Vec<_> = objects()
@@ -154,7 +170,7 @@ fn printed(args: &RbacArgs, places: &[Objects], now: Timestamp) -> Printed {
     }
     remarks.extend_from_slice(rights.wider());
     Printed {
-        objects: rights.objects(&args.name, &args.subject()),
+        objects: rights.objects(args.name(chart), &args.subject(chart)),
         remarks,
     }
 }
@@ -172,7 +188,8 @@ fn reference(object: &Value) -> String {
 
 pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
     let places = args.target.read_all()?;
-    let Printed { objects, remarks } = printed(args, &places, Timestamp::now());
+    let chart = places.iter().find_map(Objects::chart_agents);
+    let Printed { objects, remarks } = printed(args, &places, chart.as_ref(), Timestamp::now());
     let mut out = io::stdout().lock();
     if args.output != RbacFormat::Yaml {
         for remark in &remarks {
@@ -267,7 +284,12 @@ spec:
             .replace("EXPIRES", expires);
         std::fs::write(folder.path().join("o.yaml"), text).expect("written");
         let (args, files) = read(&folder, "");
-        printed(&args, &[files], "2026-06-01T00:00:00Z".parse().expect("a moment"))
+        printed(
+            &args,
+            &[files],
+            None,
+            "2026-06-01T00:00:00Z".parse().expect("a moment"),
+        )
     }
 
     #[test]
@@ -324,7 +346,22 @@ spec:
         let folder = tempfile::tempdir().expect("a folder");
         let (args, _) = read(&folder, "--service-account picket-system/node-1");
         let subject = json!({"kind": "ServiceAccount", "namespace": "picket-system", "name": "node-1"});
-        assert_eq!(args.subject(), subject);
+        assert_eq!(args.subject(None), subject);
+        let chart = |helm_has_role| ChartAgents {
+            account: ("picket-system".to_owned(), "picket".to_owned()),
+            helm_has_role,
+        };
+        let (helms, other) = (chart(true), chart(false));
+        assert_eq!(args.subject(Some(&helms)), subject, "the command line wins");
+        let (plain, _) = read(&folder, "");
+        assert_eq!(plain.subject(Some(&other))["name"], "picket");
+        assert_eq!(plain.subject(None)["name"], GROUP);
+        assert_eq!(plain.name(Some(&other)), IMPERSONATOR);
+        assert_eq!(plain.name(Some(&helms)), BESIDE_HELM);
+        assert_eq!(plain.name(None), IMPERSONATOR);
+        let (named, _) = read(&folder, "--group nodes --name mine");
+        assert_eq!(named.subject(Some(&helms))["name"], "nodes");
+        assert_eq!(named.name(Some(&helms)), "mine");
         for wrong in ["a", "a/", "/b", "a/b/c"] {
             assert!(account(wrong).is_err(), "{wrong}");
         }

@@ -16,6 +16,9 @@ use crate::cli::output::age;
 /// After so long without a word an agent counts as not heard: it writes each minute.
 const SILENT: Duration = Duration::from_secs(180);
 
+/// From then on a change of objects counts: an agent writes its status at most every ten seconds.
+const SETTLED: Duration = Duration::from_secs(20);
+
 /// A CA of somebody else's that ends later than that has no end that anybody waits for: 9999 is written for none.
 const FAR: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
@@ -142,12 +145,14 @@ impl StatusReport {
     }
 }
 
-/// The digest of the set that came into force last on a node that is heard.
+/// The digest of the set that came into force last on a node that is heard; nothing while it is new.
 fn newest(told: &[NodeTold], now: Timestamp) -> Option<String> {
     let statuses = told.iter().filter_map(|told| told.status.as_ref()?.as_ref().ok());
     let heard = statuses.filter(|status| since(status.last_heartbeat, now) < SILENT);
     let of = heard.filter_map(|status| Some((status.policy.since?, status.policy.hash.clone()?)));
-    of.max().map(|(_, hash)| hash)
+    // What others have in force they may not have written yet.
+    let (begun, hash) = of.max()?;
+    (since(begun, now) >= SETTLED).then_some(hash)
 }
 
 fn line(told: NodeTold, now: Timestamp, newest: Option<&str>) -> NodeLine {
@@ -210,7 +215,7 @@ fn of_nodes(nodes: &[NodeLine]) -> Vec<String> {
     };
     say(
         named(NodeState::NoAgent),
-        "without an agent: pods there are not enforced. See that the DaemonSet's pods can be scheduled there",
+        "without an agent: pods there are not enforced. See that the DaemonSet's pods can be scheduled and start there: kubectl -n picket-system get pods",
     );
     say(
         named(NodeState::NotHeard),
@@ -361,7 +366,7 @@ fn of_rights(lacked: &[String]) -> Option<String> {
     (!lacked.is_empty()).then(|| {
         format!(
             "the agents may not: {}. The API server refuses each request by a grant that takes this. List the users and groups under \
-             impersonate.users and impersonate.groups of the chart and run helm upgrade, or apply what `picket grant rbac` prints",
+             impersonate.users and impersonate.groups of the chart and run helm upgrade, or apply what `kubectl picket grant rbac` prints",
             first(&lacked)
         )
     })

@@ -272,6 +272,21 @@ async fn nodes_with_older_objects_or_other_versions_are_marked() {
     let differ: Vec<_> = report.nodes.iter().map(|line| line.policy_differs).collect();
     assert_eq!(differ, [true, false, false]);
     assert!(rows::text(&report, Format::Table, false).contains("01234567 (old)"));
+    let mut new = told("b");
+    new["status"]["policy"]["hash"] = json!("fedcba9876543210");
+    new["status"]["policy"]["since"] = json!(now() - HOUR / 360);
+    let just_now = reported(move |path| {
+        Ok(match path {
+            TOLD => vec![told("a"), new.clone()],
+            _ => Vec::new(),
+        })
+    })
+    .await;
+    assert_eq!(
+        just_now.findings,
+        Vec::<String>::new(),
+        "the other may not have written yet"
+    );
     let found = |what: &str| report.findings.iter().any(|finding| finding.contains(what));
     assert!(
         found("node a is without the newest objects in force"),

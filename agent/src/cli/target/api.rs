@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
+use super::chart::{self, ChartAgents};
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
@@ -99,6 +100,11 @@ impl ApiObjects {
             listed.extend(objects.into_iter().map(|object| (kind, object)));
         }
         Self::of(runtime, client, listed)
+    }
+
+    /// The agents of the chart, where it is installed.
+    pub(super) fn chart_agents(&self) -> Option<ChartAgents> {
+        self.runtime.block_on(chart::agents(&self.client))
     }
 
     /// Asks for one object, for which the rights to read and change that one suffice. Where there is none, those of its kind are listed as

@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `api` | objects that the cluster keeps: listed, changed, and when they are in force |
+//! | `chart` | whom the chart runs the agents as |
 //! | `names` | names of objects in the cluster, for a shell that completes a line |
 //! | `person` | how a command reaches the cluster where it is about nothing else |
 //! | `moment` | moments as people write them: a date, or a time from now |
@@ -13,6 +14,7 @@
 //! | `wait` | when a change is in force on this node |
 
 mod api;
+pub(super) mod chart;
 pub(super) mod moment;
 pub(super) mod names;
 pub(super) mod person;
@@ -85,6 +87,14 @@ impl Objects {
         match self {
             Self::Files(files) => files.set(),
             Self::Cluster(cluster) => cluster.set(),
+        }
+    }
+
+    /// The agents of the chart, where it is installed in the cluster that these objects are in.
+    pub(in crate::cli) fn chart_agents(&self) -> Option<chart::ChartAgents> {
+        match self {
+            Self::Files(_) => None,
+            Self::Cluster(cluster) => cluster.chart_agents(),
         }
     }
 

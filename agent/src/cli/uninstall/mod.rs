@@ -11,9 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
-use super::output;
+use super::{output, plugin};
 use crate::admin;
 use crate::app::NodeCheckpoint;
 use crate::config;
@@ -58,6 +58,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
+    let is_of_node = !args.stay && !args.cluster.is_asked() && args.bpffs.is_none();
+    if is_of_node && plugin::is_elsewhere(args.config.as_deref()) {
+        return super::fail(&anyhow!(
+            "the command cleans the node that it runs on. The chart is taken out by: helm uninstall picket --namespace picket-system; where \
+             the agent is a systemd unit, run `picket uninstall` on its node"
+        ));
+    }
     let done = if args.stay {
         stay()
     } else if args.cluster.is_asked() {
