@@ -23,6 +23,7 @@ use crate::world::{WRONG_CLOCK, World};
 pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_controller_whose_clock_is_an_hour_off_fails_no_handshake,
     a_root_is_replaced_without_a_failed_handshake,
+    a_root_that_is_lost_is_replaced_and_pods_are_served_again,
 };
 
 /// The Secret with the roots.
@@ -128,6 +129,25 @@ fn a_root_is_replaced_without_a_failed_handshake(world: &mut World) -> Result<()
         "a client that read the bundle before the rotation is still served: {said}"
     );
     // The informers read their bundle once in five minutes.
+    lab.kubectl(&["-n", ENROLLED, "delete", "pod", "informers"])?;
+    lab.settle()
+}
+
+/// As by `kubectl delete namespace picket-system` and another installation: nobody tells the agents, whose CAs lead to the root that is gone.
+fn a_root_that_is_lost_is_replaced_and_pods_are_served_again(world: &mut World) -> Result<()> {
+    let lab = lab(world)?;
+    let lost = lab.root("ca.crt")?;
+    lab.scale_controller(0)?;
+    lab.kubectl(&["-n", NAMESPACE, "delete", "secret", ROOT])?;
+    lab.scale_controller(2)?;
+    wait("another root", || {
+        Ok(lab.root("ca.crt").is_ok_and(|now| now != lost))
+    })?;
+    lab.wait_for_bundle(&lab.root("ca.crt")?)?;
+    let since = mark();
+    for node in lab.cluster.nodes() {
+        lab.wait_answered(ENROLLED, node, since)?;
+    }
     lab.kubectl(&["-n", ENROLLED, "delete", "pod", "informers"])?;
     lab.settle()
 }
