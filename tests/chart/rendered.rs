@@ -222,41 +222,46 @@ fn expressions(policy: &mut Value) -> Vec<&mut Value> {
 fn a_quota_lets_the_pods_in_where_the_class_takes_one(world: &mut World) -> Result<()> {
     let cases = [
         (
-            "v1.36.0-gke.1700000",
+            "networking.gke.io/v1",
             "auto",
             "",
             Some(json!(["system-node-critical"])),
         ),
-        ("v1.36.0", "auto", "", None),
-        ("v1.36.0-gke.1700000", "never", "", None),
-        ("v1.36.0", "always", "", Some(json!(["system-node-critical"]))),
+        ("example.com/v1", "auto", "", None),
+        ("networking.gke.io/v1", "never", "", None),
         (
-            "v1.36.0",
+            "example.com/v1",
+            "always",
+            "",
+            Some(json!(["system-node-critical"])),
+        ),
+        (
+            "example.com/v1",
             "always",
             "agent.priorityClassName=mine",
             Some(json!(["system-node-critical"])),
         ),
         (
-            "v1.36.0",
+            "example.com/v1",
             "always",
             "agent.priorityClassName=mine,controller.priorityClassName=system-cluster-critical",
             Some(json!(["system-cluster-critical"])),
         ),
         (
-            "v1.36.0",
+            "example.com/v1",
             "always",
             "agent.priorityClassName=,controller.priorityClassName=other",
             None,
         ),
     ];
-    for (version, create, classes, expected) in cases {
+    for (served, create, classes, expected) in cases {
         let create = format!("resourceQuota.create={create}");
         let mut arguments = REQUIRED.to_vec();
-        arguments.extend(["--kube-version", version, "--set", &create, "--set", classes]);
+        arguments.extend(["--api-versions", served, "--set", &create, "--set", classes]);
         let chart = world.helm.template(&arguments)?;
         let quota = chart.iter().find(|object| object["kind"] == "ResourceQuota");
         let of = quota.map(|quota| quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"].clone());
-        ensure!(of == expected, "{version}, {create}, {classes}: {quota:#?}");
+        ensure!(of == expected, "{served}, {create}, {classes}: {quota:#?}");
     }
     Ok(())
 }

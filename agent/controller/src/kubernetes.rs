@@ -19,6 +19,9 @@ use crate::names::OWN_LABELS;
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
 const WATCH_SECONDS: u32 = 120;
 
+/// Objects of one answer. Each may have a megabyte, and all of an answer are held at once.
+const PAGE: u32 = 50;
+
 /// How long a response may be silent: longer than a watch lasts.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
 
@@ -41,7 +44,7 @@ where
     K::DynamicType: Default,
 {
     logged(
-        watcher(api, config.timeout(WATCH_SECONDS)).default_backoff(),
+        watcher(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).default_backoff(),
         what,
         failed,
     )

@@ -186,14 +186,25 @@ impl<'de> Visitor<'de> for Part {
     }
 }
 
+/// The first moment of 1970.
+const EPOCH: &str = "1970-01-01T00:00:00Z";
+
 /// Times that no calendar here has, such as those of year 10000, become the first moment of 1970.
 fn correct_times(value: &mut Value) {
     match value {
         Value::String(text) if is_time(text) && text.parse::<Timestamp>().is_err() => {
-            "1970-01-01T00:00:00Z".clone_into(text);
+            EPOCH.clone_into(text);
         }
         Value::Array(items) => items.iter_mut().for_each(correct_times),
-        Value::Object(entries) => entries.values_mut().for_each(correct_times),
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                match value {
+                    // A condition must have one, and Go writes its zero so.
+                    Value::Null if key == "lastTransitionTime" => *value = EPOCH.into(),
+                    value => correct_times(value),
+                }
+            }
+        }
         _ => {}
     }
 }
@@ -284,6 +295,11 @@ mod tests {
         let deep = format!("{{\"metadata\":{{\"name\":\"p\"}},\"spec\":{}}}", nested(3000));
         let Lenient(read): Lenient<DynamicObject> = serde_json::from_str(&deep).unwrap();
         assert_eq!(read.name_any(), "p");
+        let conditions = json!([{"type": "a", "status": "True", "reason": "r", "message": "", "lastTransitionTime": null}]);
+        let service = json!({"metadata": {"name": "s"}, "status": {"conditions": conditions}});
+        assert!(serde_json::from_value::<Service>(service.clone()).is_err());
+        let Lenient(service): Lenient<Service> = serde_json::from_value(service).unwrap();
+        assert_eq!(service.status.unwrap().conditions.unwrap().len(), 1);
         let wrong = json!({"metadata": {"name": "p"}, "spec": {"containers": 7}});
         assert!(
             serde_json::from_value::<Lenient<Pod>>(wrong).is_err(),

@@ -15,7 +15,7 @@ use kube::{Api, Client, Config};
 use picket_metrics::MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower::util::MapResultLayer;
+use tower::util::{MapResponseLayer, MapResultLayer};
 
 use crate::admission::{WebhookBundles, Webhooks};
 use crate::authority::PermittedNames;
@@ -27,6 +27,7 @@ use crate::metrics::{self, ControllerMetrics};
 use crate::nodes::NodeLabels;
 use crate::root::{RootKeeper, RootSource};
 use crate::signer::Signer;
+use crate::utf8;
 
 /// What the controller is told at its start.
 #[derive(Debug, Clone)]
@@ -205,5 +206,6 @@ async fn client(
     config.read_timeout = Some(READ_LIMIT);
     let builder = ClientBuilder::try_from(config).map_err(ControllerError::Client)?;
     let counting = MapResultLayer::new(metrics.count_answers());
+    let builder = builder.with_layer(&MapResponseLayer::new(utf8::response));
     Ok(builder.with_layer(&counting).build())
 }

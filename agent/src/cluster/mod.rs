@@ -25,6 +25,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use picket_controller::lenient::Lenient;
+use picket_controller::utf8;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ const WATCH_SECONDS: u32 = 120;
 const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
 
 /// Pods of one node come in one page nearly always; a page bounds what a list holds in memory.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// The first and the longest pause after failures, which are up to twice as long by chance; a node must be back soon after its API
 /// server is.
@@ -199,7 +200,7 @@ impl Connector {
 /// Makes a client. That runs the kubeconfig's credential plugin and waits for it, however long it takes: on a thread of its own, so
 /// that the caller can be cancelled and nothing beside it stands still.
 async fn make_client(config: kube::Config, kubeconfig: PathBuf) -> Result<Client, ClientFault> {
-    let mut made = tokio::task::spawn_blocking(move || Client::try_from(config));
+    let mut made = tokio::task::spawn_blocking(move || utf8::client(config));
     let made = match timeout(PLUGIN_PATIENCE, &mut made).await {
         Ok(made) => made,
         Err(_) => {
@@ -338,6 +339,11 @@ pub async fn follow_with<K>(
                                     error = printable(&error),
                                     "the agent cannot watch objects at the API server; it tries again"
                                 );
+                                // The watch goes on behind an event that it could not read: a list has the object, or tells that it
+                                // cannot be read.
+                                if is_unread(&error) {
+                                    break;
+                                }
                                 failures += 1;
                                 if failures.is_multiple_of(FAILURES_PER_CLIENT) {
                                     break;
@@ -355,6 +361,14 @@ pub async fn follow_with<K>(
         () = cancel.cancelled() => {}
         () = follow => {}
     }
+}
+
+/// Whether an event of a watch cannot be read.
+fn is_unread(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::ReadEvents(_))
+    )
 }
 
 #[cfg(test)]

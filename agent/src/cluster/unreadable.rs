@@ -59,9 +59,12 @@ impl Lists {
 
     /// A list or watch failed. That the API server does not answer, or refuses, is no matter of what it sends.
     pub(super) fn failed(&mut self, error: &watcher::Error) {
-        let watcher::Error::InitialListFailed(kube::Error::SerdeError(_)) = error else {
+        if !matches!(
+            error,
+            watcher::Error::InitialListFailed(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_))
+        ) {
             return;
-        };
+        }
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) >= PATIENCE {

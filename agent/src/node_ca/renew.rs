@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::exchange::{ExchangeError, Exchanged, NodeCaExchange};
@@ -20,6 +21,9 @@ pub(crate) const PART: &str = "node-ca";
 
 /// What a node without a CA says before anything else is known.
 const ASKING: &str = "the agent asks Picket's controller for one";
+
+/// The longest between two new CAs that distrust brought: a pod with a bundle of its own rejects every certificate.
+const LONGEST_DISTRUST: Duration = Duration::from_secs(24 * 3600);
 
 /// How the loop waits.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +101,7 @@ impl NodeCaRenewal {
         let [mut failures, mut refusals] =
             [failure, refusal].map(|(first, longest)| Backoff::jittered(first, longest));
         let mut trouble = Trouble::default();
-        let mut last_distrust: Option<Instant> = None;
+        let (mut last_distrust, mut distrust) = (None::<Instant>, self.pauses.distrust);
         loop {
             let kept = self.told(&trouble);
             let now = SystemTime::now();
@@ -105,7 +109,7 @@ impl NodeCaRenewal {
             let mut distrusted = None;
             if let Some(due_in) = due_in {
                 trouble = Trouble::default();
-                let may_ask = last_distrust.is_none_or(|last| last.elapsed() >= self.pauses.distrust);
+                let may_ask = last_distrust.is_none_or(|last| last.elapsed() >= distrust);
                 tokio::select! {
                     () = tokio::time::sleep(due_in.min(look)) => continue,
                     () = self.kube_events.certificate_rejected(), if may_ask => {}
@@ -117,7 +121,15 @@ impl NodeCaRenewal {
             }
             let pause = match self.exchange_while_telling(&trouble, distrusted).await {
                 Ok(Exchanged::New) => {
+                    // What was rejected until now was the CA before.
+                    _ = self.kube_events.certificate_rejected().now_or_never();
                     if distrusted.is_some() {
+                        let again = last_distrust.is_some_and(|last| last.elapsed() < 2 * distrust);
+                        distrust = if again {
+                            LONGEST_DISTRUST.min(distrust * 2)
+                        } else {
+                            self.pauses.distrust
+                        };
                         last_distrust = Some(Instant::now());
                     }
                     failures.reset();

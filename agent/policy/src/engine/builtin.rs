@@ -309,7 +309,12 @@ impl Asked<'_> {
         let configures = self.is_of("admissionregistration.k8s.io")
             || self.is("apiregistration.k8s.io", "apiservices")
             || self.is_of("flowcontrol.apiserver.k8s.io");
-        self.writes() && configures && !self.is_named(own)
+        let is_own_alone = match self.object {
+            ObjectName::Known(name) => own(name),
+            ObjectName::Begins(beginning) => own(&format!("{beginning}00000")),
+            ObjectName::Unknown | ObjectName::None => false,
+        };
+        self.writes() && configures && !is_own_alone
     }
 
     fn changes_enrolment(self, agents: &AgentNamespaces) -> bool {

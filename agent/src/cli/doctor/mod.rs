@@ -46,7 +46,7 @@ const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 /// How long the files that a configuration names may take, with a plugin of the kubeconfig.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// From so many further checks that say the same on, people see one line.
+/// From so many further checks on that were not made for the same reason, people see one line.
 const FOLDED: usize = 3;
 
 const HELP: &str = "\
@@ -346,7 +346,7 @@ fn start(role: &str, arguments: &[&OsStr], stdin: Stdio) -> io::Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// Checks for people, with a name for each line: those in a row that all say the same are one.
+/// Checks for people, with a name for each line: those in a row that were not made for the same reason are one.
 fn folded(checks: &[Check]) -> Vec<(String, &Check)> {
     let alike = |one: &Check, other: &Check| {
         (one.status, &one.detail, &one.advice) == (other.status, &other.detail, &other.advice)
@@ -354,7 +354,7 @@ fn folded(checks: &[Check]) -> Vec<(String, &Check)> {
     let mut lines = Vec::new();
     for same in checks.chunk_by(alike) {
         match same {
-            [first, others @ ..] if others.len() >= FOLDED => {
+            [first, others @ ..] if others.len() >= FOLDED && first.is_untried() => {
                 lines.push((format!("{} and {} more", first.name, others.len()), first));
             }
             few => lines.extend(few.iter().map(|check| (check.name.to_owned(), check))),
