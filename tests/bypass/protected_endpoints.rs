@@ -412,12 +412,15 @@ fn a_service_made_by_hand_is_an_endpoint(world: &mut World) -> Result<()> {
 fn an_object_with_times_of_its_own_hides_no_endpoint(world: &mut World) -> Result<()> {
     let server = server_address(world);
     lead(world, "odd", &json!({"ports": [{"port": 7445}]}), (&server, 7445))?;
-    let odd = ["service/odd", "endpointslice/odd-by-hand"];
+    let odd = [
+        ("service/odd", "v1"),
+        ("endpointslice/odd-by-hand", "discovery.k8s.io/v1"),
+    ];
     // An entry of another manager stays as it is, for as long as it owns a field.
-    let entry = json!({"manager": "x", "operation": "Update", "apiVersion": "v1", "time": "9999-12-31T23:59:59Z",
-        "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:mine": {}}}}});
-    let patch = json!([{"op": "add", "path": "/metadata/managedFields/-", "value": entry}]).to_string();
-    for object in odd {
+    for (object, version) in odd {
+        let entry = json!({"manager": "x", "operation": "Update", "apiVersion": version, "time": "9999-12-31T23:59:59Z",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {"f:mine": {}}}}});
+        let patch = json!([{"op": "add", "path": "/metadata/managedFields/-", "value": entry}]).to_string();
         world.admin(&["label", "-n", "lab", object, "mine=yes"])?;
         world.admin(&["patch", "-n", "lab", object, "--type=json", "-p", &patch])?;
         let times = "jsonpath={.metadata.managedFields[*].time}";
@@ -426,7 +429,7 @@ fn an_object_with_times_of_its_own_hides_no_endpoint(world: &mut World) -> Resul
     }
     // A watch that fails some times in a row begins anew with a list.
     for turn in 0..8 {
-        for object in odd {
+        for (object, _) in odd {
             let turn = format!("turn={turn}");
             world.admin(&["annotate", "-n", "lab", object, "--overwrite", &turn])?;
         }
