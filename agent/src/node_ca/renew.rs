@@ -36,7 +36,7 @@ pub(super) struct Pauses {
     pub(super) refusal: (Duration, Duration),
     /// Between two Events that say that the node's CA ends.
     pub(super) event: Duration,
-    /// Between two new CAs that a client's distrust brought: any pod can reject a certificate.
+    /// The first between two new CAs that a client's distrust brought, and twice as long each time: any pod can reject a certificate.
     pub(super) distrust: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Default for Pauses {
             failure: (Duration::from_secs(1), Duration::from_secs(15)),
             refusal: (Duration::from_secs(10), Duration::from_secs(300)),
             event: Duration::from_secs(3600),
-            distrust: Duration::from_secs(1800),
+            distrust: Duration::from_secs(60),
         }
     }
 }
