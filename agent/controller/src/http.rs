@@ -170,7 +170,7 @@ mod tests {
             silent.push(dial(from).await);
         }
         let waits = tokio::time::timeout(HEADER_LIMIT / 2, ask(address, "GET /here")).await;
-        assert!(waits.is_err(), "all capacity are taken: {waits:?}");
+        assert!(waits.is_err(), "all permits are taken: {waits:?}");
         let text = tokio::time::timeout(CONNECTION_LIMIT, ask(address, "GET /here"))
             .await
             .unwrap();

@@ -7,13 +7,13 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 pub(crate) use crate::faults::printable;
-use crate::lenient::Lenient;
+use crate::lenient::{Lenient, is_unread};
 use crate::names::OWN_LABELS;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
@@ -21,6 +21,9 @@ const WATCH_SECONDS: u32 = 120;
 
 /// Objects of one answer. Each may have a megabyte, and all of an answer are held at once.
 const PAGE: u32 = 50;
+
+/// Before a list that follows an event which could not be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How long a response may be silent: longer than a watch lasts.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
@@ -43,13 +46,31 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     K::DynamicType: Default,
 {
+    let config = config.timeout(WATCH_SECONDS).page_size(PAGE);
     logged(
-        watcher(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).default_backoff(),
+        begun_anew(move || watcher(api.clone(), config.clone()).default_backoff()),
         what,
         failed,
     )
     .map(Lenient::event)
     .boxed()
+}
+
+/// A watch that begins anew with a list where it could not read an event.
+fn begun_anew<S, K>(begin: impl Fn() -> S + Send + 'static) -> impl Stream<Item = S::Item> + Send + 'static
+where
+    S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    K: Send + 'static,
+{
+    let first = Box::pin(begin());
+    stream::unfold((first, begin), async |(mut events, begin)| {
+        let event = events.next().await?;
+        if matches!(&event, Err(error) if is_unread(error)) {
+            tokio::time::sleep(RETRY).await;
+            events = Box::pin(begin());
+        }
+        Some((event, (events, begin)))
+    })
 }
 
 fn logged<K>(

@@ -12,7 +12,7 @@ use std::fmt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{self, Event};
 use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Number, Value};
@@ -81,6 +81,17 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
         }
         correct_times(&mut value);
         K::deserialize(&value).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Whether an event of a watch could not be read. The watch goes on behind it, and the object counts as it was before.
+///
+/// kube takes a line that is no event for a Status, and a Status may lack every field.
+pub fn is_unread(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::ReadEvents(_)) => true,
+        watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 0,
+        _ => false,
     }
 }
 

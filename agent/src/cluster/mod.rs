@@ -24,7 +24,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
-use picket_controller::lenient::Lenient;
+use picket_controller::lenient::{Lenient, is_unread};
 use picket_controller::utf8;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -361,14 +361,6 @@ pub async fn follow_with<K>(
         () = cancel.cancelled() => {}
         () = follow => {}
     }
-}
-
-/// Whether an event of a watch cannot be read.
-fn is_unread(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::ReadEvents(_))
-    )
 }
 
 #[cfg(test)]

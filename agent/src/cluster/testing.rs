@@ -150,6 +150,17 @@ pub(crate) async fn answering(
 pub(crate) async fn answering_texts(
     answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, String) + Send + Sync + 'static,
 ) -> String {
+    answering_bytes(move |request| {
+        let (code, text) = answer(request);
+        (code, text.into_bytes())
+    })
+    .await
+}
+
+/// An API server that answers each request with a code and bytes, which need be no text; the URL.
+pub(crate) async fn answering_bytes(
+    answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, Vec<u8>) + Send + Sync + 'static,
+) -> String {
     use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());

@@ -104,6 +104,73 @@ async fn objects_that_were_set_back_are_listed_anew() {
     tokio::join!(pods, looked);
 }
 
+/// Follows Services of an API server with these answers to a list and a watch, until so many lists were read; gives the last one's names.
+async fn followed(list: Vec<u8>, watch: &'static str, lists: usize) -> Vec<String> {
+    let url = testing::answering_bytes(move |request| {
+        let is_watch = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch="));
+        (
+            200,
+            if is_watch {
+                watch.as_bytes().to_vec()
+            } else {
+                list.clone()
+            },
+        )
+    })
+    .await;
+    let (_folder, connector) = Connector::for_tests(&url);
+    let cancel = CancellationToken::new();
+    let (mut names, mut read) = (Vec::new(), 0);
+    let on = |event| match event {
+        watcher::Event::Init => names.clear(),
+        watcher::Event::InitApply(service) => {
+            let service: k8s_openapi::api::core::v1::Service = service;
+            names.extend(service.metadata.name);
+        }
+        watcher::Event::InitDone => {
+            read += 1;
+            if read == lists {
+                cancel.cancel();
+            }
+        }
+        _ => {}
+    };
+    let services = Api::<Lenient<k8s_openapi::api::core::v1::Service>>::all;
+    let config = watcher::Config::default();
+    let following = follow(&connector, "services", services, config, &cancel, on);
+    timeout(Duration::from_secs(20), following)
+        .await
+        .expect("so many lists");
+    names
+}
+
+/// Whoever writes an object writes its `managedFields`, byte for byte.
+#[tokio::test]
+async fn bytes_that_are_no_text_end_no_list() {
+    let mut list = br#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [
+        {"metadata": {"name": "odd", "managedFields": [{"fieldsV1": {"f:X": {}}}]}}, {"metadata": {"name": "other"}}]}"#
+        .to_vec();
+    let at = list.iter().position(|byte| *byte == b'X').expect("the place");
+    list[at] = 0xff;
+    assert_eq!(followed(list, "", 1).await, ["odd", "other"]);
+}
+
+/// The watch goes on behind an event that it could not read, and would not tell of the object again.
+#[tokio::test]
+async fn an_event_that_cannot_be_read_is_followed_by_a_list() {
+    let list =
+        br#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}"#;
+    for line in [
+        "{\"type\": \"ADDED\", \"object\": {\"metadata\": {\"name\": 7}}}\n",
+        "[7]\n",
+    ] {
+        followed(list.to_vec(), line, 2).await;
+    }
+}
+
 /// What must be in no message.
 const SECRET: &str = "hunter2hunter2";
 

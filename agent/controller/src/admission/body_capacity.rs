@@ -13,11 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The longest body of common length, in bytes. A pod has some ten thousand.
 const COMMON: u32 = 256 * 1024;
 
-/// BodyCapacity for bodies of common length, and for longer ones, in KiB. One of the longest bodies takes half of the latter.
+/// Room for bodies of common length, and for longer ones, in KiB. One of the longest bodies takes half of the latter.
 const COMMON_KIB: usize = 4 * 1024;
 const LONG_KIB: usize = 16 * 1024;
 
-/// All capacity.
+/// What all bodies together may take.
 #[derive(Debug)]
 pub(super) struct BodyCapacity {
     common: Part,
@@ -34,7 +34,7 @@ impl Default for BodyCapacity {
 }
 
 impl BodyCapacity {
-    /// BodyCapacity for a body of so many bytes, once there is some.
+    /// Room for a body of so many bytes, once there is some.
     pub(super) async fn take(&self, address: IpAddr, length: u32) -> Taken {
         let part = if length <= COMMON {
             &self.common
@@ -97,7 +97,7 @@ impl Part {
     }
 }
 
-/// BodyCapacity that is free again when this is dropped.
+/// Room that is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Taken {
     _permits: [Option<OwnedSemaphorePermit>; 2],

@@ -6,15 +6,16 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use picket_controller::lenient::Lenient;
-use picket_controller::names::{AGENTS, ENROLLED};
+use picket_controller::names::ENROLLED;
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 
 use crate::cli::doctor;
+use crate::cli::target::chart;
 use crate::cli::target::person::{AskError, list};
 use crate::cluster::rights::Account;
 
@@ -76,7 +77,7 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     };
     let told = list(&picket_nodes(client), PICKET_NODE_PLURAL, &of_node).await;
     answers.told = told.map_err(explained)?.iter().map(told_by).collect();
-    let agents = agents(client).await;
+    let agents = chart::daemonsets(client).await;
     let has_none = agents.as_ref().is_ok_and(Vec::is_empty);
     if answers.told.is_empty() && node.is_none() && has_none {
         return Err(AskError::Other(
@@ -110,26 +111,11 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     Ok(answers)
 }
 
-/// The DaemonSets of agents; none where nobody runs agents by the chart.
-async fn agents(client: &Client) -> Result<Vec<DaemonSet>, AskError> {
-    let labelled = ListParams::default().labels(AGENTS);
-    list(
-        &Api::<Lenient<DaemonSet>>::all(client.clone()),
-        "daemonsets",
-        &labelled,
-    )
-    .await
-}
-
-fn pod_of(agents: &DaemonSet) -> Option<&PodSpec> {
-    agents.spec.template.spec.as_ref()
-}
-
 /// What the service accounts of these may not do.
 async fn lacked(client: &Client, agents: Result<Vec<DaemonSet>, AskError>) -> Result<Vec<String>, String> {
     let account = |agents: &DaemonSet| {
-        let name = pod_of(agents).and_then(|pod| pod.service_account_name.as_deref());
-        Account::new(&agents.namespace().unwrap_or_default(), name.unwrap_or("default"))
+        let (namespace, name) = chart::account_of(agents);
+        Account::new(&namespace, &name)
     };
     let agents = agents.map_err(|error| error.to_string())?;
     let accounts: BTreeSet<_> = agents.iter().map(account).collect();
@@ -175,7 +161,8 @@ fn told_by(object: &DynamicObject) -> NodeTold {
 fn facts(node: &Node, agents: &[DaemonSet]) -> NodeFacts {
     let system = node.labels().get(SYSTEM);
     let selects = |agents: &DaemonSet| {
-        let selector = pod_of(agents).and_then(|pod| pod.node_selector.as_ref());
+        let pod = agents.spec.template.spec.as_ref();
+        let selector = pod.and_then(|pod| pod.node_selector.as_ref());
         let mut wanted = selector.into_iter().flatten();
         wanted.all(|(key, value)| node.labels().get(key) == Some(value))
     };

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt as _};
 use picket_controller::lenient::Lenient;
 use picket_controller::names::AGENTS;
 
-use super::person::list;
+use super::person::{AskError, list};
 
 /// The role by which the chart's agents impersonate users, which `picket grant rbac` prints by default too.
 pub(in crate::cli) const IMPERSONATOR: &str = "picket-node-impersonate";
@@ -24,14 +24,27 @@ pub(in crate::cli) struct ChartAgents {
     pub(in crate::cli) helm_has_role: bool,
 }
 
-/// Looks for them.
-pub(super) async fn agents(client: &Client) -> Option<ChartAgents> {
+/// The DaemonSets of agents; none where nobody runs agents by the chart.
+///
+/// # Errors
+/// Where the person may not list them.
+pub(in crate::cli) async fn daemonsets(client: &Client) -> Result<Vec<DaemonSet>, AskError> {
     let sets = Api::<Lenient<DaemonSet>>::all(client.clone());
-    let labelled = ListParams::default().labels(AGENTS);
-    let found = list(&sets, "daemonsets", &labelled).await.ok()?;
-    let set = found.first()?;
+    list(&sets, "daemonsets", &ListParams::default().labels(AGENTS)).await
+}
+
+/// Namespace and name of the service account that a DaemonSet's pods have.
+pub(in crate::cli) fn account_of(set: &DaemonSet) -> (String, String) {
     let pod = set.spec.template.spec.as_ref();
     let name = pod.and_then(|pod| pod.service_account_name.clone());
+    let name = name.unwrap_or_else(|| "default".to_owned());
+    (set.namespace().unwrap_or_default(), name)
+}
+
+/// Looks for them.
+pub(super) async fn agents(client: &Client) -> Option<ChartAgents> {
+    let found = daemonsets(client).await.ok()?;
+    let account = account_of(found.first()?);
     let roles = Api::<Lenient<ClusterRole>>::all(client.clone());
     let role = roles.get_opt(IMPERSONATOR).await;
     let is_helms = |role: Lenient<ClusterRole>| {
@@ -40,10 +53,7 @@ pub(super) async fn agents(client: &Client) -> Option<ChartAgents> {
             .is_some_and(|by| by == "Helm")
     };
     Some(ChartAgents {
-        account: (
-            set.namespace().unwrap_or_default(),
-            name.unwrap_or_else(|| "default".to_owned()),
-        ),
+        account,
         // A role beside one that nobody may look at harms nothing.
         helm_has_role: role.map_or(true, |role| role.is_some_and(is_helms)),
     })
