@@ -114,7 +114,16 @@ fn the_values_of_trust_reach_the_controller(world: &mut World) -> Result<()> {
         "a bound that nobody asked for"
     );
 
+    let group = |chart: &[Value]| -> Result<Value> {
+        let pod = &object(chart, "Deployment", "picket-controller")?["spec"]["template"]["spec"];
+        Ok(pod["securityContext"]["fsGroup"].clone())
+    };
+    ensure!(group(&with(world, "")?)?.is_null(), "a group that nothing needs");
     let chart = with(world, "trust: {volume: {csi: {driver: kms.example.com}}}")?;
+    ensure!(
+        group(&chart)? == 65532,
+        "files for root and their group cannot be read"
+    );
     let given = container(&chart)?;
     ensure!(
         given["args"]

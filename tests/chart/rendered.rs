@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     the_pod_has_few_rights,
     the_pod_sees_few_folders_of_the_node,
     what_cleans_a_node_sees_the_records_only_where_they_go,
+    the_uninstallation_waits_for_what_drains,
     a_name_that_looks_like_no_text_stays_a_name,
     a_changed_configuration_replaces_the_agents,
 };
@@ -499,6 +500,30 @@ fn what_cleans_a_node_sees_the_records_only_where_they_go(world: &mut World) -> 
             stays["securityContext"]["capabilities"] == json!({"drop": ["ALL"]})
                 && stays["securityContext"]["runAsNonRoot"] == true,
             "{stays:#}"
+        );
+    }
+    Ok(())
+}
+
+/// An agent with an open watch ends after `shutdown.drainSeconds` only.
+fn the_uninstallation_waits_for_what_drains(world: &mut World) -> Result<()> {
+    for (values, timeout) in [
+        ("", 200),
+        (
+            "shutdown: {drainSeconds: 300}\nuninstall: {timeoutSeconds: 60}",
+            360,
+        ),
+    ] {
+        let chart = with(world, values)?;
+        let job = &object(&chart, "Job", "picket-uninstall")?["spec"];
+        let arguments = &job["template"]["spec"]["containers"][0]["args"];
+        let given = format!("--timeout={timeout}");
+        let has = arguments
+            .as_array()
+            .is_some_and(|all| all.contains(&json!(given)));
+        ensure!(
+            has && job["activeDeadlineSeconds"] == timeout + 60,
+            "{values}: {job:#}"
         );
     }
     Ok(())

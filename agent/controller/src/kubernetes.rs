@@ -113,3 +113,56 @@ pub(crate) fn is_old(error: &watcher::Error) -> bool {
 pub(crate) fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(code: u16) -> kube::Error {
+        kube::Error::Api(Box::new(Status::failure("no", "No").with_code(code)))
+    }
+
+    /// What a watch says that fails so once, and otherwise goes on: how often it was begun, and how many failures were counted.
+    async fn begun(failure: fn() -> watcher::Error) -> (usize, usize) {
+        let (begun, failed) = (Arc::new(AtomicUsize::default()), Arc::new(AtomicUsize::default()));
+        let (begins, fails) = (Arc::clone(&begun), Arc::clone(&failed));
+        let begin = move || {
+            let first = begins.fetch_add(1, Ordering::Relaxed) == 0;
+            let events = [
+                first.then(failure).map(Err),
+                Some(Ok(watcher::Event::<Pod>::InitDone)),
+            ];
+            stream::iter(events.into_iter().flatten()).chain(stream::pending())
+        };
+        let count = move || _ = fails.fetch_add(1, Ordering::Relaxed);
+        let mut events = std::pin::pin!(logged(begun_anew(begin), "pods", count));
+        assert!(matches!(events.next().await, Some(watcher::Event::InitDone)));
+        (begun.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_counts_and_one_that_could_not_read_an_event_begins_anew() {
+        let unread = || watcher::Error::WatchFailed(refused(0));
+        assert_eq!(begun(unread).await, (2, 1));
+        let not_json = || {
+            let error = serde_json::from_str::<u8>("x").unwrap_err();
+            watcher::Error::WatchFailed(kube::Error::SerdeError(error))
+        };
+        assert_eq!(begun(not_json).await, (2, 1));
+        assert_eq!(
+            begun(|| watcher::Error::InitialListFailed(refused(403))).await,
+            (1, 1)
+        );
+        // That the API server keeps no events from so long ago is no failure.
+        assert_eq!(
+            begun(|| watcher::Error::WatchStartFailed(refused(410))).await,
+            (1, 0)
+        );
+    }
+}

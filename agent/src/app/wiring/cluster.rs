@@ -2,17 +2,18 @@
 //!
 //! In: the opened parts. Out: their tasks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Handles, Shared, Tasks, pod_facts};
 use crate::cluster::Connector;
 use crate::node_ca::NodeCaRenewal;
 use crate::notify::{self, KubeEvent};
-use crate::runtime::readiness::Pending;
+use crate::runtime::readiness::{Pending, Readiness};
 use crate::store::Store;
 
 /// The name in `/readyz` of the kubeconfig.
@@ -74,23 +75,27 @@ pub(in crate::app) fn kubeconfig(tasks: &mut Tasks, handles: &Handles) {
 
 /// Kinds of objects that cannot be read: `/readyz` names them, since the agent goes by older ones.
 pub(in crate::app) fn unreadable(tasks: &mut Tasks, handles: &Handles) {
-    let mut kinds = handles.connector.unreadable().subscribe();
-    let readiness = handles.readiness.clone();
-    tasks.spawn("unreadable objects", async move {
-        loop {
-            let found = kinds.borrow_and_update().clone();
-            match found.first_key_value() {
-                Some((kind, reason)) => {
-                    let reason = format!("the list of {kind} cannot be read, and older ones count: {reason}");
-                    readiness.fails(OBJECT_LISTS, reason);
-                }
-                None => drop(readiness.works(OBJECT_LISTS)),
+    let kinds = handles.connector.unreadable().subscribe();
+    tasks.spawn(
+        "unreadable objects",
+        tell_unreadable(kinds, handles.readiness.clone()),
+    );
+}
+
+async fn tell_unreadable(mut kinds: watch::Receiver<BTreeMap<&'static str, String>>, readiness: Readiness) {
+    loop {
+        let found = kinds.borrow_and_update().clone();
+        match found.first_key_value() {
+            Some((kind, reason)) => {
+                let reason = format!("the list of {kind} cannot be read, and older ones count: {reason}");
+                readiness.fails(OBJECT_LISTS, reason);
             }
-            if kinds.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+            None => drop(readiness.works(OBJECT_LISTS)),
         }
-    });
+        if kinds.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// The status of the cluster's objects.
@@ -150,7 +155,19 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::runtime::readiness::Readiness;
+
+    #[tokio::test]
+    async fn a_kind_that_cannot_be_read_is_told_until_it_can() {
+        let (kinds, told) = watch::channel(BTreeMap::from([("services", "a date".to_owned())]));
+        let readiness = Readiness::default();
+        let mut telling = Box::pin(tell_unreadable(told, readiness.clone()));
+        assert!(telling.as_mut().now_or_never().is_none());
+        let reason = "the list of services cannot be read, and older ones count: a date".to_owned();
+        assert_eq!(readiness.failing(), [(OBJECT_LISTS, reason)]);
+        kinds.send_replace(BTreeMap::new());
+        assert!(telling.as_mut().now_or_never().is_none());
+        assert!(readiness.failing().is_empty());
+    }
 
     #[test]
     fn the_agent_is_not_ready_before_its_first_set_is_in_force() {
