@@ -11,8 +11,10 @@ use std::fmt;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
+use kube::api::ListParams;
+use kube::core::ObjectList;
 use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource};
 use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Number, Value};
@@ -82,6 +84,26 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
         correct_times(&mut value);
         K::deserialize(&value).map(Self).map_err(D::Error::custom)
     }
+}
+
+/// Lists objects leniently.
+///
+/// # Errors
+/// The API server refuses it, cannot be reached, or answers with what is no list all the same.
+pub async fn list<K>(api: &Api<Lenient<K>>, parameters: &ListParams) -> kube::Result<ObjectList<K>>
+where
+    K: Clone + fmt::Debug + DeserializeOwned,
+{
+    let ObjectList {
+        types,
+        metadata,
+        items,
+    } = api.list(parameters).await?;
+    Ok(ObjectList {
+        types,
+        metadata,
+        items: items.into_iter().map(|item| item.0).collect(),
+    })
 }
 
 /// Whether an event of a watch could not be read. The watch goes on behind it, and the object counts as it was before.

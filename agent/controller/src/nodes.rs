@@ -100,7 +100,7 @@ impl NodeLabels {
 
     /// Writes what differs; whether nothing is left to be tried again.
     async fn write(&mut self) -> bool {
-        let nodes = Api::<Node>::all(self.client.clone());
+        let nodes = Api::<Lenient<PartialObjectMeta<Node>>>::all(self.client.clone());
         let mut is_settled = true;
         for (node, change) in self.readiness.changes(Instant::now()) {
             let value = (change == LabelChange::Set).then_some(AGENT_READY);
@@ -109,7 +109,7 @@ impl NodeLabels {
                 field_manager: Some(FIELD_MANAGER.to_owned()),
                 ..PatchParams::default()
             };
-            match nodes.patch_metadata(&node, &parameters, &patch).await {
+            match nodes.patch(&node, &parameters, &patch).await {
                 Ok(_) => {
                     tracing::info!(
                         node,

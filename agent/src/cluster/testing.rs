@@ -116,14 +116,24 @@ pub(crate) async fn reviewing_of_release(
     server
 }
 
-/// An API server that lists these objects of each resource, or refuses to; the URL.
+/// What a client may write into an object's metadata, and no typed reader here takes.
+pub(crate) fn managed_fields_of_its_own() -> serde_json::Value {
+    serde_json::json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "time": "10000-01-01T00:00:00Z"}])
+}
+
+/// An API server that lists these objects of each resource, each with managed fields of its own, or refuses to; the URL.
 pub(crate) async fn listing(
     objects: impl Fn(&str) -> Option<Vec<serde_json::Value>> + Send + Sync + 'static,
 ) -> String {
     answering(move |request| {
         let resource = request.uri().path().rsplit('/').next().unwrap_or_default();
         match objects(resource) {
-            Some(items) => (200, serde_json::json!({"metadata": {}, "items": items})),
+            Some(mut items) => {
+                for item in &mut items {
+                    item["metadata"]["managedFields"] = managed_fields_of_its_own();
+                }
+                (200, serde_json::json!({"metadata": {}, "items": items}))
+            }
             None => {
                 let status = serde_json::json!({
                     "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": "not for you",

@@ -4,7 +4,9 @@
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
+use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
 use picket_policy::api::{API_VERSION, GROUP};
 use serde_json::{Value, json};
@@ -101,10 +103,14 @@ impl NodeWriter {
         let name = self.node.clone();
         // The agent may list Nodes, and not get one.
         let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
-        let list = |client| async move { Api::<Node>::all(client).list_metadata(&of_name).await };
+        let list = |client| async move {
+            Api::<Lenient<PartialObjectMeta<Node>>>::all(client)
+                .list(&of_name)
+                .await
+        };
         let nodes = self.client.ask(list).await?.items;
         let node = nodes.into_iter().find(|node| node.name_any() == name);
-        let uid = node.and_then(|node| node.metadata.uid);
+        let uid = node.and_then(|node| node.uid());
         let Some(uid) = uid else {
             return Err(WriteError::NoNode(name));
         };
@@ -126,7 +132,7 @@ impl NodeWriter {
     }
 
     /// Looks at what a write of the status made: at a version older than that of the write before, all watches are begun anew.
-    fn wrote(&mut self, object: &DynamicObject) {
+    fn wrote(&mut self, object: &Lenient<DynamicObject>) {
         let version = object.resource_version();
         if self.last.shows_reset(version.as_deref(), &self.resets) {
             self.metrics.found_reset();
@@ -177,7 +183,7 @@ fn status_patch(name: &str, status: &PicketNodeStatus) -> Value {
     })
 }
 
-fn api(client: Client) -> Api<DynamicObject> {
+fn api(client: Client) -> Api<Lenient<DynamicObject>> {
     let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
     let kind = GroupVersionKind::gvk(GROUP, version, PICKET_NODE_KIND);
     Api::all_with(

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
+use picket_controller::lenient::Lenient;
 use picket_policy::api::API_VERSION;
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ impl StatusWriter {
         });
         let parameters = PatchParams::apply(manager).force();
         let apply = |client| async move {
-            let api = Api::<DynamicObject>::all_with(client, &api_resource(place));
+            let api = Api::<Lenient<DynamicObject>>::all_with(client, &api_resource(place));
             api.patch_status(name, &parameters, &Patch::Apply(&patch)).await
         };
         let written = self.ask(apply).await;

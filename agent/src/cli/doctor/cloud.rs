@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
+use picket_controller::lenient::{self, Lenient};
 
 use crate::config::ConfiguredEndpoints;
 use crate::endpoints::{EndpointTarget, denied_as};
@@ -92,7 +93,8 @@ pub(super) async fn check(
     endpoints: &ConfiguredEndpoints,
 ) -> kube::Result<Check> {
     let of_name = ListParams::default().fields(&format!("metadata.name={node}"));
-    let nodes = Api::<Node>::all(client.clone()).list(&of_name).await?.items;
+    let nodes = Api::<Lenient<Node>>::all(client.clone());
+    let nodes = lenient::list(&nodes, &of_name).await?.items;
     let found = nodes.into_iter().find(|found| found.name_any() == node);
     let provider = found.and_then(|node| node.spec).and_then(|spec| spec.provider_id);
     Ok(judge(provider.as_deref().unwrap_or_default(), endpoints))

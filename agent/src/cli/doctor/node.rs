@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
+use picket_controller::lenient::{self, Lenient};
 use picket_controller::names::ENROLLED;
 use picket_policy::DEFAULT_NAMESPACE;
 
@@ -88,12 +89,12 @@ fn missing(name: &'static str, detail: String, advice: String) -> Check {
 
 /// Whether there is a Node of this name, and it is this machine's. The agent follows the pods of that Node alone.
 async fn name(client: &Client, name: &str, boot_id: &str) -> kube::Result<Check> {
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<Lenient<Node>> = Api::all(client.clone());
     let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
-    let found = nodes.list(&of_name).await?.items.into_iter();
+    let found = lenient::list(&nodes, &of_name).await?.items.into_iter();
     let Some(found) = found.into_iter().find(|node| node.name_any() == name) else {
         let limit = u32::try_from(NAMED).unwrap_or(u32::MAX);
-        let all = nodes.list(&ListParams::default().limit(limit)).await?;
+        let all = lenient::list(&nodes, &ListParams::default().limit(limit)).await?;
         let more = all.metadata.continue_.is_some_and(|more| !more.is_empty());
         let names = all.items.iter().map(ResourceExt::name_any);
         return Ok(missing(
@@ -126,9 +127,9 @@ fn few(items: impl Iterator<Item = String>, mut more: bool) -> String {
 
 /// Whether the configuration selects any pod of this node, by each of its namespaces and by enrolment.
 async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube::Result<Check> {
-    let pods: Api<Pod> = Api::all(client.clone());
+    let pods: Api<Lenient<Pod>> = Api::all(client.clone());
     let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let pods = pods.list(&here).await?.items;
+    let pods = lenient::list(&pods, &here).await?.items;
     let enrolled = match enforce.enrolled {
         true => Some(enrolled_namespaces(client).await?),
         false => None,
@@ -185,17 +186,17 @@ async fn selected(client: &Client, node: &str, enforce: &EnforceSection) -> kube
 
 /// The namespaces whose label enrols their pods.
 async fn enrolled_namespaces(client: &Client) -> kube::Result<BTreeSet<String>> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespaces: Api<Lenient<Namespace>> = Api::all(client.clone());
     let labelled = ListParams::default().labels(&format!("{ENROLLED}=true"));
-    let found = namespaces.list(&labelled).await?.items;
+    let found = lenient::list(&namespaces, &labelled).await?.items;
     Ok(found.iter().map(ResourceExt::name_any).collect())
 }
 
 /// Whether the servers are named by another address than that of the API server's Service, which kube-proxy serves.
 async fn address(client: &Client, servers: &[Server<'_>]) -> kube::Result<Check> {
-    let services: Api<Service> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
-    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
-    let services = services.list(&ListParams::default().fields(OWN_SERVICE)).await?;
+    let services: Api<Lenient<Service>> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
+    let slices: Api<Lenient<EndpointSlice>> = Api::namespaced(client.clone(), DEFAULT_NAMESPACE);
+    let services = lenient::list(&services, &ListParams::default().fields(OWN_SERVICE)).await?;
     let addresses: Vec<IpAddr> = services
         .items
         .into_iter()
@@ -216,7 +217,7 @@ async fn address(client: &Client, servers: &[Server<'_>]) -> kube::Result<Check>
     if faults.is_empty() {
         return Ok(Check::ok(SERVER, "needs no Service"));
     }
-    let own = slices.list(&ListParams::default().labels(OWN_SLICES)).await?;
+    let own = lenient::list(&slices, &ListParams::default().labels(OWN_SLICES)).await?;
     let own = own.items.iter().flat_map(urls);
     Ok(missing(
         SERVER,

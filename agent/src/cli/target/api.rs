@@ -126,7 +126,7 @@ impl ApiObjects {
                     listed => listed.ok(),
                 }
             }
-            got => Some(vec![got.map_err(said)?]),
+            got => Some(vec![got.map_err(said)?.0]),
         };
         let is_listed = listed.is_some();
         let listed = listed.into_iter().flatten().map(|object| (kind, object));
@@ -274,14 +274,14 @@ impl ApiObjects {
             anyhow!(errors.join("\n"))
         })?;
         let document = document.first().context("there is no object")?;
-        let object: DynamicObject = serde_json::from_value(super::print::object(document))?;
+        let object: Lenient<DynamicObject> = serde_json::from_value(super::print::object(document))?;
         let parameters = PostParams {
             dry_run,
             field_manager: Some(MANAGER.to_owned()),
         };
         let made = self.send(async { self.api(kind).create(&parameters, &object).await })?;
         let made = made.map_err(said)?;
-        Ok(made.metadata.generation.unwrap_or_default())
+        Ok(made.0.metadata.generation.unwrap_or_default())
     }
 
     /// Sets text fields of an object, each by its path; gives its generation.
@@ -311,7 +311,7 @@ impl ApiObjects {
                 .api(kind)
                 .patch(name, &parameters, &Patch::Merge(&patch))
                 .await?;
-            Ok(patched.metadata.generation.unwrap_or_default())
+            Ok(patched.0.metadata.generation.unwrap_or_default())
         })?;
         Ok(changed)
     }
@@ -344,7 +344,7 @@ impl ApiObjects {
         change: impl AsyncFn(String) -> kube::Result<T>,
     ) -> anyhow::Result<T> {
         for _ in 0..TRIES {
-            let now = self.ask(async { self.api(kind).get(name).await })?;
+            let Lenient(now) = self.ask(async { self.api(kind).get(name).await })?;
             if (now.metadata.uid, now.metadata.generation) != read {
                 let said = format!(
                     "{kind} {name:?} changed since it was read; look at it and run the command again"
@@ -376,7 +376,7 @@ impl ApiObjects {
     ) -> anyhow::Result<Waited> {
         let began = Instant::now();
         loop {
-            let object = self.ask(async { self.api(kind).get(name).await })?;
+            let Lenient(object) = self.ask(async { self.api(kind).get(name).await })?;
             let ready = condition(&object, "Ready").filter(|ready| ready.observed_generation >= generation);
             match ready {
                 Some(ready) if ready.status == ConditionStatus::True => {
@@ -393,7 +393,7 @@ impl ApiObjects {
         }
     }
 
-    fn api(&self, kind: &str) -> Api<DynamicObject> {
+    fn api(&self, kind: &str) -> Api<Lenient<DynamicObject>> {
         let plural = KINDS
             .iter()
             .find(|(of, _)| *of == kind)
@@ -476,7 +476,7 @@ fn said(error: kube::Error) -> anyhow::Error {
     }
 }
 
-pub(super) fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
+pub(super) fn api(client: &Client, kind: &str, plural: &str) -> Api<Lenient<DynamicObject>> {
     Api::all_with(client.clone(), &resource(kind, plural))
 }
 
@@ -486,7 +486,7 @@ fn resource(kind: &str, plural: &str) -> ApiResource {
 }
 
 async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Result<Vec<DynamicObject>> {
-    let api = Api::<Lenient<DynamicObject>>::all_with(client.clone(), &resource(kind, plural));
+    let api = api(client, kind, plural);
     let (mut objects, mut next) = (Vec::new(), None);
     loop {
         let mut parameters = ListParams::default().limit(PAGE);

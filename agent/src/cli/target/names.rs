@@ -35,8 +35,11 @@ fn listed(person: &PersonalConfig, kind: &str) -> Option<Vec<String>> {
     runtime.ok()?.block_on(async {
         let client = person.connect_silently().await.ok()?;
         let parameters = ListParams::default().limit(MOST);
-        let listed = api(&client, kind, plural).list_metadata(&parameters).await.ok()?;
-        let names = listed.items.into_iter().filter_map(|object| object.metadata.name);
+        let listed = api(&client, kind, plural).list(&parameters).await.ok()?;
+        let names = listed
+            .items
+            .into_iter()
+            .filter_map(|object| object.0.metadata.name);
         Some(names.collect())
     })
 }

@@ -13,6 +13,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
+use picket_controller::lenient::{self, Lenient};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::leftovers;
@@ -122,11 +123,11 @@ impl Uninstall {
     async fn stop_agents(&self) -> anyhow::Result<()> {
         // First: the API server would refuse pods of enrolled namespaces while nobody answers, and for as long as this command is not run
         // to its end. Until Helm removes the guards, they refuse such pods that nobody enrolled.
-        let webhooks: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        let webhooks: Api<Lenient<MutatingWebhookConfiguration>> = Api::all(self.client.clone());
         self.delete(&webhooks, WEBHOOKS).await?;
-        let agents: Api<DaemonSet> = self.objects();
+        let agents = self.objects::<DaemonSet>();
         self.delete(&agents, AGENTS).await?;
-        let deployments: Api<Deployment> = self.objects();
+        let deployments = self.objects::<Deployment>();
         let of_picket = ListParams::default().labels("app.kubernetes.io/name=picket");
         for name in names(&self.list(&deployments, &of_picket).await?) {
             self.delete(&deployments, &name).await?;
@@ -138,7 +139,7 @@ impl Uninstall {
     /// Waits until no pod with these labels is left, but for those of nodes that do not answer: a kubelet that does not answer ends no
     /// pod. Such a node is told about at the end.
     async fn until_gone(&self, labels: &str) -> anyhow::Result<()> {
-        let pods: Api<Pod> = self.objects();
+        let pods = self.objects::<Pod>();
         let which = ListParams::default().labels(labels);
         loop {
             let left = self.list(&pods, &which).await?;
@@ -158,8 +159,8 @@ impl Uninstall {
 
     /// Runs the DaemonSet until each node is clean. Gives the nodes that are not, each with the reason.
     async fn clean_nodes(&self) -> anyhow::Result<Vec<String>> {
-        let sets: Api<DaemonSet> = self.objects();
-        let pods: Api<Pod> = self.objects();
+        let sets = self.objects::<DaemonSet>();
+        let pods = self.objects::<Pod>();
         let name = self.cleaner_name();
         let cleaning = ListParams::default().labels(CLEANING_PODS);
         // Helm made one before this command, for nodes whose agent does not run: such a node closes new pods to the API server, this
@@ -167,10 +168,11 @@ impl Uninstall {
         self.delete(&sets, name).await?;
         self.until_gone(CLEANING_PODS).await?;
         let parameters = PostParams::default();
-        self.ask(|| sets.create(&parameters, &self.cleaner)).await?;
+        let cleaner = Lenient(self.cleaner.clone());
+        self.ask(|| sets.create(&parameters, &cleaner)).await?;
         loop {
             let set = self.ask(|| sets.get(name)).await?;
-            if set.as_ref().is_some_and(is_done) {
+            if set.is_some_and(|set| is_done(&set.0)) {
                 break;
             }
             if self.is_late() {
@@ -198,7 +200,7 @@ impl Uninstall {
 
     /// The nodes whose kubelets do not answer.
     async fn absent_nodes(&self) -> anyhow::Result<BTreeSet<String>> {
-        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes: Api<Lenient<Node>> = Api::all(self.client.clone());
         let nodes = self.list(&nodes, &ListParams::default()).await?;
         let absent = nodes.into_iter().filter(|node| !is_ready(node));
         Ok(absent.filter_map(|node| node.metadata.name).collect())
@@ -209,7 +211,7 @@ impl Uninstall {
     }
 
     /// Objects of Picket's namespace.
-    pub(super) fn objects<K>(&self) -> Api<K>
+    pub(super) fn objects<K>(&self) -> Api<Lenient<K>>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
@@ -218,11 +220,11 @@ impl Uninstall {
     }
 
     /// Lists objects. Of a kind that the cluster does not have there are none.
-    pub(super) async fn list<K>(&self, api: &Api<K>, which: &ListParams) -> anyhow::Result<Vec<K>>
+    pub(super) async fn list<K>(&self, api: &Api<Lenient<K>>, which: &ListParams) -> anyhow::Result<Vec<K>>
     where
         K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     {
-        let found = self.ask(|| api.list(which)).await?;
+        let found = self.ask(|| lenient::list(api, which)).await?;
         Ok(found.map(|list| list.items).unwrap_or_default())
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::Connector;
-use crate::cluster::testing::{Folder, answering};
+use crate::cluster::testing::{Folder, answering, managed_fields_of_its_own};
 
 /// What the fake cluster is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,10 @@ fn pod(name: &str, node: &str, state: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": []}, "status": state})
 }
 
-fn items(items: Value) -> (u16, Value) {
+fn items(mut items: Value) -> (u16, Value) {
+    for item in items.as_array_mut().into_iter().flatten() {
+        item["metadata"]["managedFields"] = managed_fields_of_its_own();
+    }
     (200, json!({"metadata": {}, "items": items}))
 }
 

@@ -88,7 +88,7 @@ async fn requests(of: &Uninstall) -> anyhow::Result<()> {
 async fn node_objects(of: &Uninstall) -> anyhow::Result<()> {
     let kind = GroupVersionKind::gvk("picket.dev", "v1alpha1", "PicketNode");
     let kind = ApiResource::from_gvk_with_plural(&kind, "picketnodes");
-    let objects: Api<DynamicObject> = Api::all_with(of.client.clone(), &kind);
+    let objects: Api<Lenient<DynamicObject>> = Api::all_with(of.client.clone(), &kind);
     for object in of.list(&objects, &ListParams::default()).await? {
         let name = object.name_any();
         of.delete(&objects, &name).await?;
