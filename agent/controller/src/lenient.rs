@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::ErrorKind;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -58,6 +59,11 @@ impl<K: Resource> Resource for Lenient<K> {
 
     fn plural(of: &Self::DynamicType) -> Cow<'_, str> {
         K::plural(of)
+    }
+
+    /// Without it, metadata alone would be taken from whole objects: each pod with its environment.
+    fn metadata_api() -> bool {
+        K::metadata_api()
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -111,7 +117,9 @@ where
 /// kube takes a line that is no event for a Status, and a Status may lack every field.
 pub fn is_unread(error: &watcher::Error) -> bool {
     match error {
-        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::ReadEvents(_)) => true,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+        // Bytes that are no text. What else ends a connection loses no event: the watch goes on from the version that it has.
+        watcher::Error::WatchFailed(kube::Error::ReadEvents(error)) => error.kind() == ErrorKind::InvalidData,
         watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 0,
         _ => false,
     }
@@ -271,6 +279,24 @@ mod tests {
              \"resourceVersion\":\"7\",\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\"labels\":{{\"managedFields\":\"a\"}},\
              \"managedFields\":{managed}}},\"spec\":{{\"clusterIP\":\"10.0.0.1\",\"ports\":[{{\"port\":443,\"targetPort\":8443}}]}}}}"
         )
+    }
+
+    #[test]
+    fn metadata_alone_is_asked_for_where_nothing_else_is_read() {
+        assert!(Lenient::<PartialObjectMeta<Pod>>::metadata_api());
+        assert!(!Lenient::<Pod>::metadata_api());
+    }
+
+    #[test]
+    fn a_connection_that_ends_loses_no_event_and_bytes_that_are_no_text_do() {
+        for (kind, unread) in [
+            (ErrorKind::InvalidData, true),
+            (ErrorKind::ConnectionReset, false),
+            (ErrorKind::Other, false),
+        ] {
+            let error = watcher::Error::WatchFailed(kube::Error::ReadEvents(kind.into()));
+            assert_eq!(is_unread(&error), unread, "{kind}");
+        }
     }
 
     #[test]

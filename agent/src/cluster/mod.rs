@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use picket_controller::lenient::{Lenient, is_unread};
 use picket_controller::utf8;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::PemError;
@@ -37,7 +37,7 @@ pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
 pub(crate) use kept_client::{KeptClient, RequestError};
 pub use person::PersonalConfig;
 pub(crate) use resets::{LastVersion, StoreResets};
-pub(crate) use unreadable::UnreadableLists;
+pub(crate) use unreadable::{Followed, UnreadableLists};
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -302,6 +302,8 @@ pub async fn follow_with<K>(
     let follow = async {
         let mut failures = 0_u32;
         let mut backoff = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
+        let mut anew = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
+        let mut begun_anew = Instant::now();
         let mut resets = connector.resets.subscribe();
         let mut lists = connector.unreadable.of(what);
         loop {
@@ -321,8 +323,9 @@ pub async fn follow_with<K>(
                         };
                         match event {
                             Ok(event) => {
-                                // The mark of a new list is made before the API server was asked.
-                                if !matches!(event, watcher::Event::Init) {
+                                // The mark of a new list is made before the API server was asked, and its first objects come before the
+                                // page that may fail.
+                                if !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_)) {
                                     failures = 0;
                                     backoff.reset();
                                 }
@@ -342,6 +345,12 @@ pub async fn follow_with<K>(
                                 // The watch goes on behind an event that it could not read: a list has the object, or tells that it
                                 // cannot be read.
                                 if is_unread(&error) {
+                                    // A list that can be read would end each pause but the first.
+                                    if begun_anew.elapsed() > 2 * RETRY_LONGEST {
+                                        anew.reset();
+                                    }
+                                    tokio::time::sleep(anew.pause()).await;
+                                    begun_anew = Instant::now();
                                     break;
                                 }
                                 failures += 1;

@@ -171,6 +171,54 @@ async fn an_event_that_cannot_be_read_is_followed_by_a_list() {
     }
 }
 
+/// An API server, or what stands before it, that breaks lists or watches one after another is not asked twenty times a second.
+#[tokio::test]
+async fn lists_that_follow_failures_come_ever_more_seldom() {
+    let empty =
+        r#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}"#;
+    let page = r#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1", "continue": "c"},
+        "items": [{"metadata": {"name": "one"}}]}"#;
+    for (list, rest, watch) in [(empty, "", "[7]\n"), (page, "[7]", "")] {
+        let url = testing::answering_texts(move |request| {
+            let asks = |what: &str| request.uri().query().is_some_and(|query| query.contains(what));
+            let answer = match (asks("watch="), asks("continue=")) {
+                (true, _) => watch,
+                (_, true) => rest,
+                _ => list,
+            };
+            (200, answer.to_owned())
+        })
+        .await;
+        let (_folder, connector) = Connector::for_tests(&url);
+        let (cancel, mut lists) = (CancellationToken::new(), 0);
+        let on = |event| {
+            if matches!(event, watcher::Event::Init) {
+                lists += 1;
+            }
+            if lists == 6 {
+                cancel.cancel();
+            }
+        };
+        let began = Instant::now();
+        let services = Api::<Lenient<k8s_openapi::api::core::v1::Service>>::all;
+        follow(
+            &connector,
+            "services",
+            services,
+            watcher::Config::default(),
+            &cancel,
+            on,
+        )
+        .await;
+        // Five pauses, each at least twice the last.
+        assert!(
+            began.elapsed() >= RETRY_FIRST * 31,
+            "{watch:?}: {:?}",
+            began.elapsed()
+        );
+    }
+}
+
 /// What must be in no message.
 const SECRET: &str = "hunter2hunter2";
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kube::runtime::watcher;
@@ -16,9 +17,12 @@ use super::printable;
 /// After so long a kind counts. An API server that is being replaced may answer with half a list.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A kind, and which of its followers: two parts of the agent may each follow one.
+pub(crate) type Followed = (&'static str, u64);
+
 /// The kinds, with the reasons; cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct UnreadableLists(Arc<watch::Sender<BTreeMap<&'static str, String>>>);
+pub(crate) struct UnreadableLists(Arc<watch::Sender<BTreeMap<Followed, String>>>);
 
 impl Default for UnreadableLists {
     fn default() -> Self {
@@ -28,25 +32,26 @@ impl Default for UnreadableLists {
 
 impl UnreadableLists {
     /// The kinds now, and each change of them.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<Followed, String>> {
         self.0.subscribe()
     }
 
-    /// What happens to the lists of one kind.
+    /// What happens to the lists of one follower of a kind.
     pub(super) fn of(&self, kind: &'static str) -> Lists {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Lists {
             all: self.clone(),
-            kind,
+            followed: (kind, NEXT.fetch_add(1, Ordering::Relaxed)),
             since: None,
         }
     }
 }
 
-/// What happens to the lists of one kind.
+/// What happens to the lists of one follower of a kind.
 #[derive(Debug)]
 pub(super) struct Lists {
     all: UnreadableLists,
-    kind: &'static str,
+    followed: Followed,
     since: Option<Instant>,
 }
 
@@ -54,7 +59,7 @@ impl Lists {
     /// A list was read to its end.
     pub(super) fn read(&mut self) {
         self.since = None;
-        self.all.0.send_if_modified(|all| all.remove(self.kind).is_some());
+        self.forget();
     }
 
     /// A list or watch failed. That the API server does not answer, or refuses, is no matter of what it sends.
@@ -69,17 +74,23 @@ impl Lists {
         let since = *self.since.get_or_insert(now);
         if now.duration_since(since) >= PATIENCE {
             let reason = printable(error);
-            self.all
-                .0
-                .send_if_modified(|all| all.insert(self.kind, reason).is_none());
+            self.all.0.send_if_modified(|all| {
+                let before = all.insert(self.followed, reason);
+                before.as_ref() != all.get(&self.followed)
+            });
         }
+    }
+
+    fn forget(&self) {
+        let removed = |all: &mut BTreeMap<_, _>| all.remove(&self.followed).is_some();
+        self.all.0.send_if_modified(removed);
     }
 }
 
 impl Drop for Lists {
     /// Whoever follows no longer misses nothing.
     fn drop(&mut self) {
-        self.all.0.send_if_modified(|all| all.remove(self.kind).is_some());
+        self.forget();
     }
 }
 
@@ -109,7 +120,16 @@ mod tests {
         assert!(!kinds.has_changed().unwrap(), "a refusal can be read");
         pods.failed(&unreadable());
         assert!(kinds.has_changed().unwrap());
-        assert_eq!(kinds.borrow_and_update().keys().collect::<Vec<_>>(), [&"pods"]);
+        let told = |all: &BTreeMap<Followed, String>| all.keys().map(|(kind, _)| *kind).collect::<Vec<_>>();
+        assert_eq!(told(&kinds.borrow_and_update()), ["pods"]);
+        pods.failed(&unreadable());
+        assert!(!kinds.has_changed().unwrap(), "nothing new");
+        let error = serde_json::from_str::<u8>("[").unwrap_err();
+        pods.failed(&watcher::Error::InitialListFailed(kube::Error::SerdeError(error)));
+        assert!(kinds.has_changed().unwrap(), "another reason");
+        // Another follower of the kind reads its list.
+        all.of("pods").read();
+        assert_eq!(told(&kinds.borrow_and_update()), ["pods"]);
         pods.read();
         assert!(kinds.borrow_and_update().is_empty());
         pods.failed(&unreadable());

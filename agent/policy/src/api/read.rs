@@ -1,6 +1,6 @@
 //! From a file's text to documents.
 //!
-//! In: a file's name and text. Out: its [`Document`]s, or every [`Diagnostic`]; as [`FileReading`] both, entry by entry.
+//! In: a file's name and text. Out: its [`Document`]s, those in a Kubernetes list too, or every [`Diagnostic`]; as [`FileReading`] both, entry by entry.
 //!
 //! A document is read in three steps, and the errors of all three are reported at once. Its structure is checked by the schema
 //! of its kind ([`shape`](super::shape)), its typed object by serde. [`Spec::validate`] checks what no schema can say.
@@ -14,7 +14,7 @@ use super::schema::{schema_of, spec_schema};
 use super::shape::{OtherNames, Shape, StructureCheck};
 use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object, ObjectMeta, Spec};
 use super::{API_VERSION, AnyObject, Document, GROUP, name_path};
-use crate::yaml::{Decoder, Diagnostic, FieldPath, Value, YamlNode, parse};
+use crate::yaml::{Decoder, Diagnostic, FieldPath, Value, YamlNode, objects, parse};
 
 /// What a file says, as far as it can be read.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,7 @@ pub fn read_file(file: &str, text: &str) -> FileReading {
         }
     };
     let mut decoder = Decoder::new(file);
-    let entries = nodes
+    let entries = objects(nodes)
         .into_iter()
         .map(|node| {
             let text = |node: &YamlNode| match &node.value {
@@ -192,7 +192,7 @@ fn top<'n>(node: &'n YamlNode, name: &str) -> Option<(&'n YamlNode, &'n str)> {
         })
 }
 
-fn document(decoder: &mut Decoder, node: YamlNode) -> Option<Document> {
+fn document(decoder: &mut Decoder, mut node: YamlNode) -> Option<Document> {
     let version = top(&node, "apiVersion").filter(|(_, text)| !text.trim().is_empty());
     let kind = top(&node, "kind").filter(|(_, text)| !text.trim().is_empty());
     if let (Some((_, version)), Some((_, kind))) = (version, kind) {
@@ -203,7 +203,10 @@ fn document(decoder: &mut Decoder, node: YamlNode) -> Option<Document> {
             return None;
         }
     }
-    let object = match (version, kind) {
+    if kind.is_some_and(|(_, kind)| KINDS.contains(&kind)) {
+        without_status(&mut node);
+    }
+    let object = match (top(&node, "apiVersion"), top(&node, "kind")) {
         (Some((_, API_VERSION)), Some((_, AgentIdentitySpec::KIND))) => {
             object(decoder, &node, &IDENTITY).map(AnyObject::Identity)
         }
@@ -224,6 +227,13 @@ fn document(decoder: &mut Decoder, node: YamlNode) -> Option<Document> {
         file: Arc::clone(&decoder.file),
         node: Arc::new(node),
     })
+}
+
+/// Takes out the status: what Picket wrote of an object is no part of it, as in the API server where somebody creates it.
+fn without_status(node: &mut YamlNode) {
+    if let Value::Map(entries) = &mut node.value {
+        entries.retain(|(key, _)| !matches!(&key.value, Value::Text(key) if key == "status"));
+    }
 }
 
 /// Notes what is wrong with a document that is of no kind and version that are read.

@@ -174,6 +174,9 @@ pub fn object_schema<S: Spec>() -> Value {
     let spec = spec_schema::<S>();
     let description = spec["description"].clone();
     schema["properties"]["spec"] = spec;
+    schema["properties"]["status"] = json!({
+        "description": "What Picket says of an object in a cluster. A file may have it, as `kubectl get -o yaml` prints it, and it counts for nothing.",
+    });
     schema["description"] = description;
     schema["title"] = json!(S::KIND);
     publish(&mut schema);

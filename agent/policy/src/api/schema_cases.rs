@@ -67,7 +67,6 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (0, "/metadata/colour", json!("red")),
         (0, "/metadata/labels", json!({"a": 7})),
         (0, "/spec", Value::Null),
-        (0, "/status", json!({})),
         (0, "/spec/owner", Value::Null),
         (0, "/spec/owner", json!("")),
         (0, "/spec/owner", json!("  ")),
@@ -397,6 +396,12 @@ pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
 pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
     vec![
         (0, "/metadata/labels", json!({"a": "b"})),
+        (
+            0,
+            "/status",
+            json!({"conditions": [{"type": "Ready"}], "colour": "red"}),
+        ),
+        (1, "/status", json!(7)),
         (2, "/spec/rules/0/match/namespaceSelector", json!({})),
         (
             2,

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
+use super::list::objects;
 use super::tree::{Value, YamlNode, parse};
 
 /// Why a text is not edited.
@@ -77,12 +78,12 @@ pub fn remove_document(text: &str, document: usize) -> Result<Option<String>, Ed
 }
 
 fn read(text: &str) -> Result<Vec<YamlNode>, EditError> {
-    parse("", text).map_err(|_| EditError::Unreadable)
+    parse("", text).map(objects).map_err(|_| EditError::Unreadable)
 }
 
 /// Whether a text says this.
 fn says(text: &str, wanted: &[Json]) -> bool {
-    parse("", text).is_ok_and(|nodes| nodes.iter().map(as_json).eq(wanted.iter().cloned()))
+    read(text).is_ok_and(|nodes| nodes.iter().map(as_json).eq(wanted.iter().cloned()))
 }
 
 /// A document without places. Keys that are no text are kept by their form, so that two documents which differ there differ.
@@ -270,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn an_object_in_a_list_is_edited_where_it_stands() {
+        let list = "kind: List\nitems:\n- kind: A\n  spec:\n    owner: x\n- kind: B\n  spec: {owner: y}\n---\nkind: C\nspec: {owner: z}\n";
+        for (number, from, to) in [
+            (0, "    owner: x", "    state: Suspended\n    owner: x"),
+            (1, "{owner: y", "{state: Suspended, owner: y"),
+            (2, "{owner: z", "{state: Suspended, owner: z"),
+        ] {
+            let edited = set_text(list, number, &["spec", "state"], "Suspended").expect("edited");
+            assert_eq!(edited, list.replace(from, to));
+        }
+    }
+
+    #[test]
     fn mappings_on_the_way_are_made() {
         let path = ["metadata", "annotations", "picket.dev/reason"];
         let reason = "said: \"no\" # twice\nö";
@@ -324,6 +338,8 @@ mod tests {
             assert_eq!(left.as_deref(), Some(wanted.as_str()), "{number}");
         }
         assert_eq!(remove_document("a: 1\n", 0), Ok(None));
+        let list = "kind: List\nitems:\n- a: 1\n- b: 2\n";
+        assert_eq!(remove_document(list, 1), Err(EditError::Unsure { line: 4 }));
         assert_eq!(
             remove_document("--- {a: 1}\n--- {b: 2}\n", 0),
             Err(EditError::Unsure { line: 1 })

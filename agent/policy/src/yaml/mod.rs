@@ -5,6 +5,7 @@
 
 mod decoder;
 mod edit;
+mod list;
 mod path;
 mod tree;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 pub use decoder::{Decoder, Fields};
 pub use edit::{EditError, remove_document, set_text};
+pub(crate) use list::objects;
 pub use path::FieldPath;
 pub use tree::{Value, YamlNode, parse};
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Handles, Shared, Tasks, pod_facts};
-use crate::cluster::Connector;
+use crate::cluster::{Connector, Followed};
 use crate::node_ca::NodeCaRenewal;
 use crate::notify::{self, KubeEvent};
 use crate::runtime::readiness::{Pending, Readiness};
@@ -82,11 +82,11 @@ pub(in crate::app) fn unreadable(tasks: &mut Tasks, handles: &Handles) {
     );
 }
 
-async fn tell_unreadable(mut kinds: watch::Receiver<BTreeMap<&'static str, String>>, readiness: Readiness) {
+async fn tell_unreadable(mut kinds: watch::Receiver<BTreeMap<Followed, String>>, readiness: Readiness) {
     loop {
         let found = kinds.borrow_and_update().clone();
         match found.first_key_value() {
-            Some((kind, reason)) => {
+            Some(((kind, _), reason)) => {
                 let reason = format!("the list of {kind} cannot be read, and older ones count: {reason}");
                 readiness.fails(OBJECT_LISTS, reason);
             }
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kind_that_cannot_be_read_is_told_until_it_can() {
-        let (kinds, told) = watch::channel(BTreeMap::from([("services", "a date".to_owned())]));
+        let (kinds, told) = watch::channel(BTreeMap::from([(("services", 0), "a date".to_owned())]));
         let readiness = Readiness::default();
         let mut telling = Box::pin(tell_unreadable(told, readiness.clone()));
         assert!(telling.as_mut().now_or_never().is_none());

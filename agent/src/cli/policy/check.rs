@@ -31,6 +31,9 @@ Examples:
   picket policy check objects/ -o sarif > picket.sarif
   picket policy check deploy/examples/ -o json | jq -r '.errors[] | \"\\(.file):\\(.line): \\(.reason)\"'
 
+Objects of a cluster are read as kubectl prints them:
+  kubectl get agentidentities,agentgrants,agentpolicies -o yaml > cluster.yaml && picket policy check cluster.yaml
+
 Name every file and folder that a node reads: grants and policies are checked against the identities they name. With --beside-cluster the \
 cluster may have those.
 

@@ -606,6 +606,34 @@ fn a_faulty_document_is_told_apart_from_those_beside_it() {
     assert!(broken.entries.is_empty() && broken.errors.len() == 1);
 }
 
+/// As `kubectl get agentidentities,agentpolicies -o yaml` prints them.
+#[test]
+fn what_kubectl_prints_of_a_cluster_is_read() {
+    let item = |text: &str| {
+        let text = text.replace(
+            "metadata:\n",
+            "metadata:\n  uid: u-1\n  resourceVersion: \"7\"\n  generation: 2\n",
+        );
+        let status = "status:\n  conditions:\n  - {type: Ready, status: \"True\"}\n";
+        let lines: String = format!("{text}{status}")
+            .lines()
+            .map(|line| format!("  {line}\n"))
+            .collect();
+        lines.replacen("  ", "- ", 1)
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: List\nmetadata:\n  resourceVersion: \"\"\nitems:\n{}{}---\n{GRANT}---\napiVersion: picket.dev/v1alpha1\n\
+         kind: AgentPolicyList\nitems: []\n",
+        item(IDENTITY),
+        item(POLICY),
+    );
+    let documents = read(&text);
+    let kinds: Vec<_> = documents.iter().map(|document| document.kind()).collect();
+    assert_eq!(kinds, ["AgentIdentity", "AgentPolicy", "AgentGrant"]);
+    let pods = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n";
+    assert_eq!(faults(pods), "4:3: not a Picket object (kind Pod of v1)");
+}
+
 #[test]
 fn an_object_is_plain_serde_that_refuses_what_it_does_not_know() {
     fn same<S: Spec>(object: &Object<S>) {
