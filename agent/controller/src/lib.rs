@@ -13,7 +13,8 @@
 //! | [`ec_key`] | EC private keys in their older form | - |
 //! | [`names`] | the names by which controller, agents and commands meet in the cluster | - |
 //! | [`lenient`] | objects of the API server, read without what can make them unreadable; the agent reads so too | - |
-//! | [`utf8`] | the client's answers in UTF-8; the agent has them so too | - |
+//! | [`ended_watch`] | watches that end before their first event fail; the agent's too | - |
+//! | [`utf8`] | the client's answers in UTF-8; the agent has them so too | `ended_watch` |
 //! | [`x509`] | what both read of certificates | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key`, `names`, `x509` |
@@ -31,11 +32,13 @@
 //! | `health` | the kubelet's probes | `http` |
 //! | `admission` | the webhooks, their certificate and what the API server trusts | `authority`, `connections`, `health`, `kubernetes`, `metrics`, `names`, `root` |
 //! | `lease` | which replica works | `health`, `kubernetes`, `metrics`, `names` |
-//! | `run` | the composition root | `admission`, `authority`, `bundles`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer`, `utf8` |
+//! | `run` | the composition root | `admission`, `authority`, `bundles`, `ended_watch`, `health`, `kubernetes`, `lease`, `metrics`, `nodes`, `root`, `signer`, `utf8` |
 
 pub mod ec_key;
 
 pub mod names;
+
+pub mod ended_watch;
 
 pub mod lenient;
 

@@ -20,6 +20,7 @@ use tower::util::{MapResponseLayer, MapResultLayer};
 use crate::admission::{WebhookBundles, Webhooks};
 use crate::authority::PermittedNames;
 use crate::bundles::Bundles;
+use crate::ended_watch::EndedWatchLayer;
 use crate::health::Health;
 use crate::kubernetes::{READ_LIMIT, printable};
 use crate::lease::Candidate;
@@ -207,5 +208,6 @@ async fn client(
     let builder = ClientBuilder::try_from(config).map_err(ControllerError::Client)?;
     let counting = MapResultLayer::new(metrics.count_answers());
     let builder = builder.with_layer(&MapResponseLayer::new(utf8::response));
+    let builder = builder.with_layer(&EndedWatchLayer);
     Ok(builder.with_layer(&counting).build())
 }

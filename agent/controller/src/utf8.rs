@@ -12,6 +12,8 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::util::MapResponseLayer;
 
+use crate::ended_watch::EndedWatchLayer;
+
 /// The body of a response in UTF-8.
 pub fn response<B>(
     response: Response<B>,
@@ -23,13 +25,14 @@ where
     response.map(|body| body.map_frame(move |frame| frame.map_data(|data| utf8.clean(data))))
 }
 
-/// A client whose answers are read so.
+/// A client whose answers are read so, and whose watches tell that they ended before their first event.
 ///
 /// # Errors
 /// As of [`Client::try_from`].
 pub fn client(config: Config) -> Result<Client, kube::Error> {
     let builder = ClientBuilder::try_from(config)?;
-    Ok(builder.with_layer(&MapResponseLayer::new(response)).build())
+    let builder = builder.with_layer(&MapResponseLayer::new(response));
+    Ok(builder.with_layer(&EndedWatchLayer).build())
 }
 
 /// What a body is read with.

@@ -75,7 +75,9 @@ async fn objects_that_were_set_back_are_listed_anew() {
     let url = testing::answering_texts(|request| {
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
         let list = r#"{"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1000"}, "items": []}"#;
-        (200, if is_watch { "" } else { list }.to_owned())
+        let bookmark = "{\"type\": \"BOOKMARK\", \"object\": {\"kind\": \"Pod\", \"apiVersion\": \"v1\", \"metadata\": \
+             {\"resourceVersion\": \"1000\", \"annotations\": {}}}}\n";
+        (200, if is_watch { bookmark } else { list }.to_owned())
     })
     .await;
     let (_folder, connector) = Connector::for_tests(&url);
@@ -166,6 +168,8 @@ async fn an_event_that_cannot_be_read_is_followed_by_a_list() {
     for line in [
         "{\"type\": \"ADDED\", \"object\": {\"metadata\": {\"name\": 7}}}\n",
         "[7]\n",
+        // One that the API server cannot write.
+        "",
     ] {
         followed(list.to_vec(), line, 2).await;
     }
@@ -178,7 +182,7 @@ async fn lists_that_follow_failures_come_ever_more_seldom() {
         r#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}"#;
     let page = r#"{"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1", "continue": "c"},
         "items": [{"metadata": {"name": "one"}}]}"#;
-    for (list, rest, watch) in [(empty, "", "[7]\n"), (page, "[7]", "")] {
+    for (list, rest, watch) in [(empty, "", "[7]\n"), (empty, "", ""), (page, "[7]", "")] {
         let url = testing::answering_texts(move |request| {
             let asks = |what: &str| request.uri().query().is_some_and(|query| query.contains(what));
             let answer = match (asks("watch="), asks("continue=")) {
