@@ -20,10 +20,10 @@ use crate::names::OWN_LABELS;
 const WATCH_SECONDS: u32 = 120;
 
 /// Objects of one answer. Each may have a megabyte, and all of an answer are held at once.
-const PAGE: u32 = 50;
+pub(crate) const PAGE: u32 = 50;
 
 /// Before a list that follows an event which could not be read.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RELIST: Duration = Duration::from_secs(1);
 
 /// How long a response may be silent: longer than a watch lasts.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
@@ -66,7 +66,7 @@ where
     stream::unfold((first, begin), async |(mut events, begin)| {
         let event = events.next().await?;
         if matches!(&event, Err(error) if is_unread(error)) {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RELIST).await;
             events = Box::pin(begin());
         }
         Some((event, (events, begin)))

@@ -26,6 +26,9 @@ use crate::rotation::RotationState;
 /// a few seconds.
 const PERIOD: Duration = Duration::from_secs(5);
 
+/// The same while there is none: nodes wait, and on an enforced node the controller's first request comes before its agent knows this pod.
+const FIRST_PERIOD: Duration = Duration::from_secs(1);
+
 /// Where the root comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootSource {
@@ -147,8 +150,12 @@ impl RootKeeper {
                 }
             }
             // Every bundle that was written is news for a rotation.
+            let pause = match trust.borrow().is_some() {
+                true => PERIOD,
+                false => FIRST_PERIOD,
+            };
             tokio::select! {
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(pause) => {}
                 Ok(()) = published.changed() => {}
             }
         }

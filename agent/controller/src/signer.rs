@@ -19,8 +19,8 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use crate::authority::{AuthorityError, PermittedNames};
-use crate::kubernetes::{is_old, printable};
-use crate::lenient::Lenient;
+use crate::kubernetes::{PAGE, RELIST, is_old, printable};
+use crate::lenient::{Lenient, is_unread};
 use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
 use crate::names::SIGNER;
 use crate::request::{NodeCaRequest, Refusal, judge};
@@ -79,28 +79,40 @@ impl Signer {
 
     /// Answers each request until it is dropped.
     pub(crate) async fn run(self) {
-        let selected = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
+        let signer = Arc::new(self);
+        loop {
+            signer.answer_all().await;
+            tokio::time::sleep(RELIST).await;
+        }
+    }
+
+    /// Answers each request until an event of the watch cannot be read: only a list has that request then.
+    async fn answer_all(self: &Arc<Self>) {
+        let selected = watcher::Config::default()
+            .fields(&format!("spec.signerName={SIGNER}"))
+            .page_size(PAGE);
         let requests = Controller::new(self.requests.clone(), selected);
         let answer = |csr: Arc<Lenient<CertificateSigningRequest>>, signer: Arc<Self>| async move {
             signer.answer(&csr.0).await
         };
         let failed = self.metrics.failing(Part::Signer);
-        requests
-            .run(answer, retry, Arc::new(self))
-            .for_each(|answered| {
-                // What failed with a request is told by `retry`.
-                if let Err(controller::Error::QueueError(error)) = answered
-                    && !is_old(&error)
-                {
-                    failed();
-                    tracing::warn!(
-                        error = printable(&error),
-                        "the controller cannot watch requests for node CAs; it tries again"
-                    );
-                }
-                std::future::ready(())
-            })
-            .await;
+        let mut answered = std::pin::pin!(requests.run(answer, retry, Arc::clone(self)));
+        while let Some(answered) = answered.next().await {
+            // What failed with a request is told by `retry`.
+            let Err(controller::Error::QueueError(error)) = answered else {
+                continue;
+            };
+            if !is_old(&error) {
+                failed();
+                tracing::warn!(
+                    error = printable(&error),
+                    "the controller cannot watch requests for node CAs; it tries again"
+                );
+            }
+            if is_unread(&error) {
+                return;
+            }
+        }
     }
 
     /// Takes the request one step further; the object comes again when it has changed.

@@ -79,6 +79,9 @@ pub(crate) async fn kernel_events(
                 return;
             }
         };
+        if is_own(event.reason, event.pid) {
+            continue;
+        }
         if event.reason == Some(DenyReason::ListenerPort) {
             wanted_ports.report(WantedPort {
                 cgroup: event.cgroup,
@@ -99,6 +102,11 @@ pub(crate) async fn kernel_events(
         let pod = pod.as_ref().map(|pod| &pod.pod);
         denials.submit(denied(&event, pod, seen), pod);
     }
+}
+
+/// Whether it is the agent itself that binds a listener's port: after a restart the pod's class still has the listener of the agent before.
+fn is_own(reason: Option<DenyReason>, pid: u32) -> bool {
+    reason == Some(DenyReason::ListenerPort) && pid == std::process::id()
 }
 
 /// What is at a denied address, for metrics.
@@ -298,6 +306,14 @@ mod tests {
                 connection.message
             );
         }
+    }
+
+    #[test]
+    fn the_agents_own_listener_is_no_denial() {
+        let own = std::process::id();
+        assert!(is_own(Some(DenyReason::ListenerPort), own));
+        assert!(!is_own(Some(DenyReason::ListenerPort), own + 1));
+        assert!(!is_own(Some(DenyReason::Socket), own));
     }
 
     #[test]

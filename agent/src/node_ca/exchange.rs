@@ -10,6 +10,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use picket_controller::lenient::Lenient;
 use picket_controller::names::node_ca_subject;
 use tokio::time::timeout;
 
@@ -178,14 +179,14 @@ impl NodeCaExchange {
     async fn issued(&self) -> Result<IssuedCa, ExchangeError> {
         let request = CaRequest::new(&node_ca_subject(&self.node))?;
         let client = self.connector.connect().await?;
-        let requests: Api<CertificateSigningRequest> = Api::all(client);
-        let (parameters, object) = (PostParams::default(), object(&request.pem));
+        let requests: Api<Lenient<CertificateSigningRequest>> = Api::all(client);
+        let (parameters, object) = (PostParams::default(), Lenient(object(&request.pem)));
         let creating = requests.create(&parameters, &object);
         let created = match timeout(LIMIT, creating).await {
             Ok(created) => created.map_err(|error| ExchangeError::Api(printable(&error)))?,
             Err(_) => return Err(ExchangeError::Api("it does not answer".to_owned())),
         };
-        let name = created.metadata.name.unwrap_or_default();
+        let name = created.0.metadata.name.unwrap_or_default();
         tracing::info!(name, "the agent asks Picket's controller for a node CA");
         *self.waiting.lock() = Some(name.clone());
         match self.decided(&name).await? {
@@ -208,12 +209,12 @@ impl NodeCaExchange {
             };
             // The kubeconfig may be replaced at this moment.
             let Ok(connected) = connected else { continue };
-            let requests: Api<CertificateSigningRequest> = Api::all(connected.clone());
+            let requests: Api<Lenient<CertificateSigningRequest>> = Api::all(connected.clone());
             let Ok(found) = timeout(LIMIT, requests.get(name)).await else {
                 continue;
             };
             match found {
-                Ok(found) => match answer(&found) {
+                Ok(Lenient(found)) => match answer(&found) {
                     Answer::Open => client = Some(connected),
                     Answer::Issued(issued) => return Ok(Ok(issued)),
                     Answer::Refused(reason) => return Ok(Err(reason)),

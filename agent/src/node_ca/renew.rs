@@ -22,8 +22,45 @@ pub(crate) const PART: &str = "node-ca";
 /// What a node without a CA says before anything else is known.
 const ASKING: &str = "the agent asks Picket's controller for one";
 
-/// The longest between two new CAs that distrust brought: a pod with a bundle of its own rejects every certificate.
-const LONGEST_DISTRUST: Duration = Duration::from_secs(24 * 3600);
+/// The longest between two new CAs that distrust brought: a pod with a bundle of its own rejects every certificate, and hides from the agent
+/// that the root is another one.
+const LONGEST_DISTRUST: Duration = Duration::from_secs(3600);
+
+/// When a client's distrust may bring a new CA.
+#[derive(Debug)]
+struct Distrust {
+    first: Duration,
+    pause: Duration,
+    /// When it brought one last.
+    last: Option<Instant>,
+}
+
+impl Distrust {
+    fn new(first: Duration) -> Self {
+        Self {
+            first,
+            pause: first,
+            last: None,
+        }
+    }
+
+    fn may_ask(&self, now: Instant) -> bool {
+        self.last
+            .is_none_or(|last| now.duration_since(last) >= self.pause)
+    }
+
+    /// It brought one. A pod that rejects each of them, however seldom, as one does that starts again and again, gets fewer.
+    fn brought_one(&mut self, now: Instant) {
+        let again = self
+            .last
+            .is_some_and(|last| now.duration_since(last) < self.pause + LONGEST_DISTRUST);
+        self.pause = match again {
+            true => LONGEST_DISTRUST.min(self.pause * 2),
+            false => self.first,
+        };
+        self.last = Some(now);
+    }
+}
 
 /// How the loop waits.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +138,7 @@ impl NodeCaRenewal {
         let [mut failures, mut refusals] =
             [failure, refusal].map(|(first, longest)| Backoff::jittered(first, longest));
         let mut trouble = Trouble::default();
-        let (mut last_distrust, mut distrust) = (None::<Instant>, self.pauses.distrust);
+        let mut distrust = Distrust::new(self.pauses.distrust);
         loop {
             let kept = self.told(&trouble);
             let now = SystemTime::now();
@@ -109,7 +146,7 @@ impl NodeCaRenewal {
             let mut distrusted = None;
             if let Some(due_in) = due_in {
                 trouble = Trouble::default();
-                let may_ask = last_distrust.is_none_or(|last| last.elapsed() >= distrust);
+                let may_ask = distrust.may_ask(Instant::now());
                 tokio::select! {
                     () = tokio::time::sleep(due_in.min(look)) => continue,
                     () = self.kube_events.certificate_rejected(), if may_ask => {}
@@ -124,13 +161,7 @@ impl NodeCaRenewal {
                     // What was rejected until now was the CA before.
                     _ = self.kube_events.certificate_rejected().now_or_never();
                     if distrusted.is_some() {
-                        let again = last_distrust.is_some_and(|last| last.elapsed() < 2 * distrust);
-                        distrust = if again {
-                            LONGEST_DISTRUST.min(distrust * 2)
-                        } else {
-                            self.pauses.distrust
-                        };
-                        last_distrust = Some(Instant::now());
+                        distrust.brought_one(Instant::now());
                     }
                     failures.reset();
                     refusals.reset();

@@ -13,6 +13,7 @@ use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(20);
 const BRIEF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(20));
 
@@ -320,6 +321,29 @@ async fn who_must_not_begin_without_a_ca_gets_one_or_waits_no_longer_than_it_may
     let asked = meeting.asked();
     meeting.exchange.first(SOON).await;
     assert_eq!(meeting.asked(), asked, "there is one");
+}
+
+#[test]
+fn distrust_brings_a_new_ca_ever_more_seldom_and_once_an_hour_at_least() {
+    let (mut distrust, mut now) = (Distrust::new(MINUTE), Instant::now());
+    assert!(distrust.may_ask(now));
+    // A pod that starts again every five minutes.
+    let mut pauses = Vec::new();
+    let mut last = now;
+    distrust.brought_one(now);
+    while pauses.len() < 8 {
+        now += 5 * MINUTE;
+        if distrust.may_ask(now) {
+            pauses.push(now.duration_since(last).as_secs() / 60);
+            last = now;
+            distrust.brought_one(now);
+        }
+    }
+    assert_eq!(pauses, [5, 5, 5, 10, 20, 35, 60, 60]);
+    // After a quiet time it is news again.
+    now += 2 * HOUR;
+    distrust.brought_one(now);
+    assert!(!distrust.may_ask(now + MINUTE / 2) && distrust.may_ask(now + MINUTE));
 }
 
 #[tokio::test]

@@ -218,7 +218,8 @@ fn yaml(objects: &[Value], remarks: &[String]) -> anyhow::Result<String> {
         "# What the present AgentGrants take at the API server: the output of `picket grant rbac`.\n",
     );
     for remark in remarks {
-        text.push_str(&format!("# {remark}.\n"));
+        // Names of users come as somebody wrote them: a line of their own would be a document for kubectl.
+        text.push_str(&format!("# {}.\n", output::clean(remark)));
     }
     let documents: Result<Vec<_>, _> = objects.iter().map(serde_saphyr::to_string).collect();
     let documents: Vec<_> = documents?
@@ -322,6 +323,21 @@ spec:
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn no_remark_begins_a_line_of_its_own() {
+        for end in ["\n", "\r", "\u{85}", "\u{2028}", "\u{2029}"] {
+            let remark = format!("on behalf of {end}---{end}kind: ClusterRoleBinding");
+            let text = yaml(&[], &[remark]).expect("YAML");
+            let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);
+            assert!(
+                lines
+                    .into_iter()
+                    .all(|line| line.is_empty() || line.starts_with('#')),
+                "{text:?}"
+            );
         }
     }
 

@@ -252,7 +252,7 @@ fn document(review: &Review, now: Timestamp) -> Value {
 fn yaml(review: &Review) -> anyhow::Result<String> {
     let mut text = String::new();
     for remark in review.remarks() {
-        text.push_str(&format!("# {remark}.\n"));
+        text.push_str(&format!("# {}.\n", output::clean(&remark)));
     }
     let mut documents = Vec::new();
     for usage in &review.usage.grants {
