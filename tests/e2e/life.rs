@@ -91,7 +91,7 @@ fn killed_it_is_closed_and_restarted_it_works(world: &mut World) -> Result<()> {
     asking.send("before")?;
     asking.line_with("answered 200")?;
 
-    let server = world.server_log();
+    let (server, picket) = (world.server_log(), world.picket_log());
     world.agent.kill9()?;
     let dialled = dial(world, "worker")?;
     ensure!(
@@ -120,6 +120,12 @@ fn killed_it_is_closed_and_restarted_it_works(world: &mut World) -> Result<()> {
     );
     asking.wait()?;
     world.worker(GET_SEED)?.good()?;
+    // The pods' classes still had the listeners of the agent before when it opened its own.
+    let own = picket.all(|record| record.to_string().contains("listener_port"))?;
+    ensure!(
+        own.is_empty(),
+        "the agent's own listeners are told as denials: {own:?}"
+    );
     world
         .worker("kubectl delete namespace doomed")?
         .refused(&["keep-namespaces"])

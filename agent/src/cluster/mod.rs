@@ -47,7 +47,7 @@ const WATCH_SECONDS: u32 = 120;
 /// not keep the pods as they were for TCP's quarter of an hour.
 const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
 
-/// Pods of one node come in one page nearly always; a page bounds what a list holds in memory.
+/// The most objects of a page, which bounds what a list holds in memory.
 const PAGE: u32 = 50;
 
 /// The first and the longest pause after failures, which are up to twice as long by chance; a node must be back soon after its API
@@ -296,7 +296,7 @@ pub async fn follow_with<K>(
 {
     let config = watcher::Config {
         timeout: Some(WATCH_SECONDS),
-        page_size: Some(PAGE),
+        page_size: Some(config.page_size.map_or(PAGE, |size| size.min(PAGE))),
         ..config
     };
     let follow = async {
