@@ -28,6 +28,17 @@ const ROWS: [&str; 2] = [
     include_str!("files/guards-services.yaml"),
 ];
 const CLUSTER: &str = include_str!("files/guards-cluster.yaml");
+/// What the policies would refuse, made before them.
+const EARLIER: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: odd, labels: {picket.dev/enrolled: 'yes'}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: odd, namespace: odd, labels: {picket.dev/enrolled: 'yes'}}
+spec: {schedulerName: nobody, containers: [{name: main, image: x}]}
+";
 const ENROLLER: &str = include_str!("../../deploy/examples/rbac/picket-enroller.yaml");
 
 /// What the rows take for listed.
@@ -106,6 +117,10 @@ impl<'w> Guarded<'w> {
         }
         let policies = json!({"apiVersion": "v1", "kind": "List", "items": policies}).to_string();
         let guarded = Self::by(helm, cluster, policies);
+        // An account of a new namespace takes a moment, and so does the end of the policies of the test before.
+        wait("what is older than the policies", || {
+            Ok(guarded.cluster.apply(EARLIER).is_ok())
+        })?;
         guarded.prepare()?;
         wait("the policies", || {
             let refused = guarded.send(&Row::of_pod("probe", json!({"spec": {"hostPID": true}})))?;
@@ -211,6 +226,7 @@ impl<'w> Guarded<'w> {
         };
         let left = gone(&self.policies)
             .and_then(|()| gone(CLUSTER))
+            .and_then(|()| gone(EARLIER))
             .and_then(|()| gone(ENROLLER));
         outcome.and(left)
     }

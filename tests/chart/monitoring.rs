@@ -177,7 +177,7 @@ fn the_controllers_metrics_are_for_the_readers_namespaces(world: &mut World) -> 
     let pods = &object(&objects, "Deployment", "picket-controller")?["spec"]["template"];
     let container = &pods["spec"]["containers"][0];
     let has = |key: &str, wanted: Value| container[key].as_array().is_some_and(|all| all.contains(&wanted));
-    ensure!(has("args", json!("--metrics=0.0.0.0:8082")), "{container:#}");
+    ensure!(has("args", json!("--metrics=[::]:8082")), "{container:#}");
     ensure!(
         has("ports", json!({"name": "metrics", "containerPort": 8082})),
         "{container:#}"

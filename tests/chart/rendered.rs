@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_quota_lets_the_pods_in_where_the_class_takes_one,
     the_agent_takes_its_configuration,
     the_pod_has_few_rights,
+    no_pod_is_bound_to_another_systems_node,
     the_pod_sees_few_folders_of_the_node,
     what_cleans_a_node_sees_the_records_only_where_they_go,
     the_uninstallation_waits_for_what_drains,
@@ -446,6 +447,37 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// A pod of the image would never start on a node of Windows, and `helm install --wait` and `helm uninstall` would not end.
+fn no_pod_is_bound_to_another_systems_node(world: &mut World) -> Result<()> {
+    let own = r#"
+agent: {nodeSelector: {pool: agents, kubernetes.io/os: windows}}
+controller: {nodeSelector: {pool: system, kubernetes.io/os: windows}}
+"#;
+    let linux = json!({"kubernetes.io/os": "linux"});
+    let of_pool = |name: &str| json!({"kubernetes.io/os": "linux", "pool": name});
+    let cases = [
+        ("", linux.clone(), linux.clone()),
+        (own, of_pool("agents"), of_pool("system")),
+        (
+            "agent: {nodeSelector: null}\ncontroller: {nodeSelector: null}",
+            linux.clone(),
+            linux.clone(),
+        ),
+    ];
+    for (values, agents, controllers) in cases {
+        let chart = with(world, values)?;
+        let selector = |of: &Value| of["spec"]["template"]["spec"]["nodeSelector"].clone();
+        let of = |kind: &str, name: &str| Ok::<_, anyhow::Error>(selector(object(&chart, kind, name)?));
+        ensure!(of("DaemonSet", "picket")? == agents, "{values}");
+        ensure!(of("DaemonSet", "picket-uninstall")? == agents, "{values}");
+        ensure!(selector(&cleaner(&chart)?) == agents, "{values}");
+        ensure!(of("Deployment", "picket-controller")? == controllers, "{values}");
+        // Where the agents' nodes do not answer, the Job still runs.
+        ensure!(of("Job", "picket-uninstall")? == linux, "{values}");
+    }
+    Ok(())
+}
+
 fn the_pod_sees_few_folders_of_the_node(world: &mut World) -> Result<()> {
     let chart = with(world, "")?;
     let pod = &object(&chart, "DaemonSet", "picket")?["spec"]["template"]["spec"];
@@ -513,17 +545,28 @@ fn the_uninstallation_waits_for_what_drains(world: &mut World) -> Result<()> {
             "shutdown: {drainSeconds: 300}\nuninstall: {timeoutSeconds: 60}",
             360,
         ),
+        // The most that the schema takes of each.
+        (
+            "shutdown: {drainSeconds: 3600}\nuninstall: {timeoutSeconds: 3480}",
+            7080,
+        ),
     ] {
         let chart = with(world, values)?;
         let job = &object(&chart, "Job", "picket-uninstall")?["spec"];
         let arguments = &job["template"]["spec"]["containers"][0]["args"];
-        let given = format!("--timeout={timeout}");
-        let has = arguments
-            .as_array()
-            .is_some_and(|all| all.contains(&json!(given)));
+        let arguments = arguments.as_array().context("args")?;
+        let arguments: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
         ensure!(
-            has && job["activeDeadlineSeconds"] == timeout + 60,
+            arguments.contains(&format!("--timeout={timeout}").as_str())
+                && job["activeDeadlineSeconds"] == timeout + 60,
             "{values}: {job:#}"
+        );
+        // The command takes the arguments, and finds no DaemonSet here.
+        let done = Command::new(picket_binary()?).args(&arguments).output()?;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        ensure!(
+            said.contains("cannot read /etc/picket/daemonset.json"),
+            "{arguments:?}: {said}"
         );
     }
     Ok(())

@@ -62,6 +62,18 @@ fn a_value_that_is_wrong_or_unknown_is_refused(world: &mut World) -> Result<()> 
         ("shutdown.drainSeconds=3601", "'/shutdown/drainSeconds'"),
         ("audit.maxSegmentAge=1d", "'/audit/maxSegmentAge'"),
         ("audit.sinks[0].stdout.x=1", "'/audit/sinks/0/stdout'"),
+        ("audit.sinks[0].name=x", "'/audit/sinks/0'"),
+        ("impersonate.groups={system:masters}", "'/impersonate/groups/0'"),
+        (
+            "impersonate.groups={picket:agents,system:serviceaccounts}",
+            "'/impersonate/groups/1'",
+        ),
+        ("impersonate.users={system:admin}", "'/impersonate/users/0'"),
+        (
+            "impersonate.users={system:serviceaccount:ci}",
+            "'/impersonate/users/0'",
+        ),
+        ("impersonate.users={system:node:node-1}", "'/impersonate/users/0'"),
         ("tokenSecrets.accounts={deployer}", "'/tokenSecrets/accounts/0'"),
         ("host.run=run", "'/host/run'"),
         // `helm uninstall` removes these.

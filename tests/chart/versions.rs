@@ -59,9 +59,8 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "agents:stor
 
 fn no_plain_right_reaches_a_name_of_kubernetes_own(world: &mut World) -> Result<()> {
     for name in [
-        "impersonate.groups={system:masters}",
-        "impersonate.users={agent:story,system:node:node1}",
-        "impersonate.users={system:serviceaccount:ci:deployer}",
+        "impersonate.groups={picket:agents,system:authenticated}",
+        "impersonate.users={agent:story,system:serviceaccount:ci:deployer}",
     ] {
         let plain = ["--set", "impersonate.mode=plain", "--set", name];
         let said = world.helm.refuses(&[&REQUIRED[..], &plain].concat())?;

@@ -64,7 +64,7 @@ fn older_clusters_get_webhooks_and_the_plain_verb(world: &mut World) -> Result<(
         ensure!(ways(&chart) == wanted, "{version} {values:?}: {:?}", ways(&chart));
         let deployment = object(&chart, "Deployment", "picket-controller")?.to_string();
         let serves =
-            deployment.contains("--webhooks=0.0.0.0:9443") && deployment.contains(r#""containerPort":9443"#);
+            deployment.contains("--webhooks=[::]:9443") && deployment.contains(r#""containerPort":9443"#);
         ensure!(serves == (wanted.1 > 0), "{version} {values:?}: {deployment}");
         let has_service = object(&chart, "Service", "picket-webhook").is_ok();
         ensure!(has_service == (wanted.1 > 0), "{version} {values:?}");

@@ -79,6 +79,7 @@ impl Health {
             .heard_at
             .is_some_and(|at| now.saturating_duration_since(at) < SILENCE);
         match (is_heard, state.leads, self.fault.borrow().as_deref()) {
+            (false, _, _) if state.heard_at.is_none() => not_ready("the API server has not answered yet"),
             (false, _, _) => not_ready("the API server does not answer"),
             // The webhooks need no root while their certificate is good, and the API server needs the webhooks.
             (true, true, Some(fault)) if state.has_certificate == Some(true) => {
@@ -143,7 +144,12 @@ mod tests {
     async fn a_replica_is_ready_while_it_hears_the_api_server_and_the_leader_has_a_root() {
         let (fault, faults) = watch::channel(None);
         let health = Health::new(faults);
-        assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        let not_ready =
+            |why: &str| Answer::plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
+        assert_eq!(
+            health.answer("/readyz"),
+            not_ready("the API server has not answered yet")
+        );
         assert_eq!(health.answer("/healthz").status, StatusCode::OK);
         assert_eq!(health.answer("/").status, StatusCode::NOT_FOUND);
         health.heard();
@@ -198,6 +204,9 @@ mod tests {
         health.set_without_certificate(false);
         fault.send_replace(None);
         tokio::time::advance(SILENCE).await;
-        assert_eq!(health.answer("/readyz").status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            health.answer("/readyz"),
+            not_ready("the API server does not answer")
+        );
     }
 }

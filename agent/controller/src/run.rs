@@ -3,7 +3,8 @@
 //! In: [`ControllerSettings`], and a future that ends when the process is asked to stop. Out: the controller runs until then.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ pub enum ControllerError {
     Client(kube::Error),
     /// The address of the probes, of the metrics or of the webhooks is taken, or is none of this machine's.
     #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, std::io::Error),
+    Listen(SocketAddr, io::Error),
     /// The TLS library refuses its settings.
     #[error("cannot serve TLS: {0}")]
     Tls(rustls::Error),
@@ -185,9 +186,28 @@ async fn work(
     );
 }
 
+/// Listens there. `[::]` takes IPv4 too, unless net.ipv6.bindv6only is 1, which a new network namespace never has.
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControllerError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| ControllerError::Listen(address, error))
+    let error = match TcpListener::bind(address).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    let Some(instead) = without_ipv6(address, &error) else {
+        return Err(ControllerError::Listen(address, error));
+    };
+    tracing::info!(%address, %instead, %error, "the node has no IPv6: the controller listens for IPv4 alone");
+    let bound = TcpListener::bind(instead).await;
+    bound.map_err(|error| ControllerError::Listen(instead, error))
+}
+
+/// Every IPv4 address in place of every address, where the node has no IPv6.
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    /// The kernel has no IPv6, as after `ipv6.disable=1`. `std` has no name for it.
+    const EAFNOSUPPORT: i32 = 97;
+    let is_off =
+        error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT);
+    let is_every = address.is_ipv6() && address.ip().is_unspecified();
+    (is_off && is_every).then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
 }
 
 async fn client(
@@ -210,4 +230,31 @@ async fn client(
     let builder = builder.with_layer(&MapResponseLayer::new(utf8::response));
     let builder = builder.with_layer(&EndedWatchLayer);
     Ok(builder.with_layer(&counting).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_ipv6_is_listened_on_by_ipv4() {
+        let (every, port): (SocketAddr, _) = ("[::]:9443".parse().unwrap(), 9443);
+        let instead = Some(SocketAddr::from(([0, 0, 0, 0], port)));
+        for off in [97, 99] {
+            assert_eq!(without_ipv6(every, &io::Error::from_raw_os_error(off)), instead);
+        }
+        // EADDRINUSE is no matter of IPv6, and what is asked for by its address is not another.
+        assert_eq!(without_ipv6(every, &io::Error::from_raw_os_error(98)), None);
+        let off = io::Error::from_raw_os_error(99);
+        for one in ["[::1]:9443", "0.0.0.0:9443", "192.0.2.1:9443"] {
+            assert_eq!(without_ipv6(one.parse().unwrap(), &off), None, "{one}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_address_is_listened_on() {
+        let listener = listen("[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    }
 }

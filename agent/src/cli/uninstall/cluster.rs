@@ -49,7 +49,8 @@ pub(super) struct ClusterUninstallArgs {
     #[arg(long, value_name = "FILE", requires = "cluster")]
     daemonset: Option<PathBuf>,
     /// How long the nodes may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u16).range(1..=3600),
+    // The chart adds uninstall.timeoutSeconds and shutdown.drainSeconds, each of which may be an hour.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u16).range(1..=7200),
         requires = "cluster")]
     timeout: u16,
 }

@@ -166,6 +166,11 @@ seLinuxOptions: {{ toJson . }}
 - {name: log, hostPath: {path: {{ .Values.host.log }}, type: DirectoryOrCreate}}
 {{- end }}
 
+{{/* Nodes with these labels, and of no other system: a pod on a node of Windows never starts, and Helm waits for it. */}}
+{{- define "picket.nodeSelector" -}}
+nodeSelector: {{ toJson (merge (dict "kubernetes.io/os" "linux") (default dict .)) }}
+{{- end }}
+
 {{/* What both DaemonSets have of a pod: the agent's, and the one that takes Picket out of the nodes (_uninstall.tpl). */}}
 {{- define "picket.podSpec" -}}
 serviceAccountName: picket
@@ -179,9 +184,7 @@ enableServiceLinks: false
 {{- with .Values.agent.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with .Values.agent.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
+{{ include "picket.nodeSelector" .Values.agent.nodeSelector }}
 {{- with .Values.agent.affinity }}
 affinity: {{ toJson . }}
 {{- end }}
