@@ -18,14 +18,14 @@ use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
 const MAX_MESSAGE: usize = 4096;
 
 /// The condition that says whether the latest version is in force.
-pub(super) const READY: &str = "Ready";
+pub(crate) const READY: &str = "Ready";
 
 /// The reason where the object of the same name in a file is in force, with the stricter state and dates of both.
 pub(crate) const LIMITS_FILE: &str = "LimitsFile";
 
 /// The condition that says that one caller could be this agent and another one, that one agent would be two users, or that several
 /// workloads claim an exclusive one.
-const CONFLICT: &str = "Conflict";
+pub(crate) const CONFLICT: &str = "Conflict";
 
 /// The objects of the cluster with their verdicts.
 #[derive(Debug, Clone, Default)]

@@ -19,8 +19,7 @@ use kube::api::{
 use kube::{Api, Client};
 use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition,
-    Spec as _,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, Spec as _,
 };
 use picket_policy::api::{API_VERSION, AnyObject, GROUP};
 use picket_policy::{ClusterObject, Document, PolicySet, builtin, read_documents};
@@ -29,6 +28,7 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::chart::{self, ChartAgents};
+use super::conditions::Conditions;
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
@@ -65,6 +65,8 @@ pub(in crate::cli) struct ApiObjects {
     set: PolicySet,
     /// What the nodes say of each AgentIdentity, by its name.
     nodes: BTreeMap<String, Vec<IdentityNode>>,
+    /// What AgentIdentities conflict with, by the identities' names.
+    conflicts: BTreeMap<String, String>,
     /// Files that the node's agent reads besides.
     beside: Vec<PathBuf>,
     /// Whether the person may know which objects of the kind there are.
@@ -140,7 +142,7 @@ impl ApiObjects {
         listed: Vec<(&'static str, DynamicObject)>,
     ) -> anyhow::Result<Self> {
         let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut conflicts) = (BTreeMap::new(), BTreeMap::new());
         for (kind, object) in listed {
             let created = object.metadata.creation_timestamp.as_ref();
             let created = created.map(|time| time.0.as_second());
@@ -150,6 +152,9 @@ impl ApiObjects {
                     all.push(((created, place, document.name().to_owned()), document.clone()));
                     if kind == AgentIdentitySpec::KIND {
                         nodes.insert(document.name().to_owned(), nodes_in(&object));
+                        let conflict = Conditions::of_latest(&object);
+                        let conflict = conflict.conflict().map(str::to_owned);
+                        conflicts.extend(conflict.map(|conflict| (document.name().to_owned(), conflict)));
                     }
                     documents.push(document);
                 }
@@ -182,6 +187,7 @@ impl ApiObjects {
             faulty,
             set,
             nodes,
+            conflicts,
             beside: Vec::new(),
             is_listed: true,
         })
@@ -208,6 +214,11 @@ impl ApiObjects {
     /// What the nodes say of an AgentIdentity.
     pub(in crate::cli) fn nodes_of(&self, identity: &str) -> &[IdentityNode] {
         self.nodes.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the cluster's agents say that an AgentIdentity conflicts with.
+    pub(in crate::cli) fn conflict_of(&self, identity: &str) -> Option<&str> {
+        self.conflicts.get(identity).map(String::as_str)
     }
 
     /// An object.
@@ -377,10 +388,10 @@ impl ApiObjects {
         let began = Instant::now();
         loop {
             let Lenient(object) = self.ask(async { self.api(kind).get(name).await })?;
-            let ready = condition(&object, "Ready").filter(|ready| ready.observed_generation >= generation);
-            match ready {
+            let conditions = Conditions::of(&object, generation);
+            match conditions.ready().cloned() {
                 Some(ready) if ready.status == ConditionStatus::True => {
-                    return Ok(Waited::InCluster(began.elapsed()));
+                    return Ok(Waited::InCluster(began.elapsed(), conditions.warnings()));
                 }
                 Some(ready) if ready.reason == LIMITS_FILE => {
                     return Ok(Waited::LimitsInCluster(began.elapsed(), ready.message));
@@ -561,12 +572,6 @@ fn nodes_in(object: &DynamicObject) -> Vec<IdentityNode> {
     entries
         .filter_map(|entry| serde_json::from_value(entry.clone()).ok())
         .collect()
-}
-
-fn condition(object: &DynamicObject, kind: &str) -> Option<ObjectCondition> {
-    let conditions = object.data.pointer("/status/conditions")?.clone();
-    let conditions: Vec<ObjectCondition> = serde_json::from_value(conditions).ok()?;
-    conditions.into_iter().find(|condition| condition.kind == kind)
 }
 
 #[cfg(test)]
