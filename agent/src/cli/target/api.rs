@@ -27,8 +27,9 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
-use super::chart::{self, ChartAgents};
+use super::chart;
 use super::conditions::Conditions;
+use super::person::AskError;
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
@@ -104,8 +105,11 @@ impl ApiObjects {
         Self::of(runtime, client, listed)
     }
 
-    /// The agents of the chart, where it is installed.
-    pub(super) fn chart_agents(&self) -> Option<ChartAgents> {
+    /// Namespace and name of the service account of the chart's agents, where it is installed.
+    ///
+    /// # Errors
+    /// Where the person may not list DaemonSets.
+    pub(super) fn chart_agents(&self) -> Result<Option<(String, String)>, AskError> {
         self.runtime.block_on(chart::agents(&self.client))
     }
 

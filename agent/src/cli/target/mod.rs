@@ -92,10 +92,13 @@ impl Objects {
         }
     }
 
-    /// The agents of the chart, where it is installed in the cluster that these objects are in.
-    pub(in crate::cli) fn chart_agents(&self) -> Option<chart::ChartAgents> {
+    /// Namespace and name of the service account of the chart's agents, where it is installed in the cluster that these objects are in.
+    ///
+    /// # Errors
+    /// Where the person may not know.
+    pub(in crate::cli) fn chart_agents(&self) -> Result<Option<(String, String)>, person::AskError> {
         match self {
-            Self::Files(_) => None,
+            Self::Files(_) => Ok(None),
             Self::Cluster(cluster) => cluster.chart_agents(),
         }
     }
