@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
     Preconditions,
@@ -50,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the API server may take to say who the person is.
+const NAME_LIMIT: Duration = Duration::from_secs(2);
 
 const KINDS: [(&str, &str); 3] = [
     (AgentIdentitySpec::KIND, AgentIdentitySpec::PLURAL),
@@ -113,6 +117,17 @@ impl ApiObjects {
         self.runtime.block_on(chart::agents(&self.client))
     }
 
+    /// Who the API server says that the person is.
+    pub(super) fn person(&self) -> Option<String> {
+        let reviews = Api::<Lenient<SelfSubjectReview>>::all(self.client.clone());
+        let review = Lenient(SelfSubjectReview::default());
+        let parameters = PostParams::default();
+        let asked = reviews.create(&parameters, &review);
+        // A name is not worth a wait while an agent goes on.
+        let answer = self.answer(tokio::time::timeout(NAME_LIMIT, asked)).ok()?;
+        answer.ok()?.ok()?.0.status?.user_info?.username
+    }
+
     /// Asks for one object, for which the rights to read and change that one suffice. Where there is none, those of its kind are listed as
     /// far as the person may, so that the error can name them.
     ///
@@ -132,7 +147,10 @@ impl ApiObjects {
                     listed => listed.ok(),
                 }
             }
-            got => Some(vec![got.map_err(said)?.0]),
+            got => {
+                let needs = format!("get, and patch or delete for a change, on {plural}.{GROUP}");
+                Some(vec![got.map_err(|error| refused(error, &needs))?.0])
+            }
         };
         let is_listed = listed.is_some();
         let listed = listed.into_iter().flatten().map(|object| (kind, object));
@@ -295,7 +313,7 @@ impl ApiObjects {
             field_manager: Some(MANAGER.to_owned()),
         };
         let made = self.send(async { self.api(kind).create(&parameters, &object).await })?;
-        let made = made.map_err(said)?;
+        let made = made.map_err(|error| refused(error, &self.verb("create", kind)))?;
         Ok(made.0.metadata.generation.unwrap_or_default())
     }
 
@@ -369,7 +387,9 @@ impl ApiObjects {
             let version = now.metadata.resource_version.unwrap_or_default();
             match self.send(change(version))? {
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                changed => return changed.map_err(said),
+                changed => {
+                    return changed.map_err(|error| refused(error, &self.verb("patch, or delete,", kind)));
+                }
             }
         }
         Err(Raced(format!(
@@ -409,11 +429,12 @@ impl ApiObjects {
     }
 
     fn api(&self, kind: &str) -> Api<Lenient<DynamicObject>> {
-        let plural = KINDS
-            .iter()
-            .find(|(of, _)| *of == kind)
-            .map_or("", |(_, plural)| plural);
-        api(&self.client, kind, plural)
+        api(&self.client, kind, plural_of(kind))
+    }
+
+    /// A verb on a kind's resource, for people.
+    fn verb(&self, verb: &str, kind: &str) -> String {
+        format!("{verb} on {}.{GROUP}", plural_of(kind))
     }
 
     fn answer<T>(&self, request: impl Future<Output = T>) -> anyhow::Result<T> {
@@ -483,6 +504,24 @@ pub(super) fn known_kind(kind: &str) -> anyhow::Result<(&'static str, &'static s
         .with_context(|| format!("{kind} is no kind of Picket's"))
 }
 
+fn plural_of(kind: &str) -> &'static str {
+    let known = KINDS.iter().find(|(of, _)| *of == kind);
+    known.map_or("", |(_, plural)| plural)
+}
+
+/// What a command needs that lists the objects.
+const LISTS: &str = "list on agentidentities, agentgrants and agentpolicies of picket.dev";
+
+/// What the API server said; where RBAC refuses, with what the command needs. A policy or a webhook refuses in its own words.
+fn refused(error: kube::Error, needs: &str) -> anyhow::Error {
+    let by_rbac = matches!(&error, kube::Error::Api(status) if status.code == 403 && status.message.contains("\" cannot "));
+    let said = said(error);
+    match by_rbac {
+        true => anyhow!("{said}\nThe command needs the verb {needs}"),
+        false => said,
+    }
+}
+
 /// What the API server said, as kubectl prints it.
 fn said(error: kube::Error) -> anyhow::Error {
     match error {
@@ -509,7 +548,7 @@ async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Resu
         let page = tokio::time::timeout(LIMIT, api.list(&parameters)).await;
         let page = match page.map_err(|_| anyhow!("the API server does not answer"))? {
             Err(kube::Error::Api(status)) if status.code == 404 => return Err(NoSuchKind(kind).into()),
-            page => page.map_err(said)?,
+            page => page.map_err(|error| refused(error, LISTS))?,
         };
         objects.extend(page.items.into_iter().map(|object| object.0));
         next = page.metadata.continue_.filter(|token| !token.is_empty());

@@ -103,6 +103,14 @@ impl Objects {
         }
     }
 
+    /// Who the API server says that the person is; nothing of files, and where it does not say.
+    pub(in crate::cli) fn person(&self) -> Option<String> {
+        match self {
+            Self::Files(_) => None,
+            Self::Cluster(cluster) => cluster.person(),
+        }
+    }
+
     /// What each node says of an AgentIdentity; `None` of one in files, which nobody writes into.
     pub(in crate::cli) fn nodes_of(&self, identity: &str) -> Option<&[IdentityNode]> {
         match self {
