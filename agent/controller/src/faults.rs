@@ -14,7 +14,7 @@ use kube::config::{KubeconfigError, LoadDataError};
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigFault {
     /// The file cannot be read.
-    #[error("{0}")]
+    #[error("{}", unread(*.0))]
     Read(io::ErrorKind),
     /// It is a pipe, a socket, a device or a folder.
     #[error("it is not a regular file")]
@@ -50,11 +50,19 @@ pub enum DataFault {
     #[error("is not base64")]
     Base64,
     /// The file cannot be read. Its name is left out, because a credential may stand there by mistake.
-    #[error("names a file that cannot be read: {0}")]
+    #[error("names a file that cannot be read: {}", unread(*.0))]
     Read(io::ErrorKind),
     /// There is neither.
     #[error("is missing")]
     Missing,
+}
+
+/// Why a file cannot be read, in the system's words.
+fn unread(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 impl From<&KubeconfigError> for KubeconfigFault {
@@ -193,7 +201,7 @@ mod tests {
             ),
             (
                 kube::Error::InferKubeconfig(load()),
-                "client-key names a file that cannot be read: entity not found",
+                "client-key names a file that cannot be read: no such file",
             ),
             (
                 kube::Error::Service(Box::new(run())),

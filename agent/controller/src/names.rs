@@ -14,6 +14,9 @@ pub const AGENT_READY: &str = "ready";
 /// The labels that the chart gives the agents' DaemonSet and its pods, as a selector.
 pub const AGENTS: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=agent";
 
+/// Likewise of the controller's Deployment and its pods.
+pub const CONTROLLER: &str = "app.kubernetes.io/name=picket,app.kubernetes.io/component=controller";
+
 /// The signer that the controller is.
 pub const SIGNER: &str = "picket.dev/node-ca";
 

@@ -49,10 +49,10 @@ pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
     Absence, Cause, Caution, CautionCause, Claims, ClusterObject, DecisionTrace, EffectiveLimits, Field,
-    FiredRule, Grant, GrantHours, GrantState, GrantUse, Inputs, ItemFilter, Limit, LimitSet, Mismatch,
-    NamespaceFacts, NamespaceUse, Namespaces, Needs, ObjectSource, ObjectVerdict, OldObjectUse, People,
-    PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome, TracePart, TraceStep, UnknownNamespace, builtin,
-    narrow, uses,
+    FiredRule, Grant, GrantHours, GrantState, GrantUse, INVALID_POLICY, INVALID_POLICY_PATHS, Inputs,
+    ItemFilter, Limit, LimitSet, Mismatch, NamespaceFacts, NamespaceUse, Namespaces, Needs, ObjectSource,
+    ObjectVerdict, OldObjectUse, People, PodClaim, PolicyCounts, PolicySet, Rate, TraceOutcome, TracePart,
+    TraceStep, UnknownNamespace, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use kubernetes::DEFAULT_NAMESPACE;

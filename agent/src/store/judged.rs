@@ -18,14 +18,22 @@ use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
 const MAX_MESSAGE: usize = 4096;
 
 /// The condition that says whether the latest version is in force.
-pub(super) const READY: &str = "Ready";
+pub(crate) const READY: &str = "Ready";
 
 /// The reason where the object of the same name in a file is in force, with the stricter state and dates of both.
 pub(crate) const LIMITS_FILE: &str = "LimitsFile";
 
 /// The condition that says that one caller could be this agent and another one, that one agent would be two users, or that several
 /// workloads claim an exclusive one.
-const CONFLICT: &str = "Conflict";
+pub(crate) const CONFLICT: &str = "Conflict";
+
+/// The end of a policy's message that is not valid, and of which no valid version is known: it denies everything meanwhile.
+pub(crate) const DENIES_EVERYONE: &str =
+    ". No valid version is known, so every request of every agent is denied";
+
+/// Likewise of a policy about some agents.
+pub(crate) const DENIES_SUBJECTS: &str =
+    ". No valid version is known, so every request of the policy's subjects is denied";
 
 /// The objects of the cluster with their verdicts.
 #[derive(Debug, Clone, Default)]
@@ -193,9 +201,7 @@ fn denied_instead(barrier: &Document) -> &'static str {
     };
     match (&policy.spec.subjects, policy.spec.mode) {
         (_, Mode::Audit) => ". No valid version is known, and in mode Audit it denies nothing",
-        (Some(_), Mode::Enforce) => {
-            ". No valid version is known, so every request of the policy's subjects is denied"
-        }
-        (None, Mode::Enforce) => ". No valid version is known, so every request of every agent is denied",
+        (Some(_), Mode::Enforce) => DENIES_SUBJECTS,
+        (None, Mode::Enforce) => DENIES_EVERYONE,
     }
 }

@@ -11,9 +11,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use picket_policy::Document;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentitySpec, State, WhenOverdue};
+use picket_policy::{Document, INVALID_POLICY, INVALID_POLICY_PATHS};
 use serde_json::{Value, json};
 
 use super::cluster::Snapshot;
@@ -30,8 +30,8 @@ const MESSAGE: &str = "the AgentPolicy is not valid, and no valid version of it 
 pub(super) fn barrier(spec: &Value, read: impl Fn(&Value) -> Option<Document>) -> Option<Document> {
     let rule = |rule: &str, matched: Value| json!({"name": rule, "match": matched, "action": "Deny", "message": MESSAGE});
     let mut everyone = json!({"rules": [
-        rule("invalid-policy", json!({"resources": ["*"]})),
-        rule("invalid-policy-paths", json!({"nonResourceURLs": ["*"]})),
+        rule(INVALID_POLICY, json!({"resources": ["*"]})),
+        rule(INVALID_POLICY_PATHS, json!({"nonResourceURLs": ["*"]})),
     ]});
     // Such a policy refuses nothing when it is valid either.
     if spec.get("mode").is_some_and(|mode| mode == "Audit") {

@@ -69,7 +69,7 @@ impl PolicySet {
                 rule: None,
                 by: String::new(),
                 why: &why_not_granted(self, principal, grants, request, inputs.now),
-                allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
+                allowed: self.allowed_instead(principal, request, inputs, (None, VerbSet::default())),
             };
             return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };

@@ -54,7 +54,7 @@ impl PolicySet {
         principal: &Principal,
         request: &KubeRequest,
         inputs: Inputs,
-        refused: VerbSet,
+        (rule, refused): (Option<&CompiledRule>, VerbSet),
     ) -> String {
         let grants = &self.grants_in_force(principal, inputs.now);
         if matches!(request.target, Target::NonResource { .. }) {
@@ -68,7 +68,7 @@ impl PolicySet {
         };
         let dry = as_dry_run(request).filter(|dry| self.may_pass(principal, dry, inputs));
         let first = dry.map(|_| "the same request with dryRun=All (kubectl --dry-run=server)".to_owned());
-        of_resources(grants, request, &[offer], first)
+        of_resources(grants, request, &[offer], first, rule)
     }
 
     /// The same where a Deny rule refuses: the command too may be another one, where rules about commands alone are in the way.
@@ -80,6 +80,9 @@ impl PolicySet {
         (input, inputs): (&MatchInput<'_>, Inputs),
         refused: VerbSet,
     ) -> String {
+        if rule.is_of_invalid_policy() {
+            return String::new();
+        }
         let in_the_way = |(rule, mode): &(&CompiledRule, Mode)| {
             rule.refuses() && *mode == Mode::Enforce && !rule.is_about_commands()
         };
@@ -96,7 +99,7 @@ impl PolicySet {
         if let Some(instead) = self.within_one_namespace(rule, principal, request, (input, inputs)) {
             return shorten(instead);
         }
-        self.allowed_instead(principal, request, inputs, refused)
+        self.allowed_instead(principal, request, inputs, (Some(rule), refused))
     }
 
     /// Where a rule about namespaces refuses a list or watch over all of them: the same in a namespace where it passes.
@@ -201,6 +204,7 @@ impl PolicySet {
             request,
             &offers,
             None,
+            None,
         )
     }
 
@@ -244,7 +248,7 @@ impl PolicySet {
         if texts.is_empty() {
             texts.push("no non-resource path".to_owned());
         }
-        texts.extend(subjects(grants, None, Some("resources")));
+        texts.extend(subjects(grants, None, Some("resources"), None));
         shorten(texts.join("; "))
     }
 
@@ -320,12 +324,14 @@ fn with_verb(request: &KubeRequest, verb: Verb, elsewhere: bool) -> KubeRequest 
     other
 }
 
-/// What the grants allow on the same resource by these offers; where that is nothing, what they are about at all.
+/// What the grants allow on the same resource by these offers; where that is nothing, what they are about at all, but for what the same
+/// rule denies.
 fn of_resources(
     grants: &[Arc<Grant>],
     request: &KubeRequest,
     offers: &[Offer<'_>],
     first: Option<String>,
+    denied_by: Option<&CompiledRule>,
 ) -> String {
     let Target::Resource {
         group,
@@ -380,15 +386,20 @@ fn of_resources(
     if places.is_empty() {
         // Of the resource itself nothing is left, so that its name must not be said.
         let itself = request.resource_words();
-        places = subjects(grants, matched.then_some(&*itself), None);
+        places = subjects(grants, matched.then_some(&*itself), None, denied_by);
     }
     places.dedup();
     shorten(places.join("; "))
 }
 
 /// Which resources the grants are about, but for one; `all` says that a grant names all, of which nothing is said without it:
-/// "other resources" helps nobody.
-fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: Option<&str>) -> Vec<String> {
+/// "other resources" helps nobody. Nor is anything said of what a rule denies whoever asks and how.
+fn subjects(
+    grants: &[Arc<Grant>],
+    but: Option<&str>,
+    all: Option<&str>,
+    denied_by: Option<&CompiledRule>,
+) -> Vec<String> {
     let mut places = Vec::new();
     for grant in grants {
         // Rules about one resource need not stand together, nor name the same group.
@@ -396,7 +407,15 @@ fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: Option<&str>) -> Vec<
         let resources: Vec<&str> = grant
             .rules()
             .iter()
-            .flat_map(|rule| rule.resources.iter().map(String::as_str))
+            .flat_map(|rule| {
+                rule.resources
+                    .iter()
+                    .map(move |resource| (rule, resource.as_str()))
+            })
+            .filter(|(rule, resource)| {
+                !denied_by.is_some_and(|by| by.denies_all(rule.verbs, &rule.groups, resource))
+            })
+            .map(|(_, resource)| resource)
             .filter(|resource| Some(*resource) != but && named.insert(*resource))
             .collect();
         if resources.is_empty() {

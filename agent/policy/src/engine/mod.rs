@@ -61,6 +61,12 @@ pub use trace::{DecisionTrace, Field, Mismatch, TraceOutcome, TracePart, TraceSt
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};
 pub use verdict::{Cause, FiredRule};
 
+/// The rule by which an AgentPolicy that is not valid denies requests for resources.
+pub const INVALID_POLICY: &str = "invalid-policy";
+
+/// Likewise those for other paths.
+pub const INVALID_POLICY_PATHS: &str = "invalid-policy-paths";
+
 /// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PolicyCounts {

@@ -157,16 +157,16 @@ fn identity_refused(
     let name = identity.document.name();
     let reason = format!(
         "identity {name:?} would act as {} by {} and as {} by {}: {MUST}",
-        in_words(kept),
+        in_words(kept, second),
         named(kept),
-        in_words(second),
+        in_words(second, kept),
         named(second),
     );
     let told = |grant: &From<'_, AgentGrant>, other: &From<'_, AgentGrant>| {
         let reason = format!(
             "identity {name:?} is refused: it would act as {} by this grant and as {} by {}",
-            in_words(grant),
-            in_words(other),
+            in_words(grant, other),
+            in_words(other, grant),
             named(other)
         );
         at_name(grant.document, reason)
@@ -185,15 +185,15 @@ fn grant_refused(
     let name = identity.document.name();
     let reason = format!(
         "identity {name:?} would act as {} by this grant and as {} by {}: {MUST}",
-        in_words(refused),
-        in_words(kept),
+        in_words(refused, kept),
+        in_words(kept, refused),
         named(kept),
     );
     let told = format!(
         "{} is refused: identity {name:?} would act as {} by it and as {} by {}",
         named(refused),
-        in_words(refused),
-        in_words(kept),
+        in_words(refused, kept),
+        in_words(kept, refused),
         named(kept)
     );
     TwoUsers {
@@ -219,8 +219,9 @@ fn as_whom(grant: &AgentGrant) -> Whom {
     }
 }
 
-fn in_words(grant: &From<'_, AgentGrant>) -> String {
-    match UpstreamUser::of(&grant.object.spec.upstream) {
+/// As whom a grant asks, beside another one: of one user the groups differ.
+fn in_words(grant: &From<'_, AgentGrant>, other: &From<'_, AgentGrant>) -> String {
+    let user = match UpstreamUser::of(&grant.object.spec.upstream) {
         UpstreamUser::Impersonated(impersonate) => format!("user {:?}", impersonate.user),
         UpstreamUser::ServiceAccount(account) => {
             format!(
@@ -228,5 +229,18 @@ fn in_words(grant: &From<'_, AgentGrant>) -> String {
                 format!("{}/{}", account.namespace(), account.name())
             )
         }
+    };
+    let ((one, own), (two, others)) = (as_whom(grant.object), as_whom(other.object));
+    if one != two {
+        return user;
+    }
+    let differ = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        let names: Vec<_> = these.difference(those).map(|name| format!("{name:?}")).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    match (differ(&own, &others), differ(&others, &own)) {
+        (Some(with), _) => format!("{user} with group {with}"),
+        (None, Some(without)) => format!("{user} without group {without}"),
+        (None, None) => user,
     }
 }

@@ -97,10 +97,15 @@ impl Tail {
             Err(error) => return Err(failed(error)),
         };
         printer.header()?;
-        for line in self.last_lines(&mut source, &mut printer).map_err(failed)? {
-            printer.line(&line)?;
+        let lines = self.last_lines(&mut source, &mut printer).map_err(failed)?;
+        for line in &lines {
+            printer.line(line)?;
         }
         printer.flush()?;
+        if lines.is_empty() && self.limit() > 0 {
+            // Each node has the records of its own pods.
+            output::warn(format_args!("picket audit: no record matches on this node"));
+        }
         if !self.follow {
             return Ok(());
         }

@@ -41,6 +41,14 @@ const ADVICE: &str = "remove these rules from the roles of the credential, or li
                       deploy/rbac.yaml has the rules that Picket needs. `kubectl get clusterrolebindings,rolebindings -A -o wide` \
                       shows the roles that are bound to the credential's user and groups";
 
+/// Likewise where the chart runs the agent.
+const ADVICE_OF_CHART: &str = "take the names that no AgentGrant has out of impersonate.users and impersonate.groups of the chart's values, \
+                               and run helm upgrade; print and apply `kubectl picket grant rbac` again where its output is in use. `kubectl \
+                               get clusterrolebindings,rolebindings -A -o wide` shows what else is bound to the agents' service account";
+
+/// The group that the chart's flow control and deploy/flow-control.yaml select: to be kept in the lists, whether a grant names it or not.
+const FLOW_GROUP: &str = "picket:agents";
+
 /// Rights that the agent needs, and those that every credential has: API group, resources, verbs.
 const NEEDED: [(&str, &[&str], &[&str]); 12] = [
     (
@@ -172,7 +180,11 @@ const KINDS: [(&str, &str, &str); 5] = [
 /// The check of a credential. Must be called within a tokio runtime.
 pub(super) async fn check(client: &Client, granted: &Granted) -> Check {
     match found(client, granted).await {
-        Ok(found) => told(&found),
+        // As the kubelet tells a container.
+        Ok(found) => match std::env::var_os("KUBERNETES_SERVICE_HOST") {
+            Some(_) => told(&found, ADVICE_OF_CHART),
+            None => told(&found, ADVICE),
+        },
         Err(error) => Check::bad(
             NAME,
             CheckStatus::Degraded,
@@ -192,7 +204,7 @@ struct Found {
     sends_anything: bool,
 }
 
-fn told(found: &Found) -> Check {
+fn told(found: &Found, advice: &str) -> Check {
     let lines = &found.lines;
     if lines.is_empty() {
         let listed = match found.complete {
@@ -217,7 +229,7 @@ fn told(found: &Found) -> Check {
     if count > MAX_RULES {
         lines.push(format!("and {} more", count - MAX_RULES));
     }
-    Check::bad(NAME, CheckStatus::Degraded, lines.join("\n"), ADVICE)
+    Check::bad(NAME, CheckStatus::Degraded, lines.join("\n"), advice)
 }
 
 async fn found(client: &Client, granted: &Granted) -> Result<Found, ReviewError> {
@@ -381,7 +393,8 @@ fn impersonation(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
             // Picket sends neither UIDs nor other extras.
             _ => (&BTreeSet::new(), false),
         };
-        let unneeded = granted.unneeded(needed, others, names);
+        let mut unneeded = granted.unneeded(needed, others, names);
+        unneeded.retain(|name| kind != "groups" || *name != FLOW_GROUP);
         if !unneeded.is_empty() {
             let names = unneeded.join(", ");
             much.push(format!("impersonate {one} {names}, which no AgentGrant names"));

@@ -16,7 +16,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn granted() -> Granted {
     Granted {
         users: set(&["agent:triage", "agent:janitor"]),
-        groups: set(&["agents:readers", "agents:writers", "picket:agents"]),
+        groups: set(&["agents:readers", "agents:writers"]),
         accounts: set(&["bot"]),
         tokens: set(&["deployer"]),
         namespaces: set(&["ci"]),

@@ -21,6 +21,7 @@ pub(super) fn markdown(checks: &[Check]) -> String {
         ("picket", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", release.trim().to_owned()),
         ("architecture", std::env::consts::ARCH.to_owned()),
+        // A container may have none.
         ("system", pretty_name(&system).unwrap_or_default()),
         (
             "made",
@@ -49,7 +50,7 @@ fn written(versions: &[(&str, String)], checks: &[Check]) -> String {
         lines.join("<br>")
     };
     let mut text = String::from("### picket doctor\n\n| | |\n|---|---|\n");
-    for (name, value) in versions {
+    for (name, value) in versions.iter().filter(|(_, value)| !value.is_empty()) {
         text.push_str(&format!("| {name} | {} |\n", cell(value)));
     }
     text.push_str("\n| check | status | seen | what to do |\n|---|---|---|---|\n");
@@ -105,8 +106,14 @@ mod tests {
                 "look",
             ),
         ];
-        let text = written(&[("picket", "0.1.0".to_owned())], &checks);
-        assert!(text.contains("| picket | 0.1.0 |\n"), "{text}");
+        let text = written(
+            &[("picket", "0.1.0".to_owned()), ("system", String::new())],
+            &checks,
+        );
+        assert!(
+            text.contains("| picket | 0.1.0 |\n") && !text.contains("system"),
+            "{text}"
+        );
         assert!(text.contains("| kernel version | ok | 6.1.0 |  |\n"), "{text}");
         assert!(text.contains("| **missing** | "), "{text}");
         assert!(text.contains("<br>&lt;b>a\\|b | look |\n"), "{text}");

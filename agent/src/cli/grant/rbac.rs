@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::rights::{Mode, Rights};
 use crate::cli::output;
-use crate::cli::target::chart::{ChartAgents, IMPERSONATOR};
+use crate::cli::target::chart::IMPERSONATOR;
+use crate::cli::target::person::AskError;
 use crate::cli::target::{Objects, Target};
 
 /// Shown below the options.
@@ -27,7 +28,7 @@ Examples:
 The objects let the node's credential do what the present grants take, and no more: impersonate their users and groups by name, \
 send what their rules give while it does so, and request tokens of the service accounts that they name. ClusterRole picket-node of \
 deploy/rbac.yaml gives the rest; the output takes the place of ClusterRole picket-node-impersonate there. Where the chart is installed, \
-the output is for its agents, and stands beside the role that Helm keeps.
+the output is for its agents, and is called picket-grants, so that Helm can keep a role of the other name.
 
 Print and apply the objects again when grants change: a new user, group, resource or verb is refused by the API server until then. \
 Grants that nobody can use are left out, and so are those that have expired; comments name them.
@@ -44,13 +45,14 @@ Exit codes: 0 success, 1 the objects cannot be read, 2 wrong usage.";
 /// The group of the nodes' credentials, as deploy/rbac.yaml has it.
 const GROUP: &str = "picket:nodes";
 
-/// The name of the roles where Helm keeps [`IMPERSONATOR`].
+/// The name of the roles where the chart is, or may be: Helm keeps [`IMPERSONATOR`] by turns, and cannot make it where it is others'.
 const BESIDE_HELM: &str = "picket-grants";
 
 /// Print the rights that the grants take at the API server.
 #[derive(Debug, Args)]
 pub(super) struct RbacArgs {
-    /// The name of the roles and their bindings. Default: picket-node-impersonate, or picket-grants where Helm keeps a role of that name
+    /// The name of the roles and their bindings. Default: picket-grants where the chart is installed in the cluster of the grants, else
+    /// picket-node-impersonate
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The group that the nodes' credentials are in. Default: picket:nodes, unless the chart is installed in the cluster of the grants
@@ -92,6 +94,9 @@ fn account(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Namespace and name of the service account of the chart's agents, as far as the person may know.
+type Chart = Result<Option<(String, String)>, AskError>;
+
 /// The objects, and what there is to say of them.
 struct Printed {
     objects: Vec<Value>,
@@ -100,8 +105,9 @@ struct Printed {
 
 impl RbacArgs {
     /// Whom the rights are for: as the command line says, else the chart's agents, else the nodes' group.
-    fn subject(&self, chart: Option<&ChartAgents>) -> Value {
-        let of_chart = chart.filter(|_| self.group.is_none()).map(|chart| &chart.account);
+    fn subject(&self, chart: &Chart) -> Value {
+        let of_chart = chart.as_ref().ok().and_then(Option::as_ref);
+        let of_chart = of_chart.filter(|_| self.group.is_none());
         match self.service_account.as_ref().or(of_chart) {
             Some((namespace, name)) => {
                 json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
@@ -113,11 +119,26 @@ impl RbacArgs {
         }
     }
 
-    /// The next `helm upgrade` would undo what is written into a role that Helm keeps.
-    fn name(&self, chart: Option<&ChartAgents>) -> &str {
-        let beside = chart.is_some_and(|chart| chart.helm_has_role);
-        let default = if beside { BESIDE_HELM } else { IMPERSONATOR };
+    /// The next `helm upgrade` would undo what is written into a role that Helm keeps, and no `helm install` takes over one of others.
+    fn name(&self, chart: &Chart) -> &str {
+        let default = match chart {
+            Ok(None) => IMPERSONATOR,
+            Ok(Some(_)) | Err(_) => BESIDE_HELM,
+        };
         self.name.as_deref().unwrap_or(default)
+    }
+
+    /// Whom the rights are for, where that is a guess.
+    fn guess(&self, chart: &Chart) -> Option<String> {
+        let error = chart.as_ref().err()?;
+        let is_said = self.group.is_some() || self.service_account.is_some();
+        (!is_said).then(|| {
+            let error = output::clean(&error.to_string());
+            format!(
+                "The rights are for group {GROUP}, which the chart's agents are not in. Whether the chart is installed is not known: \
+                 {error}. For its agents add --service-account picket-system/picket"
+            )
+        })
     }
 
     fn mode(&self) -> Mode {
@@ -148,7 +169,7 @@ fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) ->
         .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
 }
 
-fn printed(args: &RbacArgs, places: &[Objects], chart: Option<&ChartAgents>, now: Timestamp) -> Printed {
+fn printed(args: &RbacArgs, places: &[Objects], chart: &Chart, now: Timestamp) -> Printed {
     let documents = || places.iter().flat_map(Objects::documents);
     let objects = || documents().map(|document| &document.object);
     let identities: Vec<_> = objects()
@@ -157,7 +178,8 @@ fn printed(args: &RbacArgs, places: &[Objects], chart: Option<&ChartAgents>, now
             AnyObject::Grant(_) | AnyObject::Policy(_) => None,
         })
         .collect();
-    let (mut rights, mut remarks) = (Rights::new(args.mode()), Vec::new());
+    let mut rights = Rights::new(args.mode());
+    let mut remarks: Vec<_> = args.guess(chart).into_iter().collect();
     for object in objects() {
         let AnyObject::Grant(grant) = object else { continue };
         match is_idle(grant, &identities, now) {
@@ -188,8 +210,13 @@ fn reference(object: &Value) -> String {
 
 pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
     let places = args.target.read_all()?;
-    let chart = places.iter().find_map(Objects::chart_agents);
-    let Printed { objects, remarks } = printed(args, &places, chart.as_ref(), Timestamp::now());
+    let mut charts = places.iter().map(Objects::chart_agents);
+    let chart = charts.find(|chart| *chart != Ok(None)).unwrap_or(Ok(None));
+    let Printed { objects, remarks } = printed(args, &places, &chart, Timestamp::now());
+    if let (RbacFormat::Yaml, Some(guess)) = (args.output, args.guess(&chart)) {
+        // Beside the comment, which nobody reads of what goes into a pipe.
+        output::warn(format_args!("picket: {guess}."));
+    }
     let mut out = io::stdout().lock();
     if args.output != RbacFormat::Yaml {
         for remark in &remarks {
@@ -288,7 +315,7 @@ spec:
         printed(
             &args,
             &[files],
-            None,
+            &Ok(None),
             "2026-06-01T00:00:00Z".parse().expect("a moment"),
         )
     }
@@ -362,22 +389,29 @@ spec:
         let folder = tempfile::tempdir().expect("a folder");
         let (args, _) = read(&folder, "--service-account picket-system/node-1");
         let subject = json!({"kind": "ServiceAccount", "namespace": "picket-system", "name": "node-1"});
-        assert_eq!(args.subject(None), subject);
-        let chart = |helm_has_role| ChartAgents {
-            account: ("picket-system".to_owned(), "picket".to_owned()),
-            helm_has_role,
-        };
-        let (helms, other) = (chart(true), chart(false));
-        assert_eq!(args.subject(Some(&helms)), subject, "the command line wins");
+        let chart: Chart = Ok(Some(("picket-system".to_owned(), "picket".to_owned())));
+        let (none, unknown): (Chart, Chart) = (Ok(None), Err(AskError::Denied("not\nyou".to_owned())));
+        assert_eq!(args.subject(&none), subject);
+        assert_eq!(args.subject(&chart), subject, "the command line wins");
+        assert_eq!(args.guess(&unknown), None);
         let (plain, _) = read(&folder, "");
-        assert_eq!(plain.subject(Some(&other))["name"], "picket");
-        assert_eq!(plain.subject(None)["name"], GROUP);
-        assert_eq!(plain.name(Some(&other)), IMPERSONATOR);
-        assert_eq!(plain.name(Some(&helms)), BESIDE_HELM);
-        assert_eq!(plain.name(None), IMPERSONATOR);
+        assert_eq!(plain.subject(&chart)["name"], "picket");
+        assert_eq!(plain.subject(&none)["name"], GROUP);
+        assert_eq!(plain.name(&chart), BESIDE_HELM);
+        assert_eq!(plain.name(&none), IMPERSONATOR);
         let (named, _) = read(&folder, "--group nodes --name mine");
-        assert_eq!(named.subject(Some(&helms))["name"], "nodes");
-        assert_eq!(named.name(Some(&helms)), "mine");
+        assert_eq!(named.subject(&chart)["name"], "nodes");
+        assert_eq!(named.name(&chart), "mine");
+        // Where it is not known whether the chart is there, the output says so, and harms no role of the chart.
+        assert_eq!((plain.guess(&none), plain.guess(&chart)), (None, None));
+        assert_eq!(plain.subject(&unknown)["name"], GROUP);
+        assert_eq!(plain.name(&unknown), BESIDE_HELM);
+        let guess = plain.guess(&unknown).expect("a remark");
+        assert!(
+            guess.contains("group picket:nodes") && guess.contains("not\\nyou"),
+            "{guess}"
+        );
+        assert_eq!(named.guess(&unknown), None);
         for wrong in ["a", "a/", "/b", "a/b/c"] {
             assert!(account(wrong).is_err(), "{wrong}");
         }

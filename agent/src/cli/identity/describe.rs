@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::nodes::{self, NodeLine};
 use super::state::{CHANGED_AT, CHANGED_BY, REASON};
 use crate::admin::api::{SessionItem, SessionQuery};
-use crate::admin::{Client, ClientError};
+use crate::admin::{Client, ClientError, IN_POD};
 use crate::cli::audit::filter::parse_since;
 use crate::cli::audit::history::{self, Reach, Unreadable};
 use crate::cli::audit::view;
@@ -521,7 +521,7 @@ fn text(described: &Description) -> std::io::Result<()> {
 /// What people are told where neither is known, as away from a node.
 fn not_here(sessions: &NotKnown, log: &NotKnown) -> String {
     format!(
-        "Not known here: {}, and {}. Run the command as root on a node where the agent's pods run, or name audit logs with --audit.",
+        "Not known here: {}, and {}. Run the command as root on a node where the agent's pods run, or name audit logs with --audit. {IN_POD}.",
         sessions.fault, log.fault
     )
 }
@@ -679,9 +679,11 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
         assert!(log.sentence().ends_with("(try another)."), "{}", log.sentence());
         assert_eq!(
             not_here(&sessions, &log),
-            "Not known here: no agent answers at /nonexistent/picket/admin.sock: No such file or directory (os error 2), and \
-             /var/log/picket/audit: it is no folder. Run the command as root on a node where the agent's pods run, or name audit \
-             logs with --audit."
+            format!(
+                "Not known here: no agent answers at /nonexistent/picket/admin.sock: No such file or directory (os error 2), and \
+                 /var/log/picket/audit: it is no folder. Run the command as root on a node where the agent's pods run, or name audit \
+                 logs with --audit. {IN_POD}."
+            )
         );
     }
 

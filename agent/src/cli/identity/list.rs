@@ -8,7 +8,7 @@ use picket_policy::api::v1alpha1::{AgentIdentity, State};
 use picket_policy::api::{AnyObject, Document};
 use picket_policy::{PolicySet, Standing};
 
-use crate::cli::output::{Column, Format, Row};
+use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::target::Target;
 use crate::cli::target::print::{self, ObjectFormat};
 
@@ -155,5 +155,14 @@ pub(super) fn run(args: &ListArgs) -> anyhow::Result<()> {
         }
     }
     print::print(args.output, &documents, &rows, "No AgentIdentity is there.")?;
+    for document in documents {
+        if let Some(conflict) = files.conflict_of(document.name()) {
+            let conflict = output::clean(conflict);
+            output::warn(format_args!(
+                "picket: warning: AgentIdentity {} conflicts: {conflict}",
+                document.name()
+            ));
+        }
+    }
     Ok(())
 }

@@ -204,7 +204,7 @@ fn state(object: &Value) -> State {
         .unwrap_or(State::Active)
 }
 
-/// Who runs the command, as far as the machine knows: behind sudo, the person.
+/// Who runs the command, as far as the machine knows: behind sudo, the person. The API server knows better, where it is asked.
 fn whoami() -> String {
     let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
     name("SUDO_USER")
@@ -215,7 +215,7 @@ fn whoami() -> String {
 fn change(objects: &Objects, args: &StateArgs, state: State, done: &str) -> anyhow::Result<Changed> {
     let word = state.to_string();
     let moment = Timestamp::now().round(jiff::Unit::Second)?.to_string();
-    let who = whoami();
+    let who = objects.person().unwrap_or_else(whoami);
     let annotation = |name: &'static str| ["metadata", "annotations", name];
     let (by, at, why) = (annotation(CHANGED_BY), annotation(CHANGED_AT), annotation(REASON));
     let mut fields: Vec<(&[&str], &str)> = vec![(&["spec", "state"], &word), (&by, &who), (&at, &moment)];

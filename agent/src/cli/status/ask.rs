@@ -1,19 +1,22 @@
 //! What `picket status` asks the API server for.
 //!
 //! In: a client with the person's own rights. Out: the cluster's Nodes, what their agents say and may not do for grants, and the pods
-//! of enrolled namespaces; where the person may not list one of these, what is not known for that.
+//! of enrolled namespaces, what the objects say of themselves, and how the workloads of Picket are; where the person may not list one of
+//! these, what is not known for that.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use picket_controller::lenient::Lenient;
 use picket_controller::names::ENROLLED;
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
-use picket_policy::api::{API_VERSION, GROUP};
 
+use super::objects::{self, ObjectTold};
+use super::rollout;
+use super::selection::is_selected;
 use crate::cli::doctor;
 use crate::cli::target::chart;
 use crate::cli::target::person::{AskError, list};
@@ -31,8 +34,16 @@ pub(super) struct Answers {
     pub(super) told: Vec<NodeTold>,
     /// The pods of each enrolled namespace, which may have none; nothing where the person may not list them.
     pub(super) enrolled: Option<Vec<EnrolledNamespace>>,
+    /// The namespaces whose label of enrolment has a value that enrols nothing, with that value.
+    pub(super) mislabelled: Vec<(String, String)>,
+    /// What the cluster's objects say of themselves; nothing where the person may not list them, or asks about one node.
+    pub(super) objects: Option<Vec<ObjectTold>>,
+    /// What is to be acted on of the DaemonSets of agents and of the controller.
+    pub(super) rollouts: Vec<String>,
     /// What the agents may not do at the API server that grants take, as `may not ...`.
     pub(super) lacked: Vec<String>,
+    /// Whether Helm keeps the role by which the agents impersonate users.
+    pub(super) helm_gives_rights: bool,
     /// What is not known, and why.
     pub(super) unknown: Vec<String>,
 }
@@ -43,7 +54,7 @@ pub(super) struct NodeFacts {
     pub(super) name: String,
     /// Whether an agent can run there.
     pub(super) is_linux: bool,
-    /// Whether a DaemonSet of agents selects it, as far as labels go. Where none is known, every node counts.
+    /// Whether a DaemonSet of agents is meant for it. Where none is known, every node counts.
     pub(super) is_selected: bool,
 }
 
@@ -75,7 +86,8 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
         Some(node) => ListParams::default().fields(&format!("metadata.name={node}")),
         None => ListParams::default(),
     };
-    let told = list(&picket_nodes(client), PICKET_NODE_PLURAL, &of_node).await;
+    let picket_nodes = objects::of_kind(client, PICKET_NODE_KIND, PICKET_NODE_PLURAL);
+    let told = list(&picket_nodes, PICKET_NODE_PLURAL, &of_node).await;
     answers.told = told.map_err(explained)?.iter().map(told_by).collect();
     let agents = chart::daemonsets(client).await;
     let has_none = agents.as_ref().is_ok_and(Vec::is_empty);
@@ -94,7 +106,10 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
         Err(error) => answers.unknown.push(format!("nodes without an agent: {error}")),
     }
     match enrolled(client, node).await {
-        Ok(enrolled) => answers.enrolled = Some(enrolled),
+        Ok((enrolled, mislabelled)) => {
+            answers.enrolled = Some(enrolled);
+            answers.mislabelled = mislabelled;
+        }
         Err(error) => answers
             .unknown
             .push(format!("pods that run without enrolment: {error}")),
@@ -102,36 +117,61 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     if node.is_some() {
         return Ok(answers);
     }
+    of_cluster(client, &agents, &mut answers).await;
+    Ok(answers)
+}
+
+/// What is about no single node.
+async fn of_cluster(client: &Client, agents: &Result<Vec<DaemonSet>, AskError>, answers: &mut Answers) {
+    match objects::ask(client).await {
+        Ok(objects) => answers.objects = Some(objects),
+        Err(error) => answers
+            .unknown
+            .push(format!("objects that are not in force or conflict: {error}")),
+    }
+    let controllers = rollout::controllers(client).await;
+    if let Err(error) = &controllers {
+        answers
+            .unknown
+            .push(format!("whether the controller runs: {error}"));
+    }
+    let controllers = controllers.unwrap_or_default();
+    let known = agents.as_deref().unwrap_or_default();
+    let (rollouts, why_unknown) = rollout::findings(client, known, &controllers).await;
+    answers.rollouts = rollouts;
+    answers.unknown.extend(why_unknown);
+    let agents = match agents {
+        Ok(agents) => agents,
+        Err(error) => {
+            answers.unknown.push(format!(
+                "whether the agents' DaemonSet is rolled out, and the agents may act as the users that grants name: {error}"
+            ));
+            return;
+        }
+    };
     match lacked(client, agents).await {
         Ok(lacked) => answers.lacked = lacked,
         Err(error) => answers.unknown.push(format!(
             "whether the agents may act as the users that grants name: {error}"
         )),
     }
-    Ok(answers)
+    if !answers.lacked.is_empty() {
+        answers.helm_gives_rights = chart::helm_has_role(client).await;
+    }
 }
 
 /// What the service accounts of these may not do.
-async fn lacked(client: &Client, agents: Result<Vec<DaemonSet>, AskError>) -> Result<Vec<String>, String> {
+async fn lacked(client: &Client, agents: &[DaemonSet]) -> Result<Vec<String>, String> {
     let account = |agents: &DaemonSet| {
         let (namespace, name) = chart::account_of(agents);
         Account::new(&namespace, &name)
     };
-    let agents = agents.map_err(|error| error.to_string())?;
     let accounts: BTreeSet<_> = agents.iter().map(account).collect();
     let mut all = Vec::new();
     for account in accounts {
         all.extend(doctor::agents::lacked(client, &account).await?);
     }
     Ok(all)
-}
-
-/// The PicketNodes, as whatever their versions say.
-fn picket_nodes(client: &Client) -> Api<Lenient<DynamicObject>> {
-    let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
-    let kind = GroupVersionKind::gvk(GROUP, version, PICKET_NODE_KIND);
-    let resource = ApiResource::from_gvk_with_plural(&kind, PICKET_NODE_PLURAL);
-    Api::all_with(client.clone(), &resource)
 }
 
 /// The same error with what to do about it.
@@ -160,22 +200,19 @@ fn told_by(object: &DynamicObject) -> NodeTold {
 
 fn facts(node: &Node, agents: &[DaemonSet]) -> NodeFacts {
     let system = node.labels().get(SYSTEM);
-    let selects = |agents: &DaemonSet| {
-        let pod = agents.spec.template.spec.as_ref();
-        let selector = pod.and_then(|pod| pod.node_selector.as_ref());
-        let mut wanted = selector.into_iter().flatten();
-        wanted.all(|(key, value)| node.labels().get(key) == Some(value))
-    };
     NodeFacts {
         name: node.name_any(),
         is_linux: system.is_none_or(|system| system == "linux"),
-        is_selected: agents.is_empty() || agents.iter().any(selects),
+        is_selected: agents.is_empty() || agents.iter().any(|agents| is_selected(agents, node)),
     }
 }
 
-/// The enrolled namespaces with their pods, of one node where one is meant.
-async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNamespace>, AskError> {
-    let labelled = ListParams::default().labels(&format!("{ENROLLED}=true"));
+/// The enrolled namespaces with their pods, of one node where one is meant; and those with a label that enrols nothing.
+async fn enrolled(
+    client: &Client,
+    node: Option<&str>,
+) -> Result<(Vec<EnrolledNamespace>, Vec<(String, String)>), AskError> {
+    let labelled = ListParams::default().labels(ENROLLED);
     let namespaces = list(
         &Api::<Lenient<Namespace>>::all(client.clone()),
         "namespaces",
@@ -186,9 +223,18 @@ async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNam
         Some(node) => ListParams::default().fields(&format!("spec.nodeName={node}")),
         None => ListParams::default(),
     };
-    let mut found = Vec::new();
+    let (mut found, mut mislabelled) = (Vec::new(), Vec::new());
     for namespace in namespaces {
         let name = namespace.name_any();
+        match namespace.labels().get(ENROLLED).map_or("true", String::as_str) {
+            "true" => {}
+            // Whoever writes this means it.
+            "false" => continue,
+            other => {
+                mislabelled.push((name, other.to_owned()));
+                continue;
+            }
+        }
         let pods = Api::<Lenient<Pod>>::namespaced(client.clone(), &name);
         let what = format!("pods in namespace {name}");
         let pods = list(&pods, &what, &of_node).await?;
@@ -205,7 +251,7 @@ async fn enrolled(client: &Client, node: Option<&str>) -> Result<Vec<EnrolledNam
             without,
         });
     }
-    Ok(found)
+    Ok((found, mislabelled))
 }
 
 /// Whether a pod is neither done nor about to be deleted.

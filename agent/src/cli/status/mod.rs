@@ -3,8 +3,11 @@
 //! In: the person's own kubeconfig. Out: a table, JSON or YAML, and an exit code that says whether all is well.
 
 mod ask;
+mod objects;
 mod report;
+mod rollout;
 mod rows;
+mod selection;
 
 use std::process::ExitCode;
 use std::time::Duration;

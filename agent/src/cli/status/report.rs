@@ -3,14 +3,17 @@
 //! In: what the API server said, and the time. Out: a [`StatusReport`]: a line a node, the pods that are not enforced, enrolled
 //! namespaces, and the findings.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use picket_controller::names::ENROLLED;
 use picket_policy::api::v1alpha1::{NodePhase, PicketNodeStatus, UncoveredPod};
 use serde::Serialize;
 
 use super::ask::{Answers, EnrolledNamespace, NodeTold};
+use super::objects;
 use crate::cli::output::age;
 
 /// After so long without a word an agent counts as not heard: it writes each minute.
@@ -54,12 +57,19 @@ pub(super) enum NodeState {
     NotHeard,
     /// It has none.
     NoAgent,
-    /// It has none, and none is meant for it: no agent's node selector takes it.
+    /// None is meant for it, by the DaemonSet's node selector, affinity or tolerations, and none runs.
     NotSelected,
     /// No agent can run there.
     OtherSystem,
     /// What its agent says cannot be read.
     Unreadable,
+}
+
+impl NodeState {
+    /// Whether an agent runs there, as far as it is known.
+    fn runs(self) -> bool {
+        matches!(self, Self::Ready | Self::NotReady | Self::Unreadable)
+    }
 }
 
 /// What is told of a node.
@@ -112,13 +122,21 @@ impl StatusReport {
                 (true, false) => NodeState::NotSelected,
                 (false, _) => NodeState::OtherSystem,
             };
-            nodes.entry(facts.name.clone()).or_insert_with(|| NodeLine {
+            let bare = NodeLine {
                 node: facts.name.clone(),
                 state,
                 heard_seconds_ago: None,
                 policy_differs: false,
                 status: None,
-            });
+            };
+            match nodes.entry(facts.name.clone()) {
+                Entry::Vacant(entry) => drop(entry.insert(bare)),
+                // An agent was there that is meant for the node no more.
+                Entry::Occupied(mut entry) if !facts.is_selected && !entry.get().state.runs() => {
+                    entry.insert(bare);
+                }
+                Entry::Occupied(_) => {}
+            }
         }
         let nodes: Vec<_> = nodes.into_values().collect();
         let uncovered = nodes.iter().flat_map(|line| {
@@ -130,10 +148,14 @@ impl StatusReport {
         });
         let not_enforced = uncovered.collect();
         let namespaces: Vec<_> = answers.enrolled.into_iter().flatten().map(namespace).collect();
-        let mut findings = of_nodes(&nodes);
+        let told = answers.objects.as_deref().unwrap_or_default();
+        let mut findings = of_nodes(&nodes, objects::refused(told));
+        findings.extend(objects::findings(told));
+        findings.extend(answers.rollouts);
         findings.extend(of_certificates(&nodes, now, expiring));
         findings.extend(of_versions(&nodes));
-        findings.extend(of_rights(&answers.lacked));
+        findings.extend(of_rights(&answers.lacked, answers.helm_gives_rights));
+        findings.extend(answers.mislabelled.iter().map(|said| of_label(said)));
         findings.extend(namespaces.iter().filter_map(of_namespace));
         Self {
             nodes,
@@ -201,8 +223,8 @@ fn namespace(of: EnrolledNamespace) -> NamespaceLine {
     }
 }
 
-/// What is to be acted on at each node.
-fn of_nodes(nodes: &[NodeLine]) -> Vec<String> {
+/// What is to be acted on at each node. So many objects of the cluster are told of besides.
+fn of_nodes(nodes: &[NodeLine], refused: usize) -> Vec<String> {
     let named = |state: NodeState| {
         let of = nodes.iter().filter(move |line| line.state == state);
         of.map(|line| line.node.clone()).collect::<Vec<_>>()
@@ -235,13 +257,13 @@ fn of_nodes(nodes: &[NodeLine]) -> Vec<String> {
         "without the newest objects in force: see that the agent reaches the API server, or its files",
     );
     for line in nodes {
-        findings.extend(of_status(line));
+        findings.extend(of_status(line, refused));
     }
     findings
 }
 
 /// What is to be acted on by what an agent says itself.
-fn of_status(line: &NodeLine) -> Vec<String> {
+fn of_status(line: &NodeLine, refused: usize) -> Vec<String> {
     let Some(status) = line
         .status
         .as_ref()
@@ -271,13 +293,15 @@ fn of_status(line: &NodeLine) -> Vec<String> {
                 "{node}: the last reading of the objects is not in force: {error}"
             ));
         }
-        (Some(_), None) if status.policy.invalid > 0 => findings.push(format!(
-            "{node}: {} not in force as written: see `kubectl get picket`",
-            match status.policy.invalid {
-                1 => "1 object is".to_owned(),
-                count => format!("{count} objects are"),
-            }
-        )),
+        (Some(_), None) if usize::try_from(status.policy.invalid).is_ok_and(|count| count > refused) => {
+            findings.push(format!(
+                "{node}: {} not in force as written: see `kubectl get picket`",
+                match status.policy.invalid {
+                    1 => "1 object is".to_owned(),
+                    count => format!("{count} objects are"),
+                }
+            ))
+        }
         (Some(_), None) => {}
     }
     for sink in &status.audit.failing_sinks {
@@ -360,16 +384,30 @@ fn of_versions(nodes: &[NodeLine]) -> Option<String> {
 }
 
 /// The API server tells an AI agent alone, whose kubectl may show no more than `Forbidden`.
-fn of_rights(lacked: &[String]) -> Option<String> {
+fn of_rights(lacked: &[String], by_helm: bool) -> Option<String> {
     let each = |said: &String| said.strip_prefix("may not ").unwrap_or(said).to_owned();
     let lacked: Vec<_> = lacked.iter().map(each).collect();
     (!lacked.is_empty()).then(|| {
         format!(
-            "the agents may not: {}. The API server refuses each request by a grant that takes this. List the users and groups under \
-             impersonate.users and impersonate.groups of the chart and run helm upgrade, or apply what `kubectl picket grant rbac` prints",
-            first(&lacked)
+            "the agents may not: {}. The API server refuses each request by a grant that takes this. {}",
+            first(&lacked),
+            match by_helm {
+                true =>
+                    "List the users and groups under impersonate.users and impersonate.groups of the chart and run helm upgrade, or apply \
+                     what `kubectl picket grant rbac` prints",
+                false => "Apply what `kubectl picket grant rbac` prints",
+            }
         )
     })
+}
+
+/// A label of enrolment with another value than `true` looks like one.
+fn of_label(said: &(String, String)) -> String {
+    let (namespace, value) = said;
+    format!(
+        "namespace {namespace}: label {ENROLLED}={value} enrols nothing. The value is `true`: kubectl label namespace {namespace} \
+         {ENROLLED}=true --overwrite"
+    )
 }
 
 fn of_namespace(line: &NamespaceLine) -> Option<String> {
@@ -394,7 +432,7 @@ fn few(names: &[String]) -> String {
 }
 
 /// The first names of a list.
-fn first(names: &[String]) -> String {
+pub(super) fn first(names: &[String]) -> String {
     let mut shown: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
     if names.len() > NAMED {
         shown.push("...");

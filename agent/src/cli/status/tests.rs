@@ -329,7 +329,7 @@ async fn a_person_who_may_list_little_is_told_what_is_not_known() {
     })
     .await;
     assert_eq!(report.findings, Vec::<String>::new());
-    assert_eq!(report.unknown.len(), 3, "{:?}", report.unknown);
+    assert_eq!(report.unknown.len(), 5, "{:?}", report.unknown);
     for unknown in &report.unknown {
         assert!(unknown.contains("not for you"), "{unknown}");
     }
@@ -495,6 +495,35 @@ async fn a_node_that_no_agent_is_meant_for_is_not_to_be_acted_on() {
     assert!(rows::text(&report, Format::Table, false).contains("not selected"));
 }
 
+#[tokio::test]
+async fn an_agent_that_stopped_where_none_is_meant_any_more_is_not_missed() {
+    let agents = json!({
+        "metadata": {"name": "picket", "namespace": "picket-system"},
+        "spec": {"selector": {}, "template": {"spec": {"nodeSelector": {"pool": "agents"}, "containers": []}}},
+    });
+    let report = reported(move |path| {
+        let mut stopped = told("a");
+        stopped["status"]["phase"] = json!("Draining");
+        stopped["status"]["certificates"]["nodeCA"] = json!(now() - HOUR);
+        let mut silent = told("b");
+        silent["status"]["lastHeartbeat"] = json!(now() - HOUR);
+        Ok(match path {
+            NODES => vec![node("a"), node("b"), node("c")],
+            // By hand, or until the DaemonSet's controller deletes its pod.
+            TOLD => vec![stopped, silent, told("c")],
+            DAEMONSETS => vec![agents.clone()],
+            _ => Vec::new(),
+        })
+    })
+    .await;
+    let states: Vec<_> = report.nodes.iter().map(|line| line.state).collect();
+    assert_eq!(
+        states,
+        [NodeState::NotSelected, NodeState::NotSelected, NodeState::Ready]
+    );
+    assert_eq!(report.findings, Vec::<String>::new());
+}
+
 fn node_a() -> Value {
     node("a")
 }
@@ -518,6 +547,30 @@ async fn a_status_of_another_version_is_told_and_one_node_is_asked_for_by_its_na
         .filter(|target| target.contains("fieldSelector=metadata.name%3Da"));
     assert_eq!(of_name.count(), 2, "{asked:?}");
 }
+
+#[tokio::test]
+async fn a_namespace_whose_label_enrols_nothing_is_told() {
+    let report = reported(|path| {
+        let namespace = |name: &str, value: &str| json!({"metadata": {"name": name, "labels": {"picket.dev/enrolled": value}}});
+        Ok(match path {
+            TOLD => vec![told("a")],
+            NAMESPACES => vec![namespace("agents", "true"), namespace("off", "false"), namespace("yes", "True")],
+            _ => Vec::new(),
+        })
+    })
+    .await;
+    assert_eq!(report.namespaces.len(), 1, "{report:?}");
+    let [finding] = &report.findings[..] else {
+        panic!("{report:?}")
+    };
+    assert!(
+        finding.starts_with("namespace yes: label picket.dev/enrolled=True enrols nothing"),
+        "{finding}"
+    );
+}
+
+#[path = "cluster_tests.rs"]
+mod cluster;
 
 #[test]
 fn times_are_read_as_people_write_them() {

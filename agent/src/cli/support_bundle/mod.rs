@@ -14,11 +14,12 @@ mod collect;
 mod scrub;
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use jiff::Timestamp;
 use picket_policy::builtin;
@@ -78,7 +79,13 @@ fn bundle(args: &SupportBundleArgs) -> anyhow::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(&path);
-    let out = out.with_context(|| format!("cannot write {}", clean(&path.display().to_string())))?;
+    let out = out.map_err(|error| {
+        let path = clean(&path.display().to_string());
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => anyhow!("{path} exists already: choose another name with --out"),
+            _ => anyhow!("cannot write {path}: {error}"),
+        }
+    })?;
     let collected = runtime.block_on(Collector::new(client, &args.namespace, args.log_lines).collect(now));
     let seconds = u64::try_from(now.as_second()).unwrap_or_default();
     let written = collected.archive.write(&stem, seconds, out);

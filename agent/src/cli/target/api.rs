@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
     Preconditions,
@@ -19,8 +20,7 @@ use kube::api::{
 use kube::{Api, Client};
 use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition,
-    Spec as _,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, Spec as _,
 };
 use picket_policy::api::{API_VERSION, AnyObject, GROUP};
 use picket_policy::{ClusterObject, Document, PolicySet, builtin, read_documents};
@@ -28,7 +28,9 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
-use super::chart::{self, ChartAgents};
+use super::chart;
+use super::conditions::Conditions;
+use super::person::AskError;
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
@@ -50,6 +52,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// How long the API server may take to say who the person is.
+const NAME_LIMIT: Duration = Duration::from_secs(2);
+
 const KINDS: [(&str, &str); 3] = [
     (AgentIdentitySpec::KIND, AgentIdentitySpec::PLURAL),
     (AgentGrantSpec::KIND, AgentGrantSpec::PLURAL),
@@ -65,6 +70,8 @@ pub(in crate::cli) struct ApiObjects {
     set: PolicySet,
     /// What the nodes say of each AgentIdentity, by its name.
     nodes: BTreeMap<String, Vec<IdentityNode>>,
+    /// What AgentIdentities conflict with, by the identities' names.
+    conflicts: BTreeMap<String, String>,
     /// Files that the node's agent reads besides.
     beside: Vec<PathBuf>,
     /// Whether the person may know which objects of the kind there are.
@@ -102,9 +109,23 @@ impl ApiObjects {
         Self::of(runtime, client, listed)
     }
 
-    /// The agents of the chart, where it is installed.
-    pub(super) fn chart_agents(&self) -> Option<ChartAgents> {
+    /// Namespace and name of the service account of the chart's agents, where it is installed.
+    ///
+    /// # Errors
+    /// Where the person may not list DaemonSets.
+    pub(super) fn chart_agents(&self) -> Result<Option<(String, String)>, AskError> {
         self.runtime.block_on(chart::agents(&self.client))
+    }
+
+    /// Who the API server says that the person is.
+    pub(super) fn person(&self) -> Option<String> {
+        let reviews = Api::<Lenient<SelfSubjectReview>>::all(self.client.clone());
+        let review = Lenient(SelfSubjectReview::default());
+        let parameters = PostParams::default();
+        let asked = reviews.create(&parameters, &review);
+        // A name is not worth a wait while an agent goes on.
+        let answer = self.answer(tokio::time::timeout(NAME_LIMIT, asked)).ok()?;
+        answer.ok()?.ok()?.0.status?.user_info?.username
     }
 
     /// Asks for one object, for which the rights to read and change that one suffice. Where there is none, those of its kind are listed as
@@ -126,7 +147,10 @@ impl ApiObjects {
                     listed => listed.ok(),
                 }
             }
-            got => Some(vec![got.map_err(said)?.0]),
+            got => {
+                let needs = format!("get, and patch or delete for a change, on {plural}.{GROUP}");
+                Some(vec![got.map_err(|error| refused(error, &needs))?.0])
+            }
         };
         let is_listed = listed.is_some();
         let listed = listed.into_iter().flatten().map(|object| (kind, object));
@@ -140,7 +164,7 @@ impl ApiObjects {
         listed: Vec<(&'static str, DynamicObject)>,
     ) -> anyhow::Result<Self> {
         let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut conflicts) = (BTreeMap::new(), BTreeMap::new());
         for (kind, object) in listed {
             let created = object.metadata.creation_timestamp.as_ref();
             let created = created.map(|time| time.0.as_second());
@@ -150,6 +174,9 @@ impl ApiObjects {
                     all.push(((created, place, document.name().to_owned()), document.clone()));
                     if kind == AgentIdentitySpec::KIND {
                         nodes.insert(document.name().to_owned(), nodes_in(&object));
+                        let conflict = Conditions::of_latest(&object);
+                        let conflict = conflict.conflict().map(str::to_owned);
+                        conflicts.extend(conflict.map(|conflict| (document.name().to_owned(), conflict)));
                     }
                     documents.push(document);
                 }
@@ -182,6 +209,7 @@ impl ApiObjects {
             faulty,
             set,
             nodes,
+            conflicts,
             beside: Vec::new(),
             is_listed: true,
         })
@@ -208,6 +236,11 @@ impl ApiObjects {
     /// What the nodes say of an AgentIdentity.
     pub(in crate::cli) fn nodes_of(&self, identity: &str) -> &[IdentityNode] {
         self.nodes.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the cluster's agents say that an AgentIdentity conflicts with.
+    pub(in crate::cli) fn conflict_of(&self, identity: &str) -> Option<&str> {
+        self.conflicts.get(identity).map(String::as_str)
     }
 
     /// An object.
@@ -280,7 +313,7 @@ impl ApiObjects {
             field_manager: Some(MANAGER.to_owned()),
         };
         let made = self.send(async { self.api(kind).create(&parameters, &object).await })?;
-        let made = made.map_err(said)?;
+        let made = made.map_err(|error| refused(error, &self.verb("create", kind)))?;
         Ok(made.0.metadata.generation.unwrap_or_default())
     }
 
@@ -354,7 +387,9 @@ impl ApiObjects {
             let version = now.metadata.resource_version.unwrap_or_default();
             match self.send(change(version))? {
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                changed => return changed.map_err(said),
+                changed => {
+                    return changed.map_err(|error| refused(error, &self.verb("patch, or delete,", kind)));
+                }
             }
         }
         Err(Raced(format!(
@@ -377,10 +412,10 @@ impl ApiObjects {
         let began = Instant::now();
         loop {
             let Lenient(object) = self.ask(async { self.api(kind).get(name).await })?;
-            let ready = condition(&object, "Ready").filter(|ready| ready.observed_generation >= generation);
-            match ready {
+            let conditions = Conditions::of(&object, generation);
+            match conditions.ready().cloned() {
                 Some(ready) if ready.status == ConditionStatus::True => {
-                    return Ok(Waited::InCluster(began.elapsed()));
+                    return Ok(Waited::InCluster(began.elapsed(), conditions.warnings()));
                 }
                 Some(ready) if ready.reason == LIMITS_FILE => {
                     return Ok(Waited::LimitsInCluster(began.elapsed(), ready.message));
@@ -394,11 +429,12 @@ impl ApiObjects {
     }
 
     fn api(&self, kind: &str) -> Api<Lenient<DynamicObject>> {
-        let plural = KINDS
-            .iter()
-            .find(|(of, _)| *of == kind)
-            .map_or("", |(_, plural)| plural);
-        api(&self.client, kind, plural)
+        api(&self.client, kind, plural_of(kind))
+    }
+
+    /// A verb on a kind's resource, for people.
+    fn verb(&self, verb: &str, kind: &str) -> String {
+        format!("{verb} on {}.{GROUP}", plural_of(kind))
     }
 
     fn answer<T>(&self, request: impl Future<Output = T>) -> anyhow::Result<T> {
@@ -468,6 +504,24 @@ pub(super) fn known_kind(kind: &str) -> anyhow::Result<(&'static str, &'static s
         .with_context(|| format!("{kind} is no kind of Picket's"))
 }
 
+fn plural_of(kind: &str) -> &'static str {
+    let known = KINDS.iter().find(|(of, _)| *of == kind);
+    known.map_or("", |(_, plural)| plural)
+}
+
+/// What a command needs that lists the objects.
+const LISTS: &str = "list on agentidentities, agentgrants and agentpolicies of picket.dev";
+
+/// What the API server said; where RBAC refuses, with what the command needs. A policy or a webhook refuses in its own words.
+fn refused(error: kube::Error, needs: &str) -> anyhow::Error {
+    let by_rbac = matches!(&error, kube::Error::Api(status) if status.code == 403 && status.message.contains("\" cannot "));
+    let said = said(error);
+    match by_rbac {
+        true => anyhow!("{said}\nThe command needs the verb {needs}"),
+        false => said,
+    }
+}
+
 /// What the API server said, as kubectl prints it.
 fn said(error: kube::Error) -> anyhow::Error {
     match error {
@@ -494,7 +548,7 @@ async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Resu
         let page = tokio::time::timeout(LIMIT, api.list(&parameters)).await;
         let page = match page.map_err(|_| anyhow!("the API server does not answer"))? {
             Err(kube::Error::Api(status)) if status.code == 404 => return Err(NoSuchKind(kind).into()),
-            page => page.map_err(said)?,
+            page => page.map_err(|error| refused(error, LISTS))?,
         };
         objects.extend(page.items.into_iter().map(|object| object.0));
         next = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -561,12 +615,6 @@ fn nodes_in(object: &DynamicObject) -> Vec<IdentityNode> {
     entries
         .filter_map(|entry| serde_json::from_value(entry.clone()).ok())
         .collect()
-}
-
-fn condition(object: &DynamicObject, kind: &str) -> Option<ObjectCondition> {
-    let conditions = object.data.pointer("/status/conditions")?.clone();
-    let conditions: Vec<ObjectCondition> = serde_json::from_value(conditions).ok()?;
-    conditions.into_iter().find(|condition| condition.kind == kind)
 }
 
 #[cfg(test)]

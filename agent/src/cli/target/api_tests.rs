@@ -173,6 +173,77 @@ fn an_agent_is_switched_off_with_the_rights_on_its_object_alone() {
 }
 
 #[test]
+fn where_rbac_refuses_the_verbs_are_named_and_the_api_server_says_who_changed_what() {
+    let forbidden = "agentidentities.picket.dev is forbidden: User \"ann\" cannot X resource";
+    let fake = Fake::new(move |_| status(403, forbidden));
+    let args = fake.args("--cluster");
+    let error = args.target.read().expect_err("refused").to_string();
+    assert!(
+        error.starts_with(forbidden) && error.contains("verb list on agentidentities, agentgrants and"),
+        "{error}"
+    );
+    let error = suspend(&args).expect_err("refused").to_string();
+    assert!(
+        error.contains("verb get, and patch or delete for a change, on agentidentities.picket.dev"),
+        "{error}"
+    );
+    let reviews = "POST /apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let fake = Fake::new(move |target| match target {
+        "PATCH /agentidentities/a" => status(403, "admission webhook \"w\" denied the request: no"),
+        target if target == reviews => Some((
+            201,
+            json!({"metadata": {}, "status": {"userInfo": {"username": "ann"}}}),
+        )),
+        _ => Some((200, identity("a"))),
+    });
+    let args = fake.args("");
+    let error = suspend(&args).expect_err("refused").to_string();
+    assert_eq!(error, "admission webhook \"w\" denied the request: no");
+    let objects = args.target.read_one(KIND, "a").expect("read");
+    assert_eq!(objects.person().as_deref(), Some("ann"));
+    let silent = Fake::new(move |target| match target {
+        target if target == reviews => status(403, "no"),
+        _ => Some((200, identity("a"))),
+    });
+    let objects = silent.args("").target.read_one(KIND, "a").expect("read");
+    assert_eq!(objects.person(), None);
+}
+
+#[test]
+fn a_command_warns_of_an_object_that_is_in_force_and_conflicts() {
+    let conditions = |conflict: &str| {
+        json!([
+            {"type": "Ready", "status": "True", "observedGeneration": 1, "reason": "InForce", "message": "as b",
+             "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "Conflict", "status": conflict, "observedGeneration": 1, "reason": "AmbiguousIdentity", "message": "as b",
+             "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ])
+    };
+    for (conflict, warnings, told) in [
+        ("True", vec!["it conflicts: as b"], Some("as b")),
+        ("False", vec!["as b"], None),
+    ] {
+        let mut object = identity("a");
+        object["metadata"]["generation"] = json!(1);
+        object["status"] = json!({"conditions": conditions(conflict)});
+        let fake = Fake::new(move |target| match target {
+            "GET /agentidentities/a" => Some((200, object.clone())),
+            "GET /agentidentities" => listed(&[object.clone()]),
+            _ => listed(&[]),
+        });
+        let args = fake.args("--cluster");
+        let Objects::Cluster(cluster) = args.target.read().expect("read") else {
+            panic!("of the cluster")
+        };
+        let waited = cluster
+            .wait(KIND, "a", 1, Duration::from_secs(1))
+            .expect("an answer");
+        assert_eq!(waited.warnings(), warnings);
+        assert_eq!(cluster.conflict_of("a"), told);
+    }
+}
+
+#[test]
 fn one_that_is_not_in_the_cluster_is_looked_for_in_the_nodes_files() {
     let all: Vec<_> = (0..23).map(|number| identity(&format!("i{number:02}"))).collect();
     for (answer, wanted) in [

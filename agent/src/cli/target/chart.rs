@@ -1,7 +1,7 @@
 //! Whom the chart runs the agents as, for commands that print rights for them.
 //!
-//! In: a client with the person's own rights. Out: the agents' service account, and whether Helm keeps their role; nothing where no
-//! DaemonSet of agents is there, or where the person may not know.
+//! In: a client with the person's own rights. Out: the agents' service account, nothing where no DaemonSet of agents is there; and whether
+//! Helm keeps their role.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -14,15 +14,6 @@ use super::person::{AskError, list};
 
 /// The role by which the chart's agents impersonate users, which `picket grant rbac` prints by default too.
 pub(in crate::cli) const IMPERSONATOR: &str = "picket-node-impersonate";
-
-/// The agents of the chart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::cli) struct ChartAgents {
-    /// Namespace and name of their service account.
-    pub(in crate::cli) account: (String, String),
-    /// Whether Helm keeps [`IMPERSONATOR`]: it would undo what others write there.
-    pub(in crate::cli) helm_has_role: bool,
-}
 
 /// The DaemonSets of agents; none where nobody runs agents by the chart.
 ///
@@ -41,10 +32,16 @@ pub(in crate::cli) fn account_of(set: &DaemonSet) -> (String, String) {
     (set.namespace().unwrap_or_default(), name)
 }
 
-/// Looks for them.
-pub(super) async fn agents(client: &Client) -> Option<ChartAgents> {
-    let found = daemonsets(client).await.ok()?;
-    let account = account_of(found.first()?);
+/// Whom the agents run as; nothing where nobody runs them by the chart.
+///
+/// # Errors
+/// As [`daemonsets`].
+pub(super) async fn agents(client: &Client) -> Result<Option<(String, String)>, AskError> {
+    Ok(daemonsets(client).await?.first().map(account_of))
+}
+
+/// Whether Helm keeps [`IMPERSONATOR`]: it would undo what others write there. A role that nobody may look at counts as Helm's.
+pub(in crate::cli) async fn helm_has_role(client: &Client) -> bool {
     let roles = Api::<Lenient<ClusterRole>>::all(client.clone());
     let role = roles.get_opt(IMPERSONATOR).await;
     let is_helms = |role: Lenient<ClusterRole>| {
@@ -52,11 +49,7 @@ pub(super) async fn agents(client: &Client) -> Option<ChartAgents> {
             .get("app.kubernetes.io/managed-by")
             .is_some_and(|by| by == "Helm")
     };
-    Some(ChartAgents {
-        account,
-        // A role beside one that nobody may look at harms nothing.
-        helm_has_role: role.map_or(true, |role| role.is_some_and(is_helms)),
-    })
+    role.map_or(true, |role| role.is_some_and(is_helms))
 }
 
 #[cfg(test)]
@@ -86,14 +79,21 @@ mod tests {
             .await;
             let (_folder, connector) = Connector::for_tests(&url);
             let client = connector.connect().await.expect("a client");
-            let expected = ChartAgents {
-                account: ("picket-system".to_owned(), "picket".to_owned()),
-                helm_has_role,
-            };
-            assert_eq!(agents(&client).await, Some(expected));
+            let account = ("picket-system".to_owned(), "picket".to_owned());
+            assert_eq!(agents(&client).await, Ok(Some(account)));
+            assert_eq!(super::helm_has_role(&client).await, helm_has_role, "{by}");
         }
         let url = answering(|_| (200, json!({"metadata": {}, "items": []}))).await;
         let (_folder, connector) = Connector::for_tests(&url);
-        assert_eq!(agents(&connector.connect().await.expect("a client")).await, None);
+        let client = connector.connect().await.expect("a client");
+        assert_eq!(agents(&client).await, Ok(None));
+        let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": "not for you"});
+        let url = answering(move |_| (403, refused.clone())).await;
+        let (_folder, connector) = Connector::for_tests(&url);
+        let client = connector.connect().await.expect("a client");
+        assert_eq!(
+            agents(&client).await,
+            Err(AskError::Denied("not for you".to_owned()))
+        );
     }
 }

@@ -6,6 +6,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `api` | objects that the cluster keeps: listed, changed, and when they are in force |
+//! | `conditions` | what the cluster's agents say of an object |
 //! | `chart` | whom the chart runs the agents as |
 //! | `names` | names of objects in the cluster, for a shell that completes a line |
 //! | `person` | how a command reaches the cluster where it is about nothing else |
@@ -15,6 +16,7 @@
 
 mod api;
 pub(super) mod chart;
+pub(super) mod conditions;
 pub(super) mod moment;
 pub(super) mod names;
 pub(super) mod person;
@@ -90,11 +92,22 @@ impl Objects {
         }
     }
 
-    /// The agents of the chart, where it is installed in the cluster that these objects are in.
-    pub(in crate::cli) fn chart_agents(&self) -> Option<chart::ChartAgents> {
+    /// Namespace and name of the service account of the chart's agents, where it is installed in the cluster that these objects are in.
+    ///
+    /// # Errors
+    /// Where the person may not know.
+    pub(in crate::cli) fn chart_agents(&self) -> Result<Option<(String, String)>, person::AskError> {
+        match self {
+            Self::Files(_) => Ok(None),
+            Self::Cluster(cluster) => cluster.chart_agents(),
+        }
+    }
+
+    /// Who the API server says that the person is; nothing of files, and where it does not say.
+    pub(in crate::cli) fn person(&self) -> Option<String> {
         match self {
             Self::Files(_) => None,
-            Self::Cluster(cluster) => cluster.chart_agents(),
+            Self::Cluster(cluster) => cluster.person(),
         }
     }
 
@@ -103,6 +116,14 @@ impl Objects {
         match self {
             Self::Files(_) => None,
             Self::Cluster(cluster) => Some(cluster.nodes_of(identity)),
+        }
+    }
+
+    /// What the cluster's agents say that an AgentIdentity conflicts with.
+    pub(in crate::cli) fn conflict_of(&self, identity: &str) -> Option<&str> {
+        match self {
+            Self::Files(_) => None,
+            Self::Cluster(cluster) => cluster.conflict_of(identity),
         }
     }
 
@@ -543,9 +564,13 @@ impl ChangeArgs {
         // It is written, whatever keeps the command from seeing what became of it.
         let waited = waited.unwrap_or_else(|error| Waited::Unknown(error.to_string()));
         self.say(&waited.sentence());
+        for warning in waited.warnings() {
+            let warning = output::clean(warning);
+            output::warn(format_args!("picket: warning: {kind} {name}: {warning}"));
+        }
         Ok(match waited {
             Waited::InForce(_)
-            | Waited::InCluster(_)
+            | Waited::InCluster(..)
             | Waited::LimitsInCluster(..)
             | Waited::GoneFromCluster => Changed::Done,
             Waited::Refused(_)

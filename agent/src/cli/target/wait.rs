@@ -66,8 +66,8 @@ pub(in crate::cli) enum Waited {
     Late,
     /// No agent of this node reads that file.
     Elsewhere(PathBuf),
-    /// An agent of the cluster says that it is in force.
-    InCluster(Duration),
+    /// An agent of the cluster says that it is in force, and what a person should read of it besides.
+    InCluster(Duration, Vec<String>),
     /// An agent of the cluster says that of an AgentIdentity, which a file has too, the state and dates are in force.
     LimitsInCluster(Duration, String),
     /// An agent of the cluster says why it is not.
@@ -81,6 +81,14 @@ pub(in crate::cli) enum Waited {
 }
 
 impl Waited {
+    /// What the person is warned of besides.
+    pub(in crate::cli) fn warnings(&self) -> &[String] {
+        match self {
+            Self::InCluster(_, warnings) => warnings,
+            _ => &[],
+        }
+    }
+
     /// What the person is told.
     pub(in crate::cli) fn sentence(&self) -> String {
         match self {
@@ -93,7 +101,7 @@ impl Waited {
                 "No agent on this node reads {}. Agents that read it take it up within a second or so.",
                 file.display()
             ),
-            Self::InCluster(after) => format!(
+            Self::InCluster(after, _) => format!(
                 "In force in the cluster after {} ms; each agent takes it up as soon as the API server tells it.",
                 after.as_millis()
             ),

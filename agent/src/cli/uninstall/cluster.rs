@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::error::ErrorKind;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
@@ -43,7 +44,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ClusterUninstallArgs {
     /// Take Picket out of all nodes, and remove what Picket made in the cluster. The chart runs this before `helm uninstall`
-    #[arg(long, requires = "daemonset", conflicts_with_all = ["config", "bpffs", "state_directory", "remove_folder", "error_file"])]
+    #[arg(long, conflicts_with_all = ["config", "bpffs", "state_directory", "remove_folder", "error_file"])]
     cluster: bool,
     /// The DaemonSet that runs `picket uninstall` on each node, as JSON. A pod of it is Ready once its node is clean
     #[arg(long, value_name = "FILE", requires = "cluster")]
@@ -66,7 +67,11 @@ impl ClusterUninstallArgs {
 /// # Errors
 /// The DaemonSet cannot be read, the API server refuses, or nodes still hold Picket.
 pub(super) fn remove(args: &ClusterUninstallArgs) -> anyhow::Result<()> {
-    let file = args.daemonset.as_ref().context("--daemonset is missing")?;
+    let Some(file) = &args.daemonset else {
+        let says = "--cluster is for the chart's hook, which knows the DaemonSet that cleans the nodes (--daemonset). To take Picket out: \
+                    helm uninstall picket --namespace picket-system\n";
+        return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, says).into());
+    };
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let cleaner: DaemonSet =
         serde_json::from_slice(&text).with_context(|| format!("{} is no DaemonSet", file.display()))?;

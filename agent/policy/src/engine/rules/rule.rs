@@ -18,6 +18,7 @@ use crate::engine::item_filter::Hidden;
 use crate::engine::match_input::{MatchInput, MatchTarget, Scope};
 use crate::engine::namespaces::{NamespaceUse, Namespaces, Selected};
 use crate::engine::trace::Field;
+use crate::engine::{INVALID_POLICY, INVALID_POLICY_PATHS};
 use crate::glob::Glob;
 use crate::kubernetes::resources::known_resources;
 use crate::request::{Exec, KubeRequest, Verb, VerbSet};
@@ -495,6 +496,36 @@ impl CompiledRule {
             true => refused.with(Verb::DeleteCollection),
             false => refused,
         }
+    }
+
+    /// Whether it stands for a policy that is not valid: beside such a policy nothing is allowed.
+    pub(in crate::engine) fn is_of_invalid_policy(&self) -> bool {
+        [INVALID_POLICY, INVALID_POLICY_PATHS].contains(&&*self.name)
+    }
+
+    /// Whether it denies every request for a resource by these verbs in these groups, whatever else the request is.
+    pub(in crate::engine) fn denies_all(&self, verbs: VerbSet, groups: &[String], resource: &str) -> bool {
+        let (plain, sub) = resource
+            .split_once('/')
+            .map_or((resource, None), |(plain, sub)| (plain, Some(sub)));
+        let exclusions = &self.exclusions;
+        let is_whole = self.condition.is_none()
+            && self.namespaces.is_none()
+            && self.selector.is_none()
+            && self.names.is_none()
+            && self.urls.is_none()
+            && !self.is_about_commands()
+            && self.streams == Streams::default()
+            && exclusions.resources.is_empty()
+            && exclusions.namespaces.is_empty()
+            && exclusions.names.is_empty();
+        let is_about = || {
+            let resources = self.resources.as_ref();
+            resources.is_none_or(|list| list.iter().any(|glob| glob.matches(plain, sub)))
+                && groups.iter().all(|group| any(&self.groups, group))
+        };
+        let has_all = || verbs.without(self.refused_verbs()) == VerbSet::default();
+        self.action == Action::Deny && is_whole && has_all() && is_about()
     }
 
     /// The verbs it is about.

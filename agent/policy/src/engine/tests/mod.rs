@@ -192,6 +192,55 @@ fn audit_notes_and_warn_warns_and_neither_refuses() {
 }
 
 #[test]
+fn nothing_is_offered_that_the_rule_denies_too() {
+    let rules = "[{verbs: [get], apiGroups: [''], resources: [services]}, {verbs: [get], apiGroups: [''], resources: [nodes]}]";
+    let pods = "GET /api/v1/namespaces/x/pods/y";
+    let allowed = |matches: &str| {
+        let set = compile(&[&grant(rules), &deny(matches)]);
+        denied(&set, pods).allowed().to_owned()
+    };
+    for (matches, said) in [
+        ("resources: ['*']", ""),
+        ("resources: [pods, services]", "requests for nodes"),
+        ("verbs: [get], resources: [pods, nodes]", "requests for services"),
+        // Of these some may pass.
+        ("namespaces: [x]", "requests for services, nodes"),
+        (
+            "resources: ['*'], exceptNames: [z]",
+            "requests for services, nodes",
+        ),
+        (
+            "apiGroups: [apps, ''], resources: [pods]",
+            "requests for services, nodes",
+        ),
+    ] {
+        assert_eq!(allowed(matches), said, "{matches}");
+    }
+}
+
+#[test]
+fn beside_a_policy_that_is_not_valid_nothing_is_offered() {
+    let rule = |name: &str, matches: &str| {
+        format!("{{name: {name}, action: Deny, message: Broken., match: {{{matches}}}}}")
+    };
+    let resources = rule(INVALID_POLICY, "resources: ['*']");
+    let paths = rule(INVALID_POLICY_PATHS, "nonResourceURLs: ['*']");
+    let set = compile(&[
+        &grant(ALL),
+        &policy("p", &format!("rules: [{resources}, {paths}]")),
+    ]);
+    for (line, rule) in [
+        ("GET /api/v1/pods", INVALID_POLICY),
+        ("DELETE /api/v1/namespaces/x/pods/y", INVALID_POLICY),
+        ("GET /version", INVALID_POLICY_PATHS),
+    ] {
+        let denial = denied(&set, line);
+        assert_eq!((denial.rule(), denial.allowed()), (Some(rule), ""), "{line}");
+        assert!(denial.message().ends_with(": Broken."), "{}", denial.message());
+    }
+}
+
+#[test]
 fn the_order_of_files_and_rules_never_shows() {
     let first = policy(
         "a",
@@ -348,7 +397,7 @@ fn documents_are_checked_against_each_other() {
         ),
         (
             grant(ALL) + &second("u").replace("[a, b]", "[a]"),
-            "must name the same upstream user and groups",
+            "would act as user \"u\" without group \"b\" by this grant and as user \"u\" with group \"b\" by grant",
         ),
         (
             grant(ALL)
