@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::printable;
+use super::protobuf::is_unreadable;
 
 /// After so long a kind counts. An API server that is being replaced may answer with half a list.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,10 +65,12 @@ impl Lists {
 
     /// A list or watch failed. That the API server does not answer, or refuses, is no matter of what it sends.
     pub(super) fn failed(&mut self, error: &watcher::Error) {
-        if !matches!(
-            error,
-            watcher::Error::InitialListFailed(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_))
-        ) {
+        let is_of_list = match error {
+            watcher::Error::InitialListFailed(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)) => true,
+            watcher::Error::InitialListFailed(error) => is_unreadable(error),
+            _ => false,
+        };
+        if !is_of_list {
             return;
         }
         let now = Instant::now();

@@ -4,6 +4,8 @@
 //! would write as JSON for the object. What stands for a kind is told by [`table`]'s messages; a field, kind or encoding that is
 //! not in it is refused and never guessed, since a rule could not see what it does.
 
+pub mod answers;
+mod lenient;
 mod message;
 mod special;
 mod table;
