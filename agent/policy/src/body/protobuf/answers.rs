@@ -214,3 +214,7 @@ const fn once(number: u64, name: &'static str, of: Type) -> Field {
         of,
     }
 }
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;
