@@ -229,3 +229,7 @@ where
         Ok(Some(frame))
     }
 }
+
+#[cfg(test)]
+#[path = "protobuf_tests.rs"]
+mod tests;

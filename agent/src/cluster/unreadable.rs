@@ -99,6 +99,7 @@ impl Drop for Lists {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protobuf::Unreadable;
     use super::*;
 
     fn unreadable() -> watcher::Error {
@@ -130,6 +131,14 @@ mod tests {
         let error = serde_json::from_str::<u8>("[").unwrap_err();
         pods.failed(&watcher::Error::InitialListFailed(kube::Error::SerdeError(error)));
         assert!(kinds.has_changed().unwrap(), "another reason");
+        kinds.mark_unchanged();
+        pods.failed(&watcher::Error::InitialListFailed(kube::Error::Service(
+            "the connection was reset".into(),
+        )));
+        assert!(!kinds.has_changed().unwrap(), "nothing was read");
+        let broken = kube::Error::Service(Unreadable::LongList.into());
+        pods.failed(&watcher::Error::InitialListFailed(broken));
+        assert!(kinds.has_changed().unwrap(), "protobuf that cannot be read");
         // Another follower of the kind reads its list.
         all.of("pods").read();
         assert_eq!(told(&kinds.borrow_and_update()), ["pods"]);

@@ -69,11 +69,7 @@ fn difference(line: &str) -> Option<String> {
         Err(error) => return Some(format!("{api_version} {kind}: {error}")),
     };
     let mut expected = parsed(&decode(text));
-    for metadata in ["/metadata", "/spec/template/metadata", "/spec/jobTemplate/metadata"] {
-        without_managed_fields(&mut expected, metadata);
-    }
-    without_managed_fields(&mut expected, "/spec/jobTemplate/spec/template/metadata");
-    without_managed_fields(&mut expected, "/template/metadata");
+    drop_managed_fields(&mut expected);
     let expected = json!({"type": "ADDED", "object": expected});
     if value == expected {
         return None;
@@ -84,9 +80,15 @@ fn difference(line: &str) -> Option<String> {
     Some(format!("{api_version} {kind}: {differing:?}"))
 }
 
-fn without_managed_fields(object: &mut Value, metadata: &str) {
-    if let Some(Value::Object(metadata)) = object.pointer_mut(metadata) {
-        metadata.remove("managedFields");
+/// Those of the object and of the templates in it.
+fn drop_managed_fields(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(drop_managed_fields),
+        Value::Object(entries) => {
+            entries.remove("managedFields");
+            entries.values_mut().for_each(drop_managed_fields);
+        }
+        _ => {}
     }
 }
 
