@@ -35,7 +35,8 @@ const LISTS: [(&str, &str); 5] = [
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// What client-go sends for a list and for a watch. A server that has no protobuf answers in JSON.
-const ACCEPTED: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf,application/json");
+const ACCEPTED: HeaderValue =
+    HeaderValue::from_static("application/vnd.kubernetes.protobuf,application/json");
 
 /// Bytes before each frame of a watch, which are its length (apimachinery, pkg/util/framer).
 const PREFIX: usize = 4;
@@ -101,7 +102,9 @@ fn is_list(path: &str) -> bool {
         let Some(rest) = path.strip_prefix(version) else {
             return false;
         };
-        let in_namespace = rest.strip_prefix("namespaces/").and_then(|rest| rest.split_once('/'));
+        let in_namespace = rest
+            .strip_prefix("namespaces/")
+            .and_then(|rest| rest.split_once('/'));
         rest == *resource || in_namespace.is_some_and(|(_, rest)| rest == *resource)
     })
 }
@@ -144,7 +147,12 @@ enum Form {
 impl Form {
     /// None where the answer is no protobuf.
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut parts = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').map(str::trim);
+        let mut parts = headers
+            .get(CONTENT_TYPE)?
+            .to_str()
+            .ok()?
+            .split(';')
+            .map(str::trim);
         if !parts.next()?.eq_ignore_ascii_case(PROTOBUF) {
             return None;
         }

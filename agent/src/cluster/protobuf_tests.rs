@@ -37,8 +37,14 @@ fn object(kind: &str, raw: &[u8]) -> Vec<u8> {
 /// A Service of this name and version.
 fn service(name: &str, version: &str) -> Vec<u8> {
     // What no reader of JSON takes, and bytes that are no text.
-    let managed = bytes(7, bytes(1, ["{\"f:\u{0}".repeat(1_000).as_bytes(), b"\xff"].concat()));
-    bytes(1, [bytes(1, name), bytes(6, version), bytes(17, managed)].concat())
+    let managed = bytes(
+        7,
+        bytes(1, ["{\"f:\u{0}".repeat(1_000).as_bytes(), b"\xff"].concat()),
+    );
+    bytes(
+        1,
+        [bytes(1, name), bytes(6, version), bytes(17, managed)].concat(),
+    )
 }
 
 /// A page of Services, behind which another one begins.
@@ -96,7 +102,10 @@ async fn frames_are_read_wherever_they_are_split() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(read[0]["object"]["metadata"], serde_json::json!({"name": "a", "resourceVersion": "6"}));
+    assert_eq!(
+        read[0]["object"]["metadata"],
+        serde_json::json!({"name": "a", "resourceVersion": "6"})
+    );
     assert_eq!(read[1]["object"]["metadata"]["resourceVersion"], "7");
     assert_eq!(read[2]["object"]["code"], 410);
     assert_eq!(read.len(), 3);
@@ -119,7 +128,10 @@ async fn a_frame_that_is_broken_or_cut_ends_the_watch_with_an_error() {
     ] {
         let (read, end) = lines(&[good.clone(), bad].concat(), 64).await;
         assert_eq!(read.lines().count(), 1);
-        assert!(end.as_ref().is_some_and(|end| end.contains(told)), "{told}: {end:?}");
+        assert!(
+            end.as_ref().is_some_and(|end| end.contains(told)),
+            "{told}: {end:?}"
+        );
     }
 }
 
@@ -127,7 +139,9 @@ async fn a_frame_that_is_broken_or_cut_ends_the_watch_with_an_error() {
 fn lists_and_watches_of_built_in_kinds_ask_for_protobuf() {
     let accepted = |method: Method, path: &str, accept: Option<&str>| {
         let request = Request::builder().method(method).uri(path);
-        let request = accept.into_iter().fold(request, |request, accept| request.header(ACCEPT, accept));
+        let request = accept
+            .into_iter()
+            .fold(request, |request, accept| request.header(ACCEPT, accept));
         let request = ask(request.body(()).unwrap());
         request.headers().get(ACCEPT).cloned() == Some(ACCEPTED)
     };
@@ -170,7 +184,9 @@ async fn what_is_no_protobuf_is_passed_on() {
         Some("text/plain;stream=watch"),
     ] {
         let response = Response::builder().status(500).header(CONTENT_LENGTH, 4);
-        let response = media.into_iter().fold(response, |response, media| response.header(CONTENT_TYPE, media));
+        let response = media
+            .into_iter()
+            .fold(response, |response, media| response.header(CONTENT_TYPE, media));
         let response = response.body(Full::new(Bytes::from_static(b"k8s\0"))).unwrap();
         let before = response.headers().clone();
         let response = answer(response);
@@ -215,7 +231,12 @@ async fn followed(answers: Answers, until: (&'static str, usize)) -> Vec<String>
         watcher::Event::Delete(service) => add(format!("-{}", name(service))),
     };
     let failed = |error: &watcher::Error| {
-        add(if is_unreadable(error) { "unreadable" } else { "failed" }.to_owned());
+        add(if is_unreadable(error) {
+            "unreadable"
+        } else {
+            "failed"
+        }
+        .to_owned());
     };
     let (all, config) = (Api::<Lenient<Service>>::all, watcher::Config::default());
     let following = follow_with(&connector, "services", all, config, &cancel, on, failed);
@@ -246,7 +267,8 @@ async fn objects_are_followed_in_protobuf() {
 async fn objects_are_followed_where_the_server_has_no_protobuf() {
     const JSON: &str = "application/json";
     let list = r#"{"metadata": {"resourceVersion": "5"}, "items": [{"metadata": {"name": "a"}}]}"#;
-    let watch = "{\"type\": \"ADDED\", \"object\": {\"metadata\": {\"name\": \"b\", \"resourceVersion\": \"6\"}}}\n";
+    let watch =
+        "{\"type\": \"ADDED\", \"object\": {\"metadata\": {\"name\": \"b\", \"resourceVersion\": \"6\"}}}\n";
     let answers = [list, "", watch].map(|text| (200, JSON, text.as_bytes().to_vec()));
     let seen = followed(answers, ("+b", 1)).await;
     assert_eq!(seen, ["init", "a", "done", "+b"]);
@@ -270,7 +292,10 @@ async fn a_list_that_cannot_be_read_is_told_and_tried_again() {
     let mut answers = two_pages(Vec::new());
     answers[1].2.truncate(40);
     let seen = followed(answers, ("unreadable", 2)).await;
-    assert_eq!(seen, ["init", "a", "b", "unreadable", "init", "a", "b", "unreadable"]);
+    assert_eq!(
+        seen,
+        ["init", "a", "b", "unreadable", "init", "a", "b", "unreadable"]
+    );
 }
 
 #[tokio::test]
@@ -280,7 +305,10 @@ async fn a_refusal_in_protobuf_is_one() {
     let services = Api::<Lenient<Service>>::all(connector.connect().await.unwrap());
     match services.list(&ListParams::default()).await.unwrap_err() {
         kube::Error::Api(status) => {
-            assert_eq!((status.code, status.reason.as_str(), status.message.as_str()), (403, "Forbidden", "no"));
+            assert_eq!(
+                (status.code, status.reason.as_str(), status.message.as_str()),
+                (403, "Forbidden", "no")
+            );
         }
         error => panic!("{error:?}"),
     }

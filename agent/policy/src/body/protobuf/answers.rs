@@ -28,7 +28,9 @@ pub enum AnswerError {
     #[error("the API server's answer is no protobuf of Kubernetes: {0}")]
     Protobuf(&'static str),
     /// It has something else in it than was asked for.
-    #[error("the API server's answer is of the kind {api_version} {kind}, which Picket does not read in protobuf")]
+    #[error(
+        "the API server's answer is of the kind {api_version} {kind}, which Picket does not read in protobuf"
+    )]
     Kind {
         /// As the answer says.
         api_version: String,

@@ -32,7 +32,14 @@ fn number(field: usize, value: usize) -> Vec<u8> {
 
 fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let meta = [bytes(1, api_version), bytes(2, kind)].concat();
-    [MAGIC.to_vec(), bytes(1, meta), bytes(2, raw), bytes(3, ""), bytes(4, "")].concat()
+    [
+        MAGIC.to_vec(),
+        bytes(1, meta),
+        bytes(2, raw),
+        bytes(3, ""),
+        bytes(4, ""),
+    ]
+    .concat()
 }
 
 fn event(of: &str, object: &[u8]) -> Vec<u8> {
@@ -107,7 +114,13 @@ fn objects_are_what_the_real_library_makes_of_them() {
 fn objects_of_followed_kinds_are_what_the_real_library_makes_of_them() {
     let file = std::env::var("PROTOBUF_PAIRS").expect("PROTOBUF_PAIRS");
     let pairs = std::fs::read_to_string(file).expect("a file");
-    let followed = ["v1 Service", "v1 Pod", "v1 Namespace", "v1 Node", "discovery.k8s.io/v1 EndpointSlice"];
+    let followed = [
+        "v1 Service",
+        "v1 Pod",
+        "v1 Namespace",
+        "v1 Node",
+        "discovery.k8s.io/v1 EndpointSlice",
+    ];
     let lines = pairs
         .lines()
         .filter(|line| followed.iter().any(|kind| line.starts_with(&format!("{kind} "))));
@@ -124,7 +137,11 @@ fn objects_of_followed_kinds_are_what_the_real_library_makes_of_them() {
 fn a_list_has_its_version_and_the_place_where_the_next_page_begins() {
     let meta = [bytes(2, "1000"), bytes(3, "next"), number(4, 3)].concat();
     let item = |name: &str| bytes(2, bytes(1, bytes(1, name)));
-    let body = envelope("v1", "NamespaceList", &[bytes(1, meta), item("a"), item("b")].concat());
+    let body = envelope(
+        "v1",
+        "NamespaceList",
+        &[bytes(1, meta), item("a"), item("b")].concat(),
+    );
     assert_eq!(
         parsed(&list(&body).expect("a list")),
         json!({
@@ -169,17 +186,32 @@ fn no_field_of_an_object_ends_the_list() {
     let label = |key: &str, value: &str| bytes(11, [bytes(1, key), bytes(2, value)].concat());
     for (fields, expected) in [
         // A later release's fields.
-        (vec![number(500, 3), bytes(501, "x"), bytes(1, "a")], json!({"name": "a"})),
+        (
+            vec![number(500, 3), bytes(501, "x"), bytes(1, "a")],
+            json!({"name": "a"}),
+        ),
         (vec![bytes(1, b"a\xffb")], json!({"name": "a\u{fffd}b"})),
         (vec![bytes(1, "a\n\"\u{2028}")], json!({"name": "a\n\"\u{2028}"})),
         (vec![bytes(1, "a"), bytes(1, "b")], json!({"name": "b"})),
-        (vec![label("k", "1"), label("k", "2")], json!({"labels": {"k": "2"}})),
+        (
+            vec![label("k", "1"), label("k", "2")],
+            json!({"labels": {"k": "2"}}),
+        ),
         (vec![bytes(11, bytes(1, "k"))], json!({"labels": {"k": ""}})),
         (vec![bytes(11, bytes(3, "k"))], json!({"labels": {"": ""}})),
         // Of year 10000, and of none.
-        (vec![bytes(9, number(1, 253_402_300_800))], json!({"deletionTimestamp": "1970-01-01T00:00:00Z"})),
-        (vec![bytes(9, number(7, 1))], json!({"deletionTimestamp": "1970-01-01T00:00:00Z"})),
-        (vec![bytes(8, number(1, 60))], json!({"creationTimestamp": "1970-01-01T00:01:00Z"})),
+        (
+            vec![bytes(9, number(1, 253_402_300_800))],
+            json!({"deletionTimestamp": "1970-01-01T00:00:00Z"}),
+        ),
+        (
+            vec![bytes(9, number(7, 1))],
+            json!({"deletionTimestamp": "1970-01-01T00:00:00Z"}),
+        ),
+        (
+            vec![bytes(8, number(1, 60))],
+            json!({"creationTimestamp": "1970-01-01T00:01:00Z"}),
+        ),
     ] {
         assert_eq!(metadata(&[fields.concat()]), json!([expected]));
     }
@@ -187,7 +219,10 @@ fn no_field_of_an_object_ends_the_list() {
     let port = bytes(1, [number(3, 443), bytes(4, number(1, 9))].concat());
     let service = envelope("v1", "Service", &bytes(2, port));
     let value = parsed(&watch_event(&event("ADDED", &service)).expect("an event"));
-    assert_eq!(value["object"]["spec"]["ports"], json!([{"port": 443, "targetPort": 0}]));
+    assert_eq!(
+        value["object"]["spec"]["ports"],
+        json!([{"port": 443, "targetPort": 0}])
+    );
 }
 
 #[test]
@@ -237,7 +272,10 @@ fn what_is_no_answer_is_an_error() {
         ([good.clone(), bytes(3, "gzip")].concat(), "encoded once more"),
         (good[..good.len() - 7].to_vec(), "ends within a field"),
         (services(&[vec![1 << 3, 1]]), "another wire type"),
-        (services(&[vec![11 << 3 | 3]]), "wire type that Kubernetes does not use"),
+        (
+            services(&[vec![11 << 3 | 3]]),
+            "wire type that Kubernetes does not use",
+        ),
     ] {
         let error = list(&body).expect_err(told).to_string();
         assert!(error.contains(told), "{told}: {error}");
@@ -248,7 +286,10 @@ fn what_is_no_answer_is_an_error() {
         (bytes(1, "ADDED"), "has no object"),
         (event("ADDED", b"{}"), "does not start"),
         (event("ADDED", &service)[..20].to_vec(), "ends within a field"),
-        (event("ADDED", &envelope("v1", "Widget", b"")), "of the kind v1 Widget"),
+        (
+            event("ADDED", &envelope("v1", "Widget", b"")),
+            "of the kind v1 Widget",
+        ),
     ] {
         let error = watch_event(&frame).expect_err(told).to_string();
         assert!(error.contains(told), "{told}: {error}");

@@ -130,12 +130,7 @@ fn member(
 }
 
 /// Writes a map. Where a key comes twice, the last one counts; an entry without a value has an empty one.
-fn map(
-    out: &mut Vec<u8>,
-    of: Type,
-    entries: &[(usize, Payload<'_>)],
-    depth: usize,
-) -> Result<(), BodyError> {
+fn map(out: &mut Vec<u8>, of: Type, entries: &[(usize, Payload<'_>)], depth: usize) -> Result<(), BodyError> {
     let mut read = BTreeMap::new();
     for (_, entry) in entries {
         let Payload::Bytes(bytes) = *entry else {
