@@ -28,7 +28,7 @@
 //! | module | holds | imports |
 //! |---|---|---|
 //! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | `metrics`, `runtime` |
-//! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | `pki`, `runtime` |
+//! | [`cluster`] | the client of the Kubernetes API, and list-and-watch, which asks in protobuf (protobuf.rs) | `pki`, `runtime` |
 //! | [`endpoints`] | which addresses are protected endpoints, kept current | `cluster` |
 //! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `metrics`, `notify`, `runtime` |
 //! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `upgrade`, `workload` |

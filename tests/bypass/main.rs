@@ -25,6 +25,7 @@ mod startup_race;
 mod static_pods;
 mod target;
 mod traffic;
+mod unsendable_objects;
 mod upgrade;
 mod world;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         packet_evasion,
         startup_race,
         protected_endpoints,
+        unsendable_objects,
         pods,
         listener_port,
         static_pods,

@@ -46,7 +46,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// `EPERM`.
 const REFUSED: i64 = 1;
 /// The pods that are enforced, on the first and the second node.
-const ENFORCED: [&str; 2] = ["worker", "remote"];
+pub(crate) const ENFORCED: [&str; 2] = ["worker", "remote"];
 
 /// Asks for a ConfigMap (argument 3) at an address (1) and port (2), checking the certificate by the pod's own bundle. The
 /// API server's certificate does not have all addresses that lead to it, so the pod that is left alone (4 is `direct`) does not
@@ -160,7 +160,7 @@ fn answered(world: &World, namespace: &str, pod: &str, at: (&str, u16)) -> Resul
 }
 
 /// The API server answers there to a pod that is left alone: the address leads to it.
-fn leads(world: &World, at: (&str, u16)) -> Result<()> {
+pub(crate) fn leads(world: &World, at: (&str, u16)) -> Result<()> {
     answered(world, "direct", "worker", at)
 }
 
@@ -199,7 +199,7 @@ fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
 
 /// As [`redirected`], as soon as the agent has heard of the protected endpoint: until then the pod may reach the API server, whose
 /// certificate it does not trust.
-fn comes_to_be_redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
+pub(crate) fn comes_to_be_redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     let begun = Instant::now();
     answered(world, "agents", pod, at)?;
     eprintln!(
@@ -324,7 +324,7 @@ impl Drop for Extra<'_> {
 }
 
 /// A Service without a selector in the namespace `lab`, and a slice made by hand that leads it somewhere.
-fn lead(world: &World, name: &str, spec: &Value, (address, port): (&str, u16)) -> Result<()> {
+pub(crate) fn lead(world: &World, name: &str, spec: &Value, (address, port): (&str, u16)) -> Result<()> {
     let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "lab"}, "spec": spec});
     let port_of = &mut service["spec"]["ports"][0];
     port_of["name"] = json!("way");
@@ -336,7 +336,7 @@ fn lead(world: &World, name: &str, spec: &Value, (address, port): (&str, u16)) -
     world.cluster.apply(&list.to_string())
 }
 
-fn delete(world: &World, name: &str) -> Result<()> {
+pub(crate) fn delete(world: &World, name: &str) -> Result<()> {
     let slice = format!("endpointslice/{name}-by-hand");
     world
         .admin(&[
@@ -350,7 +350,7 @@ fn delete(world: &World, name: &str) -> Result<()> {
         .map(drop)
 }
 
-fn cluster_address(world: &World, name: &str) -> Result<String> {
+pub(crate) fn cluster_address(world: &World, name: &str) -> Result<String> {
     let path = "jsonpath={.spec.clusterIP}";
     Ok(world
         .admin(&["get", "service", "-n", "lab", name, "-o", path])?
@@ -358,7 +358,7 @@ fn cluster_address(world: &World, name: &str) -> Result<String> {
         .to_owned())
 }
 
-fn server_address(world: &World) -> String {
+pub(crate) fn server_address(world: &World) -> String {
     world.cluster.node().address.to_string()
 }
 

@@ -21,7 +21,7 @@
 //! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `cel`, `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits: check.rs and cost.rs, then those of rules in rules/, whose functions are in library/; both read values by runtime/ | - |
-//! | [`body`] | a request's body as the one value that every reader finds in it | - |
+//! | [`body`] | a request's body as the one value that every reader finds in it; the API server's answers in protobuf (protobuf/answers.rs) | - |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
 //! | [`spiffe`] | SPIFFE IDs: the names in client certificates | - |

@@ -2,12 +2,13 @@
 //!
 //! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), each event of a watch ([`follow`]), and what a
 //! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects; once it shows that its objects were
-//! set back, all are listed anew ([`resets`]).
+//! set back, all are listed anew ([`resets`]). Kubernetes' own kinds come in protobuf ([`protobuf`]), as to kube-proxy.
 
 pub mod address;
 mod faults;
 mod kept_client;
 mod person;
+mod protobuf;
 mod resets;
 pub mod rights;
 mod unreadable;
@@ -25,7 +26,6 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use picket_controller::lenient::{Lenient, is_unread};
-use picket_controller::utf8;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -200,7 +200,7 @@ impl Connector {
 /// Makes a client. That runs the kubeconfig's credential plugin and waits for it, however long it takes: on a thread of its own, so
 /// that the caller can be cancelled and nothing beside it stands still.
 async fn make_client(config: kube::Config, kubeconfig: PathBuf) -> Result<Client, ClientFault> {
-    let mut made = tokio::task::spawn_blocking(move || utf8::client(config));
+    let mut made = tokio::task::spawn_blocking(move || protobuf::client(config));
     let made = match timeout(PLUGIN_PATIENCE, &mut made).await {
         Ok(made) => made,
         Err(_) => {
@@ -344,7 +344,7 @@ pub async fn follow_with<K>(
                                 );
                                 // The watch goes on behind an event that it could not read: a list has the object, or tells that it
                                 // cannot be read.
-                                if is_unread(&error) {
+                                if is_unread(&error) || protobuf::is_unreadable(&error) {
                                     // A list that can be read would end each pause but the first.
                                     if begun_anew.elapsed() > 2 * RETRY_LONGEST {
                                         anew.reset();

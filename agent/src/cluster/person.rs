@@ -62,7 +62,7 @@ impl PersonalConfig {
     }
 
     fn client(&self, config: kube::Config) -> Result<Client, ClusterError> {
-        picket_controller::utf8::client(config).map_err(|error| ClusterError::Client {
+        super::protobuf::client(config).map_err(|error| ClusterError::Client {
             path: self.kubeconfig.clone().unwrap_or_else(|| "kubeconfig".into()),
             source: ClientFault::from(&error),
         })

@@ -49,7 +49,7 @@ impl CredentialFiles<'_> {
     /// # Errors
     /// [`ClusterError`] with the file that cannot be read, or makes no client.
     pub fn client(&self, server: &http::Uri) -> Result<Client, ClusterError> {
-        picket_controller::utf8::client(self.config(server)?).map_err(|error| ClusterError::Client {
+        super::protobuf::client(self.config(server)?).map_err(|error| ClusterError::Client {
             path: self.certificate.or(self.token).unwrap_or(self.ca).to_owned(),
             source: ClientFault::from(&error),
         })

@@ -171,6 +171,17 @@ pub(crate) async fn answering_texts(
 pub(crate) async fn answering_bytes(
     answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, Vec<u8>) + Send + Sync + 'static,
 ) -> String {
+    answering_as(move |request| {
+        let (code, text) = answer(request);
+        (code, "application/json", text)
+    })
+    .await
+}
+
+/// An API server that answers each request with a code and bytes of a media type; the URL.
+pub(crate) async fn answering_as(
+    answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, &'static str, Vec<u8>) + Send + Sync + 'static,
+) -> String {
     use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
@@ -183,10 +194,10 @@ pub(crate) async fn answering_bytes(
                 async move {
                     let (head, body) = request.into_parts();
                     let body = body.collect().await?.to_bytes();
-                    let (code, text) = answer(&http::Request::from_parts(head, body));
+                    let (code, media, bytes) = answer(&http::Request::from_parts(head, body));
                     let response = http::Response::builder().status(code);
-                    let response = response.header("content-type", "application/json");
-                    let body = http_body_util::Full::new(bytes::Bytes::from(text));
+                    let response = response.header("content-type", media);
+                    let body = http_body_util::Full::new(bytes::Bytes::from(bytes));
                     Ok::<_, hyper::Error>(response.body(body).unwrap())
                 }
             });

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::printable;
+use super::protobuf::is_unreadable;
 
 /// After so long a kind counts. An API server that is being replaced may answer with half a list.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,10 +65,12 @@ impl Lists {
 
     /// A list or watch failed. That the API server does not answer, or refuses, is no matter of what it sends.
     pub(super) fn failed(&mut self, error: &watcher::Error) {
-        if !matches!(
-            error,
-            watcher::Error::InitialListFailed(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_))
-        ) {
+        let is_of_list = match error {
+            watcher::Error::InitialListFailed(kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)) => true,
+            watcher::Error::InitialListFailed(error) => is_unreadable(error),
+            _ => false,
+        };
+        if !is_of_list {
             return;
         }
         let now = Instant::now();
@@ -96,6 +99,7 @@ impl Drop for Lists {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protobuf::Unreadable;
     use super::*;
 
     fn unreadable() -> watcher::Error {
@@ -127,6 +131,14 @@ mod tests {
         let error = serde_json::from_str::<u8>("[").unwrap_err();
         pods.failed(&watcher::Error::InitialListFailed(kube::Error::SerdeError(error)));
         assert!(kinds.has_changed().unwrap(), "another reason");
+        kinds.mark_unchanged();
+        pods.failed(&watcher::Error::InitialListFailed(kube::Error::Service(
+            "the connection was reset".into(),
+        )));
+        assert!(!kinds.has_changed().unwrap(), "nothing was read");
+        let broken = kube::Error::Service(Unreadable::LongList.into());
+        pods.failed(&watcher::Error::InitialListFailed(broken));
+        assert!(kinds.has_changed().unwrap(), "protobuf that cannot be read");
         // Another follower of the kind reads its list.
         all.of("pods").read();
         assert_eq!(told(&kinds.borrow_and_update()), ["pods"]);

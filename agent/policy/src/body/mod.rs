@@ -18,6 +18,7 @@ use serde_json::Value;
 
 pub use error::{BodyError, Place};
 pub use media::MediaType;
+pub use protobuf::answers;
 pub use write::write;
 
 /// How deep lists and objects may be nested. The largest schemas of custom resources nest about 60 deep, and `serde_json`

@@ -132,7 +132,7 @@ fn write(object: &mut Object, field: &Field, value: Value, is_zero: bool) {
 }
 
 /// Whether a field is a struct of Go, which `omitempty` never leaves out.
-fn is_struct(field: &Field) -> bool {
+pub(super) fn is_struct(field: &Field) -> bool {
     let is_scalar = matches!(
         field.of,
         Type::Bool | Type::Int32 | Type::Int64 | Type::Double | Type::Text | Type::Bytes | Type::Texts

@@ -3,7 +3,11 @@
 //! In: `k8s\0` and a `runtime.Unknown` (k8s.io/apimachinery, pkg/runtime/generated.proto). Out: the value that the API server
 //! would write as JSON for the object. What stands for a kind is told by [`table`]'s messages; a field, kind or encoding that is
 //! not in it is refused and never guessed, since a rule could not see what it does.
+//!
+//! The API server's own answers are read leniently, by [`answers`].
 
+pub mod answers;
+mod lenient;
 mod message;
 mod special;
 mod table;
