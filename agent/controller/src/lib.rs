@@ -14,7 +14,7 @@
 //! | [`names`] | the names by which controller, agents and commands meet in the cluster | - |
 //! | [`lenient`] | objects of the API server, read without what can make them unreadable; the agent reads so too | - |
 //! | [`ended_watch`] | watches that end before their first event fail; the agent's too | - |
-//! | [`utf8`] | the client's answers in UTF-8; the agent has them so too | `ended_watch` |
+//! | [`utf8`] | the client's answers in UTF-8; the agent has them so too | - |
 //! | [`x509`] | what both read of certificates | - |
 //! | [`faults`] | errors of the API's client, in words without a credential; the agent has them too | - |
 //! | `authority` | a CA: made, read, and used to sign | `ec_key`, `names`, `x509` |

@@ -1,6 +1,6 @@
 //! Bodies of the API server's answers, with bytes that are no UTF-8 replaced.
 //!
-//! In: the configuration of a client, and the frames of its answers. Out: the same frames, in which each such byte is a `?`.
+//! In: the frames of a client's answers. Out: the same frames, in which each such byte is a `?`.
 //!
 //! `metadata.managedFields` comes as somebody wrote it, byte for byte, and Go's decoders take any. A client that wants UTF-8 fails at the
 //! whole list, before it looks at an object: see [`crate::lenient`].
@@ -8,11 +8,6 @@
 use http_body_util::BodyExt as _;
 use hyper::Response;
 use hyper::body::{Body, Bytes};
-use kube::client::ClientBuilder;
-use kube::{Client, Config};
-use tower::util::MapResponseLayer;
-
-use crate::ended_watch::EndedWatchLayer;
 
 /// The body of a response in UTF-8.
 pub fn response<B>(
@@ -23,16 +18,6 @@ where
 {
     let mut utf8 = Utf8::default();
     response.map(|body| body.map_frame(move |frame| frame.map_data(|data| utf8.clean(data))))
-}
-
-/// A client whose answers are read so, and whose watches tell that they ended before their first event.
-///
-/// # Errors
-/// As of [`Client::try_from`].
-pub fn client(config: Config) -> Result<Client, kube::Error> {
-    let builder = ClientBuilder::try_from(config)?;
-    let builder = builder.with_layer(&MapResponseLayer::new(response));
-    Ok(builder.with_layer(&EndedWatchLayer).build())
 }
 
 /// What a body is read with.

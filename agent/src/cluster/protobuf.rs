@@ -18,6 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use picket_controller::ended_watch::EndedWatchLayer;
 use picket_controller::utf8;
 use picket_policy::body::answers::{self, AnswerError, MAX_FRAME, MAX_LIST};
 use tower::BoxError;
@@ -67,7 +68,9 @@ pub(super) fn client(config: Config) -> Result<Client, kube::Error> {
         .with_layer(&MapRequestLayer::new(ask::<kube::client::Body>))
         .with_layer(&MapResponseLayer::new(answer))
         // Behind the answer: bytes of protobuf are no text.
-        .with_layer(&MapResponseLayer::new(utf8::response));
+        .with_layer(&MapResponseLayer::new(utf8::response))
+        // Of an API server that has no protobuf, and of kinds that are not asked for so.
+        .with_layer(&EndedWatchLayer);
     Ok(builder.build())
 }
 
