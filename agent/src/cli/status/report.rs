@@ -155,7 +155,7 @@ impl StatusReport {
         findings.extend(of_certificates(&nodes, now, expiring));
         findings.extend(of_versions(&nodes));
         findings.extend(of_rights(&answers.lacked, answers.helm_gives_rights));
-        findings.extend(answers.mislabelled.iter().map(|said| of_label(said)));
+        findings.extend(answers.mislabelled.iter().map(of_label));
         findings.extend(namespaces.iter().filter_map(of_namespace));
         Self {
             nodes,

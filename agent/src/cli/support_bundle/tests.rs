@@ -199,5 +199,5 @@ fn the_longest_names_have_room_in_an_archive() {
     let mut archive = archive::Archive::default();
     archive.add(&path, "x".to_owned());
     let stem = "picket-support-20260101T000000Z";
-    archive.write(stem, 0, std::io::sink()).expect("room");
+    archive.write(stem, 0, io::sink()).expect("room");
 }
