@@ -175,7 +175,7 @@ impl ApiObjects {
                     if kind == AgentIdentitySpec::KIND {
                         nodes.insert(document.name().to_owned(), nodes_in(&object));
                         let conflict = Conditions::of_latest(&object);
-                        let conflict = conflict.conflict().map(str::to_owned);
+                        let conflict = conflict.conflict();
                         conflicts.extend(conflict.map(|conflict| (document.name().to_owned(), conflict)));
                     }
                     documents.push(document);
