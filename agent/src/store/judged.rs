@@ -27,6 +27,9 @@ pub(crate) const LIMITS_FILE: &str = "LimitsFile";
 /// workloads claim an exclusive one.
 pub(crate) const CONFLICT: &str = "Conflict";
 
+/// The reason of [`CONFLICT`] where one caller could be several agents.
+pub(crate) const AMBIGUOUS: &str = "AmbiguousIdentity";
+
 /// The end of a policy's message that is not valid, and of which no valid version is known: it denies everything meanwhile.
 pub(crate) const DENIES_EVERYONE: &str =
     ". No valid version is known, so every request of every agent is denied";
@@ -153,7 +156,7 @@ impl<'j> JudgedObject<'j> {
         let reason = match (conflicts.is_empty(), two_users.is_empty(), &contested) {
             (true, true, None) => return conditions,
             (_, false, _) => "TwoUpstreamUsers",
-            (false, true, _) => "AmbiguousIdentity",
+            (false, true, _) => AMBIGUOUS,
             (true, true, Some(_)) => "SeveralWorkloads",
         };
         let all = two_users.iter().chain(conflicts).chain(&contested);

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 pub use cluster::ClusterObjects;
 pub use exclusive::ClaimMetrics;
 pub use files::FileSource;
-pub(crate) use judged::{CONFLICT, DENIES_EVERYONE, DENIES_SUBJECTS, LIMITS_FILE, READY};
+pub(crate) use judged::{AMBIGUOUS, CONFLICT, DENIES_EVERYONE, DENIES_SUBJECTS, LIMITS_FILE, READY};
 pub use metrics::StoreMetrics;
 pub use nodes::{PodFacts, PodsOfNode};
 pub use reviews::ReviewMetrics;

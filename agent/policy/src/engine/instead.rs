@@ -153,6 +153,11 @@ impl PolicySet {
         inputs: Inputs,
         builtin: Builtin,
     ) -> String {
+        let input = MatchInput::new(request);
+        let mut firing = self.rules.firing(principal, &input);
+        if firing.any(|(rule, mode)| mode == Mode::Enforce && rule.is_of_invalid_policy()) {
+            return String::new();
+        }
         let Target::Resource {
             resource, namespace, ..
         } = &request.target

@@ -21,7 +21,8 @@ Examples:
 
 STATE says whether the agent may act: Active, Suspended, Revoked, Expired, or Overdue where nobody reviewed an identity of `whenOverdue: \
 Suspend`. REVIEW says by when somebody should look at it again; \
-`overdue` where that moment has passed. GRANTS counts the AgentGrants that name the identity or one of its groups.
+`overdue` where that moment has passed. GRANTS counts the AgentGrants that name the identity or one of its groups. \
+Identities of the cluster that conflict with others, so that requests of their agents are denied, are named on standard error.
 
 Exit codes: 0 success, also where there is no identity, 1 the objects cannot be read, 2 wrong usage.";
 

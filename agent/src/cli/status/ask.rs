@@ -108,7 +108,11 @@ pub(super) async fn ask(client: &Client, node: Option<&str>) -> Result<Answers, 
     match enrolled(client, node).await {
         Ok((enrolled, mislabelled)) => {
             answers.enrolled = Some(enrolled);
-            answers.mislabelled = mislabelled;
+            // Of one node there is nothing to tell of these.
+            answers.mislabelled = match node {
+                Some(_) => Vec::new(),
+                None => mislabelled,
+            };
         }
         Err(error) => answers
             .unknown

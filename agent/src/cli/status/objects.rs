@@ -78,12 +78,10 @@ fn of_object(told: &ObjectTold) -> Vec<String> {
             None => format!("{object} is not in force as written: {message}"),
         });
     }
-    let is_told = |message: &str| {
-        conditions
-            .refused()
-            .is_some_and(|refused| refused.message.contains(message))
-    };
-    if let Some(conflict) = conditions.conflict().filter(|conflict| !is_told(conflict)) {
+    if let Some(conflict) = conditions
+        .conflict()
+        .filter(|_| !conditions.is_refused_for_conflict())
+    {
         findings.push(format!("{object} conflicts: {conflict}"));
     }
     if let Some(remark) = conditions.remark() {

@@ -384,7 +384,7 @@ fn of_versions(nodes: &[NodeLine]) -> Option<String> {
 }
 
 /// The API server tells an AI agent alone, whose kubectl may show no more than `Forbidden`.
-fn of_rights(lacked: &[String], by_helm: bool) -> Option<String> {
+pub(super) fn of_rights(lacked: &[String], by_helm: bool) -> Option<String> {
     let each = |said: &String| said.strip_prefix("may not ").unwrap_or(said).to_owned();
     let lacked: Vec<_> = lacked.iter().map(each).collect();
     (!lacked.is_empty()).then(|| {

@@ -121,7 +121,7 @@ fn of_controller(deployment: &Deployment) -> Option<Amiss> {
     let then = match then {
         true => format!(
             "Until one runs, no node gets or renews its CA, and no namespace its ConfigMap picket-ca.crt; new pods of enrolled \
-             namespaces may not start: kubectl -n {namespace} describe deployment/{name}"
+             namespaces can wait: kubectl -n {namespace} describe deployment/{name}"
         ),
         false => format!("See kubectl -n {namespace} describe deployment/{name}"),
     };

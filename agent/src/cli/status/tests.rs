@@ -425,6 +425,15 @@ async fn a_user_that_the_agents_may_not_impersonate_is_to_be_acted_on() {
     assert!(report.unknown[0].contains("no reviews"), "{report:?}");
 }
 
+#[test]
+fn where_helm_gives_no_rights_the_lists_of_the_chart_are_no_advice() {
+    let lacked = ["may not impersonate user agent:a".to_owned()];
+    let advice = |by_helm| report::of_rights(&lacked, by_helm).expect("a finding");
+    assert!(advice(true).contains("impersonate.users") && advice(true).contains("picket grant rbac"));
+    assert!(!advice(false).contains("impersonate.users") && advice(false).contains("picket grant rbac"));
+    assert_eq!(report::of_rights(&[], true), None);
+}
+
 #[tokio::test]
 async fn without_the_kind_or_the_right_the_command_says_what_to_do() {
     for (code, words) in [

@@ -122,9 +122,9 @@ impl ApiObjects {
         let reviews = Api::<Lenient<SelfSubjectReview>>::all(self.client.clone());
         let review = Lenient(SelfSubjectReview::default());
         let parameters = PostParams::default();
-        let asked = reviews.create(&parameters, &review);
-        // A name is not worth a wait while an agent goes on.
-        let answer = self.answer(tokio::time::timeout(NAME_LIMIT, asked)).ok()?;
+        // A name is not worth a wait while an agent goes on. The timer is made on the runtime that drives it.
+        let asked = async { tokio::time::timeout(NAME_LIMIT, reviews.create(&parameters, &review)).await };
+        let answer = self.answer(asked).ok()?;
         answer.ok()?.ok()?.0.status?.user_info?.username
     }
 
@@ -175,7 +175,7 @@ impl ApiObjects {
                     if kind == AgentIdentitySpec::KIND {
                         nodes.insert(document.name().to_owned(), nodes_in(&object));
                         let conflict = Conditions::of_latest(&object);
-                        let conflict = conflict.conflict().map(str::to_owned);
+                        let conflict = conflict.conflict();
                         conflicts.extend(conflict.map(|conflict| (document.name().to_owned(), conflict)));
                     }
                     documents.push(document);

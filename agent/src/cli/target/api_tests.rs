@@ -220,7 +220,11 @@ fn a_command_warns_of_an_object_that_is_in_force_and_conflicts() {
         ])
     };
     for (conflict, warnings, told) in [
-        ("True", vec!["it conflicts: as b"], Some("as b")),
+        (
+            "True",
+            vec!["it conflicts: as b. Every request of a caller that matches both is denied"],
+            Some("as b. Every request of a caller that matches both is denied"),
+        ),
         ("False", vec!["as b"], None),
     ] {
         let mut object = identity("a");

@@ -6,13 +6,13 @@
 use kube::api::DynamicObject;
 use picket_policy::api::v1alpha1::{ConditionStatus, ObjectCondition};
 
-use crate::store::{CONFLICT, READY};
+use crate::store::{AMBIGUOUS, CONFLICT, READY};
 
 /// The conditions of one version of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Conditions {
     ready: Option<ObjectCondition>,
-    conflict: Option<String>,
+    conflict: Option<ObjectCondition>,
 }
 
 impl Conditions {
@@ -28,7 +28,7 @@ impl Conditions {
             match condition.kind.as_str() {
                 READY => conditions.ready = Some(condition),
                 CONFLICT if condition.status == ConditionStatus::True => {
-                    conditions.conflict = Some(condition.message);
+                    conditions.conflict = Some(condition);
                 }
                 _ => {}
             }
@@ -52,30 +52,43 @@ impl Conditions {
     }
 
     /// Why requests are denied though it is in force: two objects name one agent, or one agent is two users.
-    pub(in crate::cli) fn conflict(&self) -> Option<&str> {
-        self.conflict.as_deref()
+    pub(in crate::cli) fn conflict(&self) -> Option<String> {
+        let conflict = self.conflict.as_ref()?;
+        let message = &conflict.message;
+        Some(match conflict.reason == AMBIGUOUS {
+            true => format!("{message}. Every request of a caller that matches both is denied"),
+            false => message.clone(),
+        })
+    }
+
+    /// Whether the reason why it is not in force says the conflict too.
+    pub(in crate::cli) fn is_refused_for_conflict(&self) -> bool {
+        let conflict = self.conflict.as_ref();
+        let said =
+            |refused: &ObjectCondition| conflict.is_some_and(|of| refused.message.contains(&of.message));
+        self.refused().is_some_and(said)
     }
 
     /// What else is worth knowing of one in force, such as that nothing of the names in it is there.
     pub(in crate::cli) fn remark(&self) -> Option<String> {
         let ready = self.ready.as_ref().filter(|ready| is_true(ready))?;
         // The message has the conflict's sentences too, before the others.
+        let conflict = self.conflict.as_ref().map(|conflict| conflict.message.as_str());
         let mut rest = ready.message.as_str();
-        for sentence in self.conflict.iter().flat_map(|conflict| conflict.split("; ")) {
+        for sentence in conflict.iter().flat_map(|conflict| conflict.split("; ")) {
             rest = rest.strip_prefix(sentence).unwrap_or(rest);
             rest = rest.strip_prefix("; ").unwrap_or(rest);
         }
-        let is_told = self.conflict().is_some_and(|conflict| conflict.contains(rest));
+        let is_told = conflict.is_some_and(|conflict| conflict.contains(rest));
         (!rest.is_empty() && !is_told).then(|| rest.to_owned())
     }
 
     /// What a person should read of one that is in force, a sentence each.
     pub(in crate::cli) fn warnings(&self) -> Vec<String> {
         let conflict = self
-            .conflict
-            .iter()
+            .conflict()
             .map(|conflict| format!("it conflicts: {conflict}"));
-        conflict.chain(self.remark()).collect()
+        conflict.into_iter().chain(self.remark()).collect()
     }
 }
 
@@ -124,6 +137,12 @@ mod tests {
         assert_eq!(
             of_workloads.warnings(),
             ["it conflicts: two workloads", "no group"]
+        );
+        let mut ambiguous = of(&[("Ready", "True", "as b"), ("Conflict", "True", "as b")]);
+        ambiguous.conflict.as_mut().expect("a conflict").reason = AMBIGUOUS.to_owned();
+        assert_eq!(
+            ambiguous.warnings(),
+            ["it conflicts: as b. Every request of a caller that matches both is denied"]
         );
         let ended = of(&[("Ready", "True", ""), ("Conflict", "False", "as b")]);
         assert_eq!(ended.warnings(), [] as [&str; 0]);

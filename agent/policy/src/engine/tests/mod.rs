@@ -238,6 +238,9 @@ fn beside_a_policy_that_is_not_valid_nothing_is_offered() {
         assert_eq!((denial.rule(), denial.allowed()), (Some(rule), ""), "{line}");
         assert!(denial.message().ends_with(": Broken."), "{}", denial.message());
     }
+    // A built-in refuses first.
+    let unknown = denied(&set, "GET /unknown");
+    assert_eq!((unknown.cause(), unknown.allowed()), (Cause::Builtin, ""));
 }
 
 #[test]
