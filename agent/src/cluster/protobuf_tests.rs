@@ -277,8 +277,12 @@ async fn objects_are_followed_where_the_server_has_no_protobuf() {
 /// An event that could not be read, or that tells of versions that are gone, would not come again.
 #[tokio::test]
 async fn a_watch_that_cannot_go_on_is_followed_by_a_list() {
+    let bookmark = event("BOOKMARK", &object("Service", &bytes(1, bytes(6, "6"))));
+    let broken = event("ADDED", &object("Service", b"\xff"));
     for (frame, told) in [
-        (event("ADDED", &object("Service", b"\xff")), "unreadable"),
+        ([bookmark, broken.clone()].concat(), "unreadable"),
+        // As where a watch ends before its first event.
+        (broken, "failed"),
         (event("ERROR", &status("Expired", 410)), "failed"),
     ] {
         let seen = followed(two_pages(frame), ("done", 2)).await;
