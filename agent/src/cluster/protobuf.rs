@@ -44,7 +44,7 @@ const PREFIX: usize = 4;
 
 /// Why an answer in protobuf cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub(crate) enum UnreadableAnswer {
     /// It makes no sense.
     #[error(transparent)]
     Answer(#[from] AnswerError),
@@ -78,7 +78,7 @@ pub(super) fn client(config: Config) -> Result<Client, kube::Error> {
 pub(crate) fn is_unreadable(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
-        if cause.is::<Unreadable>() {
+        if cause.is::<UnreadableAnswer>() {
             return true;
         }
         next = cause.source();
@@ -173,12 +173,12 @@ where
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(Into::into)?.into_data() {
             if bytes.len() + data.len() > MAX_LIST {
-                return Err(Unreadable::LongList.into());
+                return Err(UnreadableAnswer::LongList.into());
             }
             bytes.extend_from_slice(&data);
         }
     }
-    let read = answers::list(&bytes).map_err(Unreadable::from)?;
+    let read = answers::list(&bytes).map_err(UnreadableAnswer::from)?;
     Ok(read.into())
 }
 
@@ -203,7 +203,7 @@ where
     async fn line(&mut self) -> Result<Option<Bytes>, BoxError> {
         loop {
             if let Some(frame) = self.frame()? {
-                let mut line = answers::watch_event(&frame).map_err(Unreadable::from)?;
+                let mut line = answers::watch_event(&frame).map_err(UnreadableAnswer::from)?;
                 line.push(b'\n');
                 return Ok(Some(line.into()));
             }
@@ -214,19 +214,19 @@ where
                     }
                 }
                 None if self.begun.is_empty() => return Ok(None),
-                None => return Err(Unreadable::Cut.into()),
+                None => return Err(UnreadableAnswer::Cut.into()),
             }
         }
     }
 
     /// A frame that came whole.
-    fn frame(&mut self) -> Result<Option<BytesMut>, Unreadable> {
+    fn frame(&mut self) -> Result<Option<BytesMut>, UnreadableAnswer> {
         let Some(prefix) = self.begun.first_chunk::<PREFIX>() else {
             return Ok(None);
         };
         let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
         if length > MAX_FRAME {
-            return Err(Unreadable::LongEvent(length));
+            return Err(UnreadableAnswer::LongEvent(length));
         }
         if self.begun.len() < PREFIX + length {
             return Ok(None);

@@ -99,7 +99,7 @@ impl Drop for Lists {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protobuf::Unreadable;
+    use super::super::protobuf::UnreadableAnswer;
     use super::*;
 
     fn unreadable() -> watcher::Error {
@@ -136,7 +136,7 @@ mod tests {
             "the connection was reset".into(),
         )));
         assert!(!kinds.has_changed().unwrap(), "nothing was read");
-        let broken = kube::Error::Service(Unreadable::LongList.into());
+        let broken = kube::Error::Service(UnreadableAnswer::LongList.into());
         pods.failed(&watcher::Error::InitialListFailed(broken));
         assert!(kinds.has_changed().unwrap(), "protobuf that cannot be read");
         // Another follower of the kind reads its list.
