@@ -127,7 +127,7 @@ fn state_path() -> FieldPath {
 }
 
 /// The kinds that are read.
-const KINDS: [&str; 3] = [
+pub(super) const KINDS: [&str; 3] = [
     AgentIdentitySpec::KIND,
     AgentGrantSpec::KIND,
     AgentPolicySpec::KIND,
