@@ -23,8 +23,9 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 };
 
 /// The rows, and what they find in the cluster.
-const ROWS: [&str; 2] = [
+const ROWS: [&str; 3] = [
     include_str!("files/guards.yaml"),
+    include_str!("files/guards-labels.yaml"),
     include_str!("files/guards-services.yaml"),
 ];
 const CLUSTER: &str = include_str!("files/guards-cluster.yaml");

@@ -178,8 +178,8 @@ fn the_policies_and_the_flow_schema_are_those_of_deploy(world: &mut World) -> Re
     let chart = with(world, EXAMPLES)?;
     let files = [
         ("enrolment.yaml", 5),
-        ("admission-guards.yaml", 27),
-        ("service-guards.yaml", 4),
+        ("admission-guards.yaml", 25),
+        ("service-guards.yaml", 6),
         ("token-secrets.yaml", 2),
         ("flow-control.yaml", 2),
         ("node-bound.yaml", 2),
