@@ -37,8 +37,6 @@ pub enum GuardEnd {
 /// # Errors
 /// The kernel programs cannot be loaded, the cgroup tree cannot be read, or an agent is there that does not answer.
 pub async fn guard_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow::Result<GuardEnd> {
-    let stop = signals::stop();
-    tokio::pin!(stop);
     if serves(config).await? {
         return Ok(GuardEnd::AgentServes);
     }
@@ -49,6 +47,7 @@ pub async fn guard_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow:
     let cancel = CancellationToken::new();
     let _ends_with_this = cancel.clone().drop_guard();
     tokio::spawn(tree.run(cancel));
+    let mut stop = std::pin::pin!(signals::stop_from_now()?);
     signals::at_work();
     tracing::info!("the guard closes the node's pods until an agent serves");
 
@@ -56,10 +55,7 @@ pub async fn guard_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow:
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            signal = &mut stop => {
-                signal?;
-                return Ok(GuardEnd::Stopped);
-            }
+            _ = &mut stop => return Ok(GuardEnd::Stopped),
             _ = looks.tick() => {
                 if serves(config).await? {
                     return Ok(GuardEnd::AgentServes);

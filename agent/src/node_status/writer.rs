@@ -4,7 +4,6 @@
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{PICKET_NODE_KIND, PICKET_NODE_PLURAL, PicketNodeStatus};
@@ -103,11 +102,7 @@ impl NodeWriter {
         let name = self.node.clone();
         // The agent may list Nodes, and not get one.
         let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
-        let list = |client| async move {
-            Api::<Lenient<PartialObjectMeta<Node>>>::all(client)
-                .list(&of_name)
-                .await
-        };
+        let list = |client| async move { Api::<Lenient<Node>>::all(client).list(&of_name).await };
         let nodes = self.client.ask(list).await?.items;
         let node = nodes.into_iter().find(|node| node.name_any() == name);
         let uid = node.and_then(|node| node.uid());

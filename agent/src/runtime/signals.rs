@@ -10,11 +10,21 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 /// When the handlers cannot be installed.
 pub async fn stop() -> std::io::Result<&'static str> {
+    Ok(stop_from_now()?.await)
+}
+
+/// The same for signals from this call on: none of them ends the process by itself any more.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_from_now() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        }
     })
 }
 

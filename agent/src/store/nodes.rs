@@ -21,7 +21,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::ListParams;
-use kube::core::PartialObjectMeta;
 use picket_controller::lenient::Lenient;
 use picket_policy::api::v1alpha1::{IdentityNode, MAX_NODE_NAMES};
 use picket_policy::{Identity, PodClaim, PolicySet};
@@ -288,11 +287,7 @@ impl NodeReporter {
     /// Whether the cluster has no such Node. The agent may list Nodes, and not get one.
     async fn is_gone(&mut self, node: &str) -> bool {
         let wanted = ListParams::default().fields(&format!("metadata.name={node}"));
-        let list = |client| async move {
-            Api::<Lenient<PartialObjectMeta<Node>>>::all(client)
-                .list(&wanted)
-                .await
-        };
+        let list = |client| async move { Api::<Lenient<Node>>::all(client).list(&wanted).await };
         let listed = self.writer.ask(list).await;
         listed.is_ok_and(|nodes| nodes.items.is_empty())
     }

@@ -80,7 +80,9 @@ impl PolicySet {
         (input, inputs): (&MatchInput<'_>, Inputs),
         refused: VerbSet,
     ) -> String {
-        if rule.is_of_invalid_policy() {
+        let invalid =
+            |(rule, mode): (&CompiledRule, Mode)| mode == Mode::Enforce && rule.is_of_invalid_policy();
+        if self.rules.firing(principal, input).any(invalid) {
             return String::new();
         }
         let in_the_way = |(rule, mode): &(&CompiledRule, Mode)| {

@@ -104,7 +104,10 @@ impl Tail {
         printer.flush()?;
         if lines.is_empty() && self.limit() > 0 {
             // Each node has the records of its own pods.
-            output::warn(format_args!("picket audit: no record matches on this node"));
+            output::warn(format_args!(
+                "picket audit: no record in {} matches; each node has those of its own pods",
+                self.path.display()
+            ));
         }
         if !self.follow {
             return Ok(());

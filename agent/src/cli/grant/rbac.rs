@@ -123,6 +123,8 @@ impl RbacArgs {
     fn name(&self, chart: &Chart) -> &str {
         let default = match chart {
             Ok(None) => IMPERSONATOR,
+            // Who names a group means nodes without the chart, whose role this is.
+            Err(_) if self.group.is_some() => IMPERSONATOR,
             Ok(Some(_)) | Err(_) => BESIDE_HELM,
         };
         self.name.as_deref().unwrap_or(default)
@@ -136,7 +138,7 @@ impl RbacArgs {
             let error = output::clean(&error.to_string());
             format!(
                 "The rights are for group {GROUP}, which the chart's agents are not in. Whether the chart is installed is not known: \
-                 {error}. For its agents add --service-account picket-system/picket"
+                 {error}. For its agents add --service-account picket-system/picket, and for nodes without it --group {GROUP}"
             )
         })
     }

@@ -139,9 +139,8 @@ async fn of_cluster(client: &Client, agents: &Result<Vec<DaemonSet>, AskError>, 
             .unknown
             .push(format!("whether the controller runs: {error}"));
     }
-    let controllers = controllers.unwrap_or_default();
     let known = agents.as_deref().unwrap_or_default();
-    let (rollouts, why_unknown) = rollout::findings(client, known, &controllers).await;
+    let (rollouts, why_unknown) = rollout::findings(client, known, controllers.as_deref().ok()).await;
     answers.rollouts = rollouts;
     answers.unknown.extend(why_unknown);
     let agents = match agents {

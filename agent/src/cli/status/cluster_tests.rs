@@ -5,7 +5,6 @@ use super::*;
 const IDENTITIES: &str = "/apis/picket.dev/v1alpha1/agentidentities";
 const GRANTS: &str = "/apis/picket.dev/v1alpha1/agentgrants";
 const POLICIES: &str = "/apis/picket.dev/v1alpha1/agentpolicies";
-const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const OWN_PODS: &str = "/api/v1/namespaces/picket-system/pods";
 
 /// An object with conditions of its generation.
@@ -125,14 +124,6 @@ fn counts(updated: u32, unavailable: u32) -> Value {
     })
 }
 
-fn controller(replicas: u32, available: u32, conditions: Value) -> Value {
-    json!({
-        "metadata": {"name": "picket-controller", "namespace": "picket-system"},
-        "spec": {"replicas": replicas, "selector": {}, "template": {"spec": {"containers": []}}},
-        "status": {"availableReplicas": available, "conditions": conditions},
-    })
-}
-
 /// The report of a cluster with these workloads, of which pods wait.
 async fn of_workloads(agents: Value, controller: Value, pods: Result<Vec<Value>, u16>) -> StatusReport {
     reported(move |path| match path {
@@ -143,6 +134,21 @@ async fn of_workloads(agents: Value, controller: Value, pods: Result<Vec<Value>,
         _ => Ok(Vec::new()),
     })
     .await
+}
+
+#[tokio::test]
+async fn a_controller_that_somebody_deleted_is_told() {
+    let all = agents(counts(2, 0));
+    let (client, _asked, _folder) = client(Arc::new(move |path| {
+        Ok(match path {
+            DAEMONSETS => vec![all.clone()],
+            _ => Vec::new(),
+        })
+    }))
+    .await;
+    let report = report(&client, None, EXPIRING).await.expect("a report");
+    let said = "There is no controller (Deployment picket-system/picket-controller). Until one runs, no node gets or renews its CA";
+    assert!(report.findings[0].starts_with(said), "{report:?}");
 }
 
 #[tokio::test]
@@ -174,7 +180,7 @@ async fn a_rollout_that_does_not_end_is_told_with_why_pods_wait() {
     );
     let report = of_workloads(agents(counts(2, 1)), runs, Err(403)).await;
     assert!(
-        report.findings[0].contains("1 of 2 nodes have no available pod. A rollout"),
+        report.findings[0].contains("1 of 2 nodes have no available pod. See which: kubectl"),
         "{report:?}"
     );
     assert!(

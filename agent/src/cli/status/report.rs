@@ -97,6 +97,12 @@ pub(super) struct NotEnforced {
     pub(super) pod: UncoveredPod,
 }
 
+/// Whether pods of the node cannot reach the API server without its agent, by what that told last: the kernel's programs stay.
+fn leaves_pods(line: &NodeLine) -> bool {
+    let mut pods = line.status.iter().map(|status| &status.pods);
+    pods.any(|pods| pods.enforced > 0 || pods.closed > 0)
+}
+
 /// An enrolled namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,6 +122,7 @@ impl StatusReport {
             .into_iter()
             .map(|told| (told.node.clone(), line(told, now, newest.as_deref())))
             .collect();
+        let mut left = Vec::new();
         for facts in answers.nodes.iter().flatten() {
             let state = match (facts.is_linux, facts.is_selected) {
                 (true, true) => NodeState::NoAgent,
@@ -133,6 +140,9 @@ impl StatusReport {
                 Entry::Vacant(entry) => drop(entry.insert(bare)),
                 // An agent was there that is meant for the node no more.
                 Entry::Occupied(mut entry) if !facts.is_selected && !entry.get().state.runs() => {
+                    if leaves_pods(entry.get()) {
+                        left.push(facts.name.clone());
+                    }
                     entry.insert(bare);
                 }
                 Entry::Occupied(_) => {}
@@ -150,6 +160,14 @@ impl StatusReport {
         let namespaces: Vec<_> = answers.enrolled.into_iter().flatten().map(namespace).collect();
         let told = answers.objects.as_deref().unwrap_or_default();
         let mut findings = of_nodes(&nodes, objects::refused(told));
+        if !left.is_empty() {
+            findings.push(format!(
+                "{} with an agent before, and selected by its DaemonSet no more: the kernel's programs stay, and enrolled pods there reach no \
+                 API server. Run `picket uninstall` there, and then: kubectl delete picketnode {}",
+                few(&left),
+                left.join(" ")
+            ));
+        }
         findings.extend(objects::findings(told));
         findings.extend(answers.rollouts);
         findings.extend(of_certificates(&nodes, now, expiring));

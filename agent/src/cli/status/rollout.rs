@@ -17,6 +17,10 @@ use crate::cli::target::person::{AskError, list};
 /// States of a container that is on its way.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
+/// What a cluster lacks without a controller.
+const WITHOUT: &str = "Until one runs, no node gets or renews its CA, and no namespace its ConfigMap picket-ca.crt; new pods of enrolled \
+                       namespaces can wait";
+
 /// A workload that does not run as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Amiss {
@@ -34,19 +38,26 @@ pub(super) async fn controllers(client: &Client) -> Result<Vec<Deployment>, AskE
     list(&all, "deployments", &ListParams::default().labels(CONTROLLER)).await
 }
 
-/// What is to be acted on, and why more is not known.
+/// What is to be acted on, and why more is not known. Of the controllers nothing is told where they could not be listed.
 pub(super) async fn findings(
     client: &Client,
     agents: &[DaemonSet],
-    controllers: &[Deployment],
+    controllers: Option<&[Deployment]>,
 ) -> (Vec<String>, Option<String>) {
-    let of_controllers = controllers.iter().filter_map(of_controller);
+    let of_controllers = controllers.into_iter().flatten().filter_map(of_controller);
     let amiss: Vec<_> = agents
         .iter()
         .filter_map(of_agents)
         .chain(of_controllers)
         .collect();
     let (mut findings, mut unknown) = (Vec::new(), None);
+    // The chart has both.
+    if let (Some(set), Some([])) = (agents.first(), controllers) {
+        let namespace = set.namespace().unwrap_or_default();
+        findings.push(format!(
+            "There is no controller (Deployment {namespace}/picket-controller). {WITHOUT}: run helm upgrade, which makes it anew"
+        ));
+    }
     for Amiss {
         namespace,
         pods,
@@ -91,10 +102,13 @@ fn of_agents(set: &DaemonSet) -> Option<Amiss> {
             set.name_any(),
             said.join(", and ")
         ),
-        then: format!(
-            "A rollout is under way, or stopped: kubectl -n {namespace} rollout status daemonset/{}",
-            set.name_any()
-        ),
+        then: match updated < wanted {
+            true => format!(
+                "A rollout is under way, or stopped: kubectl -n {namespace} rollout status daemonset/{}",
+                set.name_any()
+            ),
+            false => format!("See which: kubectl -n {namespace} get pods -o wide -l {AGENTS}"),
+        },
         namespace,
         pods: AGENTS,
     })
@@ -119,10 +133,7 @@ fn of_controller(deployment: &Deployment) -> Option<Amiss> {
         _ => return None,
     };
     let then = match then {
-        true => format!(
-            "Until one runs, no node gets or renews its CA, and no namespace its ConfigMap picket-ca.crt; new pods of enrolled \
-             namespaces can wait: kubectl -n {namespace} describe deployment/{name}"
-        ),
+        true => format!("{WITHOUT}: kubectl -n {namespace} describe deployment/{name}"),
         false => format!("See kubectl -n {namespace} describe deployment/{name}"),
     };
     Some(Amiss {

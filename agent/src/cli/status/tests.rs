@@ -67,14 +67,27 @@ async fn client(lists: Lists) -> (Client, Arc<Mutex<Vec<String>>>, crate::cluste
 }
 
 async fn reported(lists: impl Fn(&str) -> Result<Vec<Value>, u16> + Send + Sync + 'static) -> StatusReport {
-    let (client, _asked, _folder) = client(Arc::new(lists)).await;
+    let with_controller = move |path: &str| match (path, lists(path)) {
+        (DEPLOYMENTS, Ok(items)) if items.is_empty() => Ok(vec![controller(2, 2, json!([]))]),
+        (_, listed) => listed,
+    };
+    let (client, _asked, _folder) = client(Arc::new(with_controller)).await;
     report(&client, None, EXPIRING).await.expect("a report")
+}
+
+fn controller(replicas: u32, available: u32, conditions: Value) -> Value {
+    json!({
+        "metadata": {"name": "picket-controller", "namespace": "picket-system"},
+        "spec": {"replicas": replicas, "selector": {}, "template": {"spec": {"containers": []}}},
+        "status": {"availableReplicas": available, "conditions": conditions},
+    })
 }
 
 const NODES: &str = "/api/v1/nodes";
 const TOLD: &str = "/apis/picket.dev/v1alpha1/picketnodes";
 const NAMESPACES: &str = "/api/v1/namespaces";
 const DAEMONSETS: &str = "/apis/apps/v1/daemonsets";
+const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const PODS: &str = "/api/v1/namespaces/agents/pods";
 
 /// The report of one node whose agent says this.
@@ -360,6 +373,7 @@ async fn with_a_grant(
     let url = answering(move |request| {
         let items = match request.uri().path().rsplit('/').next().unwrap_or_default() {
             "picketnodes" => vec![told("a")],
+            "deployments" => vec![controller(2, 2, json!([]))],
             "daemonsets" => vec![agents.clone()],
             "agentidentities" => vec![identity.clone()],
             "agentgrants" => vec![grant.clone()],
@@ -506,31 +520,41 @@ async fn a_node_that_no_agent_is_meant_for_is_not_to_be_acted_on() {
 
 #[tokio::test]
 async fn an_agent_that_stopped_where_none_is_meant_any_more_is_not_missed() {
-    let agents = json!({
-        "metadata": {"name": "picket", "namespace": "picket-system"},
-        "spec": {"selector": {}, "template": {"spec": {"nodeSelector": {"pool": "agents"}, "containers": []}}},
-    });
-    let report = reported(move |path| {
-        let mut stopped = told("a");
-        stopped["status"]["phase"] = json!("Draining");
-        stopped["status"]["certificates"]["nodeCA"] = json!(now() - HOUR);
-        let mut silent = told("b");
-        silent["status"]["lastHeartbeat"] = json!(now() - HOUR);
-        Ok(match path {
-            NODES => vec![node("a"), node("b"), node("c")],
-            // By hand, or until the DaemonSet's controller deletes its pod.
-            TOLD => vec![stopped, silent, told("c")],
-            DAEMONSETS => vec![agents.clone()],
-            _ => Vec::new(),
+    for (pods, findings) in [(0, 0), (2, 1)] {
+        let report = reported(move |path| {
+            let mut stopped = told("a");
+            stopped["status"]["phase"] = json!("Draining");
+            stopped["status"]["certificates"]["nodeCA"] = json!(now() - HOUR);
+            let mut silent = told("b");
+            silent["status"]["lastHeartbeat"] = json!(now() - HOUR);
+            for told in [&mut stopped, &mut silent] {
+                told["status"]["pods"]["enforced"] = json!(pods);
+            }
+            Ok(match path {
+                NODES => vec![node("a"), node("b"), node("c")],
+                // By hand, or until the DaemonSet's controller deletes its pod.
+                TOLD => vec![stopped, silent, told("c")],
+                DAEMONSETS => vec![json!({
+                    "metadata": {"name": "picket", "namespace": "picket-system"},
+                    "spec": {"selector": {}, "template": {"spec": {"nodeSelector": {"pool": "agents"}, "containers": []}}},
+                })],
+                _ => Vec::new(),
+            })
         })
-    })
-    .await;
-    let states: Vec<_> = report.nodes.iter().map(|line| line.state).collect();
-    assert_eq!(
-        states,
-        [NodeState::NotSelected, NodeState::NotSelected, NodeState::Ready]
-    );
-    assert_eq!(report.findings, Vec::<String>::new());
+        .await;
+        let states: Vec<_> = report.nodes.iter().map(|line| line.state).collect();
+        assert_eq!(
+            states,
+            [NodeState::NotSelected, NodeState::NotSelected, NodeState::Ready]
+        );
+        assert_eq!(report.findings.len(), findings, "{:?}", report.findings);
+        // The programs that the agents left keep these pods from the API server.
+        let of_left = report
+            .findings
+            .iter()
+            .all(|said| said.ends_with("kubectl delete picketnode a b"));
+        assert!(of_left, "{:?}", report.findings);
+    }
 }
 
 fn node_a() -> Value {

@@ -14,8 +14,8 @@ use tokio::runtime::Runtime;
 
 use crate::cluster::{PersonalConfig, printable};
 
-/// Objects that one answer lists.
-const PAGE: u32 = 500;
+/// Objects that one answer lists: so many of the largest are read.
+const PAGE: u32 = 50;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(15);

@@ -40,6 +40,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long one request may take. One that the node drops is never answered.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
+/// Objects that one answer lists.
+const PAGE: u32 = 50;
+
 /// Arguments of the cluster's uninstallation.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ClusterUninstallArgs {
@@ -230,8 +233,19 @@ impl Uninstall {
     where
         K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     {
-        let found = self.ask(|| lenient::list(api, which)).await?;
-        Ok(found.map(|list| list.items).unwrap_or_default())
+        let (mut objects, mut next) = (Vec::new(), None);
+        loop {
+            let mut page = which.clone().limit(PAGE);
+            page.continue_token = next;
+            let Some(found) = self.ask(|| lenient::list(api, &page)).await? else {
+                return Ok(objects);
+            };
+            objects.extend(found.items);
+            next = found.metadata.continue_.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(objects);
+            }
+        }
     }
 
     /// Deletes an object, with what depends on it.
