@@ -73,12 +73,16 @@ fn terminate(pid: Option<u32>) -> Result<()> {
 
 /// Has a successor take over; gives the predecessor, which drains.
 fn succeed(world: &mut World) -> Result<Child> {
+    // The log goes on over restarts.
+    let taken_over = |world: &World| -> Result<usize> {
+        let said = std::fs::read_to_string(world.agent.log_file())?;
+        Ok(said.matches("the predecessor has stopped serving").count())
+    };
+    let before = taken_over(world)?;
     let predecessor = world.agent.succeed()?;
     world.agent.wait()?;
-    until(|| {
-        let said = std::fs::read_to_string(world.agent.log_file())?;
-        Ok(said.contains("a successor has taken over").then_some(()))
-    })?;
+    // Until then a connection that comes may still be the predecessor's.
+    until(|| Ok((taken_over(world)? > before).then_some(())))?;
     Ok(predecessor)
 }
 
