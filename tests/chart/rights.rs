@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
 const UNUSED: [(&str, &str, &str); 17] = [
     (
         "picket-node",
-        "patch events.k8s.io/events",
+        COUNTED,
         "an Event alike is counted on the first one a minute later at the earliest",
     ),
     ("picket-node", "create picket.dev/picketnodes", APPLIED),
@@ -46,7 +46,7 @@ const UNUSED: [(&str, &str, &str); 17] = [
     ),
     (
         "picket-controller-events",
-        "patch events.k8s.io/events",
+        COUNTED,
         "an Event alike is counted on the first one a minute later at the earliest",
     ),
     ("picket-node-impersonate", "head *", HTTP),
@@ -61,6 +61,8 @@ const UNUSED: [(&str, &str, &str); 17] = [
         "the story's grant has a group of its own",
     ),
 ];
+/// Used where an Event alike comes a minute after the first one, as on a slow machine.
+const COUNTED: &str = "patch events.k8s.io/events";
 /// The audit log has no record of its own for these.
 const APPLIED: &str = "the API server asks for it within a server-side apply that makes the object";
 const ASKED: &str = "the API server's admission asks for it within another request";
@@ -182,7 +184,11 @@ fn each_right_is_used(world: &mut World) -> Result<()> {
         .map(|(role, right, _)| (role.as_str(), right.as_str()))
         .collect();
     let known: BTreeSet<(&str, &str)> = UNUSED.iter().map(|(role, right, _)| (*role, *right)).collect();
-    let differ: Vec<_> = unused.symmetric_difference(&known).collect();
+    // A story that takes longer than a minute counts an Event.
+    let differ: Vec<_> = unused
+        .symmetric_difference(&known)
+        .filter(|right| right.1 != COUNTED || unused.contains(*right))
+        .collect();
     ensure!(
         differ.is_empty(),
         "rights that nobody used and that have no reason, or that have one and were used: {differ:#?}"
