@@ -241,8 +241,8 @@ impl Known {
     }
 }
 
-/// Pods of a page. One that is read takes up to 30 times the bytes that its maker wrote: 1 MB of environment variables comes to 45 MB for
-/// as long as its page is read.
+/// Pods of a page. One that is read takes many times the bytes that its maker wrote: 1.3 MB of environment variables come to 45 MB for as
+/// long as the page is read.
 const PODS_PAGE: u32 = 10;
 
 /// Follows the pods of this node until it is cancelled, and all namespaces where enrolment counts.
