@@ -94,31 +94,46 @@ fn a_new_endpoint_is_found(world: &World, name: &str, port: u16) -> Result<()> {
     delete(world, name)
 }
 
-fn a_service_that_ends_every_watch_in_json_hides_no_endpoint(world: &mut World) -> Result<()> {
-    make(world, SERVICES)?;
-    let services = format!("{SERVICES}?fieldSelector=metadata.name%3Ddeep");
-    let listed = world.admin(&["get", "--raw", &services])?;
-    ensure!(listed.contains("f:annotations"), "no such Service: {listed:.300}");
-    let watch = format!("{services}&watch=true&timeoutSeconds=2");
-    let watched = world.admin(&["get", "--raw", &watch])?;
-    ensure!(watched.trim().is_empty(), "the event was sent: {watched:.300}");
-    a_new_endpoint_is_found(world, "beside", 8446)?;
+/// Checks what holds while there is such an object, and once it is gone.
+fn beside(
+    world: &mut World,
+    path: &str,
+    check: impl FnOnce(&mut World) -> Result<()>,
+    port_behind: u16,
+) -> Result<()> {
+    make(world, path)?;
+    let checked = check(world);
+    // Later tests list this kind too.
+    remove(world, path)?;
+    checked?;
     // Its end is an event that has the object once more.
-    remove(world, SERVICES)?;
-    a_new_endpoint_is_found(world, "behind", 8447)
+    a_new_endpoint_is_found(world, "behind", port_behind)
+}
+
+fn a_service_that_ends_every_watch_in_json_hides_no_endpoint(world: &mut World) -> Result<()> {
+    let check = |world: &mut World| {
+        let services = format!("{SERVICES}?fieldSelector=metadata.name%3Ddeep");
+        let listed = world.admin(&["get", "--raw", &services])?;
+        ensure!(listed.contains("f:annotations"), "no such Service: {listed:.300}");
+        let watch = format!("{services}&watch=true&timeoutSeconds=2");
+        let watched = world.admin(&["get", "--raw", &watch])?;
+        ensure!(watched.trim().is_empty(), "the event was sent: {watched:.300}");
+        a_new_endpoint_is_found(world, "beside", 8446)
+    };
+    beside(world, SERVICES, check, 8447)
 }
 
 fn an_endpoint_slice_that_breaks_every_list_in_json_hides_no_endpoint(world: &mut World) -> Result<()> {
-    make(world, SLICES)?;
-    // The answer is one of success whose text is cut, which kubectl may find too.
-    let list = world.admin(&["get", "--raw", SLICES]);
-    let is_readable = list.is_ok_and(|list| serde_json::from_str::<Value>(&list).is_ok());
-    ensure!(!is_readable, "the list can be read");
-    a_new_endpoint_is_found(world, "beside", 8448)?;
-    // An agent that starts lists all of them.
-    world.other.stop()?;
-    world.other.restart()?;
-    a_new_endpoint_is_found(world, "again", 8449)?;
-    remove(world, SLICES)?;
-    a_new_endpoint_is_found(world, "behind", 8450)
+    let check = |world: &mut World| {
+        // The answer is one of success whose text is cut, which kubectl may find too.
+        let list = world.admin(&["get", "--raw", SLICES]);
+        let is_readable = list.is_ok_and(|list| serde_json::from_str::<Value>(&list).is_ok());
+        ensure!(!is_readable, "the list can be read");
+        a_new_endpoint_is_found(world, "beside", 8448)?;
+        // An agent that starts lists all of them.
+        world.other.stop()?;
+        world.other.restart()?;
+        a_new_endpoint_is_found(world, "again", 8449)
+    };
+    beside(world, SLICES, check, 8450)
 }

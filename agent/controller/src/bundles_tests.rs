@@ -1,17 +1,10 @@
 //! Tests of where a bundle is needed.
 
-use std::convert::Infallible;
-
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 use super::*;
+use crate::testing::{Asked, AskedRequest, FakeServer};
 
 fn namespace(name: &str, enrolled: bool) -> PartialObjectMeta<Namespace> {
     let labels = if enrolled {
@@ -284,43 +277,20 @@ fn the_release_s_own_namespace_has_a_bundle_without_a_label() {
     assert_eq!(enrolment.told(), ["+b"]);
 }
 
-/// What is asked of an API server: the method, and the object.
-type Asked = Arc<Mutex<Vec<(Method, Value)>>>;
-
 /// A client of an API server whose answers are these by turns, and what was asked.
 async fn answering(answers: Vec<(u16, Value)>) -> (Client, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (asked, answers) = (Asked::default(), Arc::new(Mutex::new(answers.into_iter())));
-    let seen = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
-                async move {
-                    assert!(
-                        request
-                            .uri()
-                            .path()
-                            .starts_with("/api/v1/namespaces/a/configmaps/picket-ca.crt")
-                    );
-                    let method = request.method().clone();
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    seen.lock().push((method, serde_json::from_slice(&body).unwrap()));
-                    let (code, answer) = answers.lock().next().unwrap();
-                    let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
-                    *response.status_mut() = code.try_into().unwrap();
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(connection);
-        }
-    });
-    let config = kube::Config::new(url.parse().unwrap());
-    (Client::try_from(config).unwrap(), asked)
+    let answers = Mutex::new(answers.into_iter());
+    let server = FakeServer::start(move |request| {
+        let path = request.uri.path();
+        assert!(
+            path.starts_with("/api/v1/namespaces/a/configmaps/picket-ca.crt"),
+            "{path}"
+        );
+        let (code, answer) = answers.lock().next().unwrap();
+        (code, answer.to_string())
+    })
+    .await;
+    (server.client(), server.asked)
 }
 
 /// An answer that refuses a write.
@@ -375,7 +345,7 @@ async fn asked_for(
         assert!(text.contains(&line), "{line} is missing in\n{text}");
     }
     let asked = asked.lock();
-    let of = |(method, object): &(Method, Value)| json!([method.as_str(), object["preconditions"]]);
+    let of = |asked: &AskedRequest| json!([asked.method.as_str(), asked.object["preconditions"]]);
     let published = everywhere.borrow().clone();
     (asked.iter().map(of).collect(), published, is_awaited)
 }

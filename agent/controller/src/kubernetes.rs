@@ -15,15 +15,13 @@ use serde::de::DeserializeOwned;
 pub(crate) use crate::faults::printable;
 use crate::lenient::{Lenient, is_unread};
 use crate::names::OWN_LABELS;
+use crate::relist::RelistPauses;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is noticed.
 const WATCH_SECONDS: u32 = 120;
 
 /// Objects of one answer. Each may have a megabyte, and all of an answer are held at once.
 pub(crate) const PAGE: u32 = 50;
-
-/// Before a list that follows an event which could not be read.
-pub(crate) const RELIST: Duration = Duration::from_secs(1);
 
 /// How long a response may be silent: longer than a watch lasts.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
@@ -62,14 +60,18 @@ where
     S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     K: Send + 'static,
 {
-    let first = Box::pin(begin());
-    stream::unfold((first, begin), async |(mut events, begin)| {
+    let (first, pauses) = (Some(Box::pin(begin())), RelistPauses::default());
+    stream::unfold((first, begin, pauses), async |(events, begin, mut pauses)| {
+        let mut events = match events {
+            Some(events) => events,
+            None => {
+                pauses.pause().await;
+                Box::pin(begin())
+            }
+        };
         let event = events.next().await?;
-        if matches!(&event, Err(error) if is_unread(error)) {
-            tokio::time::sleep(RELIST).await;
-            events = Box::pin(begin());
-        }
-        Some((event, (events, begin)))
+        let is_over = matches!(&event, Err(error) if is_unread(error));
+        Some((event, ((!is_over).then_some(events), begin, pauses)))
     })
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::health::Health;
 use crate::kubernetes::{labels, printable};
+use crate::lenient::Lenient;
 use crate::metrics::ControllerMetrics;
 use crate::names::LEASE;
 
@@ -42,17 +43,20 @@ pub(crate) trait LeaseStore {
     fn replace(&self, lease: &Lease) -> impl Future<Output = Result<Lease, kube::Error>> + Send;
 }
 
-impl LeaseStore for Api<Lease> {
+impl LeaseStore for Api<Lenient<Lease>> {
     async fn get(&self) -> Result<Option<Lease>, kube::Error> {
-        self.get_opt(LEASE).await
+        Ok(self.get_opt(LEASE).await?.map(|lease| lease.0))
     }
 
     async fn create(&self, lease: &Lease) -> Result<Lease, kube::Error> {
-        Self::create(self, &PostParams::default(), lease).await
+        let created = Self::create(self, &PostParams::default(), &Lenient(lease.clone())).await?;
+        Ok(created.0)
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, kube::Error> {
-        Self::replace(self, LEASE, &PostParams::default(), lease).await
+        let (parameters, lease) = (PostParams::default(), Lenient(lease.clone()));
+        let replaced = Self::replace(self, LEASE, &parameters, &lease).await?;
+        Ok(replaced.0)
     }
 }
 

@@ -340,6 +340,7 @@ fn is_labelled(node: &PartialObjectMeta<Node>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::FakeServer;
 
     fn pod(name: &str, node: &str, ready: bool) -> Pod {
         let status = if ready { "True" } else { "False" };
@@ -408,6 +409,34 @@ mod tests {
         readiness.forget("m");
         assert_eq!(readiness.changes(now + PAUSE), []);
         assert_eq!(readiness.next_due(), None);
+    }
+
+    /// What is left to do after a write of labels that the API server answers so.
+    async fn written(code: u16) -> (bool, Vec<(String, LabelChange)>) {
+        let server = FakeServer::start(move |request| match request.method.as_str() {
+            "PATCH" => {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "no"});
+                (code, status.to_string())
+            }
+            _ => (201, request.object.to_string()),
+        })
+        .await;
+        let metrics = ControllerMetrics::register(&picket_metrics::MetricsRegistry::default());
+        let mut labels = NodeLabels::new(server.client(), "picket-system", "one", metrics);
+        let now = Instant::now();
+        labels.readiness = known(&[pod("a", "m", true)], now);
+        assert_eq!(
+            labels.readiness.changes(now),
+            [("m".to_owned(), LabelChange::Set)]
+        );
+        (labels.write().await, labels.readiness.changes(now))
+    }
+
+    #[tokio::test]
+    async fn a_node_that_the_api_server_says_is_gone_is_not_written_again() {
+        assert_eq!(written(404).await, (true, vec![]));
+        let again = vec![("m".to_owned(), LabelChange::Set)];
+        assert_eq!(written(403).await, (false, again));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::authority::{Authority, CaPem, KeyPem};
 use crate::kubernetes::{self, printable};
+use crate::lenient::Lenient;
 use crate::metrics::{ControllerMetrics, Part};
 use crate::names::{FIELD_MANAGER, ROOT_SECRET, ROTATE};
 use crate::roots::{RootFacts, RootsError, StoredRoots};
@@ -74,7 +75,7 @@ pub(crate) enum RootError {
 
 /// Keeps the root for as long as it is polled.
 pub(crate) struct RootKeeper {
-    secrets: Api<Secret>,
+    secrets: Api<Lenient<Secret>>,
     source: RootSource,
     /// What clients were told to trust last.
     trusted: Option<String>,
@@ -163,7 +164,7 @@ impl RootKeeper {
 
     /// Reads, takes the steps that are due, and writes.
     async fn pass(&mut self, published: Option<&str>) -> Result<Trust, RootError> {
-        let found = self.secrets.get_opt(ROOT_SECRET).await?;
+        let found = self.secrets.get_opt(ROOT_SECRET).await?.map(|secret| secret.0);
         let given = self.given().await?;
         let no_data = BTreeMap::new();
         let data = found.as_ref().and_then(|secret| secret.data.as_ref());
@@ -205,7 +206,7 @@ impl RootKeeper {
     pub(crate) async fn signing(&self) -> Result<Option<Authority>, RootError> {
         let found = self.secrets.get_opt(ROOT_SECRET).await?;
         let given = self.given().await?;
-        let data = found.and_then(|secret| secret.data).unwrap_or_default();
+        let data = found.and_then(|secret| secret.0.data).unwrap_or_default();
         let stored = StoredRoots::read(&data).map_err(RootError::Roots)?;
         stored
             .signing(given.as_ref())
@@ -237,14 +238,14 @@ impl RootKeeper {
                 data: Some(stored.data()),
                 ..Secret::default()
             };
-            return self.secrets.create(&parameters, &secret).await.map(drop);
+            return self.secrets.create(&parameters, &Lenient(secret)).await.map(drop);
         };
         if let Some(annotations) = &mut secret.metadata.annotations {
             annotations.remove(ROTATE);
         }
         secret.data = Some(stored.data());
         self.secrets
-            .replace(ROOT_SECRET, &parameters, &secret)
+            .replace(ROOT_SECRET, &parameters, &Lenient(secret))
             .await
             .map(drop)
     }
@@ -255,7 +256,7 @@ impl RootKeeper {
             RootSource::Own => Ok(None),
             RootSource::Secret(name) => {
                 let secret = self.secrets.get_opt(name).await?;
-                let secret = secret.ok_or_else(|| RootError::NoSecret(name.clone()))?;
+                let Lenient(secret) = secret.ok_or_else(|| RootError::NoSecret(name.clone()))?;
                 let text = |key: &str| {
                     let bytes: Option<&ByteString> = secret.data.as_ref().and_then(|data| data.get(key));
                     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()))
@@ -333,6 +334,19 @@ mod tests {
             assert!(Authority::read(&read).is_ok());
             std::fs::remove_file(folder.path().join(key)).unwrap();
         }
+    }
+
+    #[test]
+    fn another_key_or_another_bundle_is_another_root() {
+        let trust = |ca: &CaPem, bundle: &str| Trust {
+            signing: Authority::read(ca).unwrap(),
+            bundle: bundle.to_owned(),
+        };
+        let [one, two] = [(); 2].map(|()| make_root(SystemTime::now()).unwrap());
+        let held = trust(&one, "a");
+        assert!(held.is_same(&trust(&one, "a")));
+        assert!(!held.is_same(&trust(&one, "b")), "another bundle");
+        assert!(!held.is_same(&trust(&two, "a")), "another key");
     }
 
     #[test]

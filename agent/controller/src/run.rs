@@ -25,6 +25,7 @@ use crate::ended_watch::EndedWatchLayer;
 use crate::health::Health;
 use crate::kubernetes::{READ_LIMIT, printable};
 use crate::lease::Candidate;
+use crate::lenient::Lenient;
 use crate::metrics::{self, ControllerMetrics};
 use crate::nodes::NodeLabels;
 use crate::root::{RootKeeper, RootSource};
@@ -93,7 +94,7 @@ pub async fn run(
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
+    let leases = Api::<Lenient<Lease>>::namespaced(client.clone(), &settings.namespace);
     let candidate = Candidate::new(leases, settings.identity.clone(), health.clone(), metrics.clone());
     let work = || work(&settings, client.clone(), fault.clone(), health.clone(), &metrics);
     let webhooks = webhooks(&settings, client.clone(), health.clone(), &metrics).await?;
@@ -234,7 +235,14 @@ async fn client(
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::runtime::watcher;
+    use serde_json::json;
+
     use super::*;
+    use crate::kubernetes::follow;
+    use crate::testing::FakeServer;
 
     #[test]
     fn a_node_without_ipv6_is_listened_on_by_ipv4() {
@@ -249,6 +257,50 @@ mod tests {
         for one in ["[::1]:9443", "0.0.0.0:9443", "192.0.2.1:9443"] {
             assert_eq!(without_ipv6(one.parse().unwrap(), &off), None, "{one}");
         }
+    }
+
+    /// The client's watches end before their first event; a list goes past whatever the API server could not send.
+    #[tokio::test]
+    async fn a_watch_that_ends_at_once_is_followed_by_a_list() {
+        let server = FakeServer::start(|request| match request.is_watch() {
+            true => (200, String::new()),
+            false => {
+                let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []});
+                (200, list.to_string())
+            }
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        let content = json!({
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}],
+            "current-context": "c",
+        });
+        std::fs::write(&kubeconfig, content.to_string()).unwrap();
+        let settings = ControllerSettings {
+            namespace: "picket-system".to_owned(),
+            identity: "one".to_owned(),
+            kubeconfig: Some(kubeconfig),
+            root: RootSource::Own,
+            permitted: PermittedNames::new(&[]).unwrap(),
+            health: "127.0.0.1:0".parse().unwrap(),
+            metrics: None,
+            webhooks: None,
+        };
+        let metrics = ControllerMetrics::register(&MetricsRegistry::default());
+        let client = client(&settings, &metrics).await.unwrap();
+        let pods = Api::<Lenient<Pod>>::all(client);
+        let mut events = follow(pods, watcher::Config::default(), "pods", || {});
+        let listed = async {
+            while server.lists() < 3 {
+                events.next().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), listed)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

@@ -19,10 +19,11 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use crate::authority::{AuthorityError, PermittedNames};
-use crate::kubernetes::{PAGE, RELIST, is_old, printable};
+use crate::kubernetes::{PAGE, is_old, printable};
 use crate::lenient::{Lenient, is_unread};
 use crate::metrics::{ControllerMetrics, NodeCaAnswer, Part};
 use crate::names::SIGNER;
+use crate::relist::RelistPauses;
 use crate::request::{NodeCaRequest, Refusal, judge};
 use crate::root::Trust;
 
@@ -79,10 +80,10 @@ impl Signer {
 
     /// Answers each request until it is dropped.
     pub(crate) async fn run(self) {
-        let signer = Arc::new(self);
+        let (signer, mut pauses) = (Arc::new(self), RelistPauses::default());
         loop {
             signer.answer_all().await;
-            tokio::time::sleep(RELIST).await;
+            pauses.pause().await;
         }
     }
 
@@ -293,10 +294,12 @@ fn with(
 mod tests {
     use kube::core::Status;
     use rcgen::{KeyPair, PublicKeyData as _, SubjectPublicKeyInfo};
+    use serde_json::json;
 
     use super::*;
     use crate::authority::{Authority, ROOT_LIFETIME, make_root};
     use crate::request::tests::fit;
+    use crate::testing::FakeServer;
 
     #[tokio::test]
     async fn no_request_is_approved_that_cannot_be_signed() {
@@ -323,6 +326,58 @@ mod tests {
             let error = signer.answer(&fit()).await.unwrap_err();
             assert_eq!(error.answer(), expected, "{error}");
         }
+    }
+
+    /// A list and a watch of requests, for as long as `until` is not met, and the metrics then.
+    async fn watched(watch: &'static str, until: impl Fn(&FakeServer) -> bool) -> String {
+        let server = FakeServer::start(move |request| match request.is_watch() {
+            true => (200, watch.to_owned()),
+            false => {
+                let list = json!({
+                    "kind": "CertificateSigningRequestList", "apiVersion": "certificates.k8s.io/v1",
+                    "metadata": {"resourceVersion": "1"}, "items": [],
+                });
+                (200, list.to_string())
+            }
+        })
+        .await;
+        let registry = picket_metrics::MetricsRegistry::default();
+        let (_trust, trust) = watch::channel(None);
+        let signer = Signer::new(
+            server.client(),
+            "picket-system",
+            PermittedNames::new(&[]).unwrap(),
+            trust,
+            ControllerMetrics::register(&registry),
+        );
+        let met = async {
+            while !until(&server) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = signer.run() => {}
+            met = tokio::time::timeout(Duration::from_secs(60), met) => met.unwrap(),
+        }
+        registry.encode().unwrap()
+    }
+
+    const FAILED: &str = "picket_controller_errors_total{part=\"signer\"}";
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_read_is_followed_by_a_list() {
+        // kube takes a line that is no event for a Status without a code.
+        for unread in ["{\"kind\":\"Status\",\"message\":\"no\"}\n", "no JSON\n"] {
+            let text = watched(unread, |server| server.lists() > 2).await;
+            assert!(!text.contains(&format!("{FAILED} 0\n")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_is_too_old_is_no_failure() {
+        let old = "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\",\"message\":\"too old\"}}\n";
+        let text = watched(old, |server| server.lists() > 1).await;
+        assert!(text.contains(&format!("{FAILED} 0\n")), "{text}");
     }
 
     #[test]

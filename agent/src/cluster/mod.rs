@@ -26,8 +26,9 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use picket_controller::lenient::{Lenient, is_unread};
+use picket_controller::relist::RelistPauses;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::PemError;
@@ -302,8 +303,7 @@ pub async fn follow_with<K>(
     let follow = async {
         let mut failures = 0_u32;
         let mut backoff = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
-        let mut anew = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
-        let mut begun_anew = Instant::now();
+        let mut relists = RelistPauses::default();
         let mut resets = connector.resets.subscribe();
         let mut lists = connector.unreadable.of(what);
         loop {
@@ -345,12 +345,7 @@ pub async fn follow_with<K>(
                                 // The watch goes on behind an event that it could not read: a list has the object, or tells that it
                                 // cannot be read.
                                 if is_unread(&error) || protobuf::is_unreadable(&error) {
-                                    // A list that can be read would end each pause but the first.
-                                    if begun_anew.elapsed() > 2 * RETRY_LONGEST {
-                                        anew.reset();
-                                    }
-                                    tokio::time::sleep(anew.pause()).await;
-                                    begun_anew = Instant::now();
+                                    relists.pause().await;
                                     break;
                                 }
                                 failures += 1;

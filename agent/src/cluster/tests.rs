@@ -1,5 +1,7 @@
 //! Tests of the client: its pauses before it asks again, and what its errors say.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::runtime::causes::with_causes;
 

@@ -41,6 +41,11 @@ impl CaFiles {
             key: file,
         }
     }
+
+    /// Whether they are not there yet: the agent of a new node waits for the first one that the controller signs.
+    pub(crate) fn are_awaited(&self) -> bool {
+        self.key == self.certificate && !self.certificate.exists()
+    }
 }
 
 /// A CA certificate and its key as PEM text.

@@ -196,7 +196,11 @@ impl Certificates {
                     true => "the last good one still serves",
                     false => "no client gets a session until it can be used",
                 };
-                tracing::error!(%error, effect, "cannot use the node CA as it is now");
+                if self.files.are_awaited() && self.current.load().is_none() {
+                    tracing::info!(%error, effect, "the node has no CA yet");
+                } else {
+                    tracing::error!(%error, effect, "cannot use the node CA as it is now");
+                }
                 status.error = Some(error);
             }
         }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::kubernetes::printable;
+use crate::lenient::Lenient;
 use crate::metrics::{ControllerMetrics, Part};
 use crate::names::FIELD_MANAGER;
 use crate::root::Trust;
@@ -56,7 +57,7 @@ fn change(of: &MutatingWebhookConfiguration, bundle: &str) -> Option<Value> {
 
 /// Keeps the bundles for as long as it is polled.
 pub(crate) struct WebhookBundles {
-    configurations: Api<MutatingWebhookConfiguration>,
+    configurations: Api<Lenient<MutatingWebhookConfiguration>>,
     trust: watch::Receiver<Option<Arc<Trust>>>,
     /// What every ConfigMap holds.
     published: watch::Receiver<Option<Arc<str>>>,
@@ -125,7 +126,7 @@ impl WebhookBundles {
 
     /// Writes what differs; whether there is a configuration.
     async fn pass(&self, bundle: &str) -> Result<bool, kube::Error> {
-        let Some(found) = self.configurations.get_opt(CONFIGURATION).await? else {
+        let Some(Lenient(found)) = self.configurations.get_opt(CONFIGURATION).await? else {
             return Ok(false);
         };
         if let Some(change) = change(&found, bundle) {

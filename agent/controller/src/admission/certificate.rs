@@ -18,6 +18,7 @@ use super::ca_bundle::{CONFIGURATION, trusts};
 use crate::authority::{Authority, AuthorityError, certificates};
 use crate::health::Health;
 use crate::kubernetes::printable;
+use crate::lenient::Lenient;
 use crate::metrics::{ControllerMetrics, Part};
 use crate::root::{RootError, RootKeeper};
 
@@ -119,7 +120,7 @@ impl HeldCertificate {
 /// Keeps the certificate for as long as it is polled.
 pub(super) struct CertificateKeeper {
     pub(super) roots: RootKeeper,
-    pub(super) configurations: Api<MutatingWebhookConfiguration>,
+    pub(super) configurations: Api<Lenient<MutatingWebhookConfiguration>>,
     /// The Service's name.
     pub(super) name: String,
     pub(super) serving: ServingCertificate,
@@ -185,7 +186,7 @@ impl CertificateKeeper {
     /// Whether the API server trusts this root for every webhook.
     async fn is_trusted(&self, anchors: &str) -> Result<bool, CertificateError> {
         let found = self.configurations.get_opt(CONFIGURATION).await?;
-        Ok(found.is_some_and(|found| trusts(&found, anchors)))
+        Ok(found.is_some_and(|found| trusts(&found.0, anchors)))
     }
 }
 
