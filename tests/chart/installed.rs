@@ -208,7 +208,7 @@ fn refused(installer: &Installer<'_>, pod: &str, agent: &str) -> Result<()> {
         log.contains("is no known agent") && log.contains("exit 1"),
         "{pod}: {log}"
     );
-    let records = installer.kubectl(&["-n", NAMESPACE, "exec", agent, "--", "/picket", "audit", "tail"])?;
+    let records = on_node(installer, &["audit", "tail"], 0)?;
     let line = records
         .lines()
         .find(|line| line.contains(&format!("agents/{pod}")));
@@ -218,5 +218,21 @@ fn refused(installer: &Installer<'_>, pod: &str, agent: &str) -> Result<()> {
     );
     let health = installer.kubectl(&["-n", NAMESPACE, "exec", agent, "--", "/picket", "health", "--own"])?;
     ensure!(health.trim() == "ready", "{health}");
+    // The exit code is that of the command on the node.
+    on_node(installer, &["sessions", "kill", "--identity", "nobody"], 1)?;
     Ok(())
+}
+
+/// What a command about the node says that is run from elsewhere, and ends with this code.
+fn on_node(installer: &Installer<'_>, arguments: &[&str], code: i32) -> Result<String> {
+    let (cluster, node) = (installer.cluster, installer.cluster.node());
+    let mut command = Command::new(picket_binary()?);
+    command.args(arguments);
+    command.args(["--node", &node.name, "--kubeconfig"]);
+    command.arg(cluster.kubeconfig());
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", cluster.bin().display()));
+    let done = node.output(command)?;
+    ensure!(done.status.code() == Some(code), "{arguments:?}: {done:?}");
+    Ok(String::from_utf8(done.stdout)?)
 }

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = picket_tests::tests! {
     a_quota_lets_the_pods_in_where_the_class_takes_one,
     the_agent_takes_its_configuration,
     the_pod_has_few_rights,
+    replicas_of_the_controller_are_spread_among_those_of_their_revision,
     no_pod_is_bound_to_another_systems_node,
     the_pod_sees_few_folders_of_the_node,
     what_cleans_a_node_sees_the_records_only_where_they_go,
@@ -444,6 +445,23 @@ fn the_pod_has_few_rights(world: &mut World) -> Result<()> {
     }
     let grace = &set["template"]["spec"]["terminationGracePeriodSeconds"];
     ensure!(grace == 340, "the drain time is 300 s, and the pod has {grace} s");
+    Ok(())
+}
+
+/// The label of a revision keeps the replicas of the last one out of the count: an upgrade would leave both new ones on one node.
+fn replicas_of_the_controller_are_spread_among_those_of_their_revision(world: &mut World) -> Result<()> {
+    let chart = with(world, "")?;
+    let controller = &object(&chart, "Deployment", "picket-controller")?["spec"];
+    let spread = &controller["template"]["spec"]["topologySpreadConstraints"];
+    ensure!(
+        spread[0]["labelSelector"] == controller["selector"]
+            && spread[0]["topologyKey"] == "kubernetes.io/hostname",
+        "{spread:#}"
+    );
+    ensure!(
+        spread[0]["matchLabelKeys"] == json!(["pod-template-hash"]),
+        "{spread:#}"
+    );
     Ok(())
 }
 

@@ -33,15 +33,14 @@ const LIMIT: Duration = Duration::from_secs(15);
 const ANSWER_LIMIT: usize = 256 * 1024 * 1024;
 
 /// How a command that is about a node is given to an agent that runs in a pod.
-pub const IN_POD: &str = "Where the chart runs it, ask in its pod: kubectl -n picket-system exec POD -- /picket ...; \
-                          kubectl -n picket-system get pods -l app.kubernetes.io/component=agent -o wide names the POD of each node";
+pub const ON_NODE: &str = "Where the chart runs it, add --node NAME: kubectl get nodes shows the names";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root? {IN_POD}"
+        "no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root? {ON_NODE}"
     )]
     Connect {
         /// The socket.

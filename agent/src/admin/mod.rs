@@ -22,7 +22,7 @@ mod server;
 mod socket;
 
 pub use api::{AgentState, Failing, ReadyReport};
-pub use client::{Answers, Client, ClientError, IN_POD};
+pub use client::{Answers, Client, ClientError, ON_NODE};
 pub use error::SocketError;
 pub use names::{ConfiguredName, open_own_socket, own_sockets};
 pub use server::Admin;

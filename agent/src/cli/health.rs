@@ -49,6 +49,7 @@ Examples:
   picket health --own         likewise, of the agent in this container: a readiness probe
   picket health --live --own  whether that agent answers: a liveness probe
   picket health --controller  what the controller in this pod says of itself
+  picket health --node n1     what the agent of node n1 says
 
 Exit codes: 0 the agent or the controller is ready, or with --live it answers; 1 it is not or does not; 2 wrong usage.")]
 pub(super) struct HealthArgs {
@@ -69,6 +70,13 @@ pub(super) struct HealthArgs {
     controller: Option<SocketAddr>,
     #[command(flatten)]
     agent: Agent,
+}
+
+impl HealthArgs {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.agent.node()
+    }
 }
 
 pub(super) fn run(args: &HealthArgs) -> ExitCode {

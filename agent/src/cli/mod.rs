@@ -19,6 +19,7 @@ mod identity;
 mod kubeconfig;
 mod man;
 mod manifests;
+mod on_node;
 mod output;
 mod plugin;
 mod policy;
@@ -97,6 +98,21 @@ enum Command {
     Reference(reference::Args),
 }
 
+impl Command {
+    /// Another node that the command is to run on.
+    fn node(&self) -> Option<&str> {
+        match self {
+            Self::Doctor(args) => args.node.node(),
+            Self::Identity(args) => args.node(),
+            Self::Policy(args) => args.node(),
+            Self::Audit(args) => args.node(),
+            Self::Sessions(args) => args.node(),
+            Self::Health(args) => args.node(),
+            _ => None,
+        }
+    }
+}
+
 /// Reads the process's arguments and runs the command that was asked for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -125,6 +141,9 @@ impl Cli {
     /// Runs the command that was asked for.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if let Some(node) = self.command.node() {
+            return on_node::run(node);
+        }
         match self.command {
             Command::Agent(args) => agent::run(&args),
             Command::Controller(args) => controller::run(&args),

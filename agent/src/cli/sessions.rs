@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
+use super::on_node::NodeArgs;
 use super::output::{self, Column, Format, Row};
 use crate::admin::api::{KillAnswer, KillRequest, SessionItem, SessionQuery};
 use crate::admin::{Answers, Client, ClientError};
@@ -25,6 +26,7 @@ const LIST_HELP: &str = "\
 Examples:
   picket sessions list
   picket sessions list --identity triage --kind exec
+  picket sessions list --node worker-1
   picket sessions list -o json | jq '.sessions[].request'
 
 RECEIVED is what the client sent, SENT is what the client was sent, both after the heads of request and response. \
@@ -38,6 +40,7 @@ const KILL_HELP: &str = "\
 Examples:
   picket sessions kill 3f2b9c1d --reason 'reads too much'
   picket sessions kill --identity triage --kind exec
+  picket sessions kill --identity triage --node worker-1
   picket sessions kill --all --reason 'maintenance'
 
 Sessions are ended in every agent process of the node, in one that drains too. \
@@ -109,9 +112,26 @@ pub(super) struct Agent {
     /// The agent's socket, instead of the configured one.
     #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
     socket: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+impl SessionsArgs {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        match &self.command {
+            SessionsCommand::List(args) => args.agent.node(),
+            SessionsCommand::Kill(args) => args.agent.node(),
+        }
+    }
 }
 
 impl Agent {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.node.node()
+    }
+
     pub(super) fn client(&self) -> anyhow::Result<Client> {
         self.socket().map(Client::new)
     }

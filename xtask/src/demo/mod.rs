@@ -10,7 +10,7 @@ mod step;
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -130,20 +130,11 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// A command in the pod of the agent whose node this pod is on, where the pod's records are; and how it is typed.
-    fn on_node_of(&self, pod: &str, line: &str) -> Result<(String, Output)> {
+    /// The node of an agent's pod, where the pod's records are.
+    fn node_of(&self, pod: &str) -> Result<String> {
         let path = "jsonpath={.spec.nodeName}";
-        let node = self
-            .installer
-            .kubectl(&["-n", "agents", "get", "pod", pod, "-o", path])?;
-        let field = format!("spec.nodeName={node}");
-        let mut arguments = vec!["-n", NAMESPACE, "get", "pods", "-o", "name"];
-        arguments.extend(["-l", picket_tests::install::AGENTS, "--field-selector", &field]);
-        let agent = self.installer.kubectl(&arguments)?;
-        let mut arguments = vec!["-n", NAMESPACE, "exec", agent.trim(), "--", "/picket"];
-        arguments.extend(line.split(' '));
-        let typed = format!("kubectl {}", arguments.join(" "));
-        Ok((typed, self.cluster.kubectl(&arguments)?))
+        self.installer
+            .kubectl(&["-n", "agents", "get", "pod", pod, "-o", path])
     }
 }
 
@@ -240,23 +231,19 @@ fn review(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
         "Review",
         "The audit log says what the agent did, and which of its rights it did not use.",
     );
-    let tail = "audit tail --outcome deny -n 6";
-    let (typed, output) = demo.on_node_of("triage", tail)?;
-    steps.output(
+    let node = demo.node_of("triage")?;
+    demo.picket(
+        steps,
         "What was denied. kubectl asked for the exec twice: by WebSocket (get), and again by SPDY (create)",
-        &typed,
-        &output,
+        &format!("audit tail --node {node} --outcome deny -n 6"),
         &Want::works("guardrails/no-package-managers"),
-    );
-    let line = "identity review triage -o wide";
-    let (typed, output) = demo.on_node_of("triage", line)?;
-    steps.output(
+    )?;
+    demo.picket(
+        steps,
         "Narrower grants, from what was used",
-        &typed,
-        &output,
+        &format!("identity review triage --node {node} -o wide"),
         &Want::works("narrow"),
-    );
-    Ok(())
+    )
 }
 
 fn revoke(steps: &mut Steps<'_>, demo: &Demo<'_>) -> Result<()> {
@@ -326,8 +313,7 @@ fn keep(cluster: &mut Cluster) -> Result<()> {
          kubectl picket status                            the nodes and their agents\n  \
          kubectl get picket                               identities, grants and policies; kubectl edit changes them\n  \
          helm -n {NAMESPACE} get values picket            the values of the installation\n  \
-         kubectl -n {NAMESPACE} exec daemonset/picket -- /picket audit tail -f\n  \
-         \x20                                                the records of one node\n  \
+         kubectl picket audit tail -f --node node1        the records of a node\n  \
          and then:\n  \
          cargo xtask cluster down --name {CLUSTER}             end it",
     );

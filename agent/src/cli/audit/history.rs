@@ -146,9 +146,13 @@ fn method(verb: Verb) -> Method {
     }
 }
 
+/// What to do away from a node: whoever reads logs here reads files of theirs beside them.
+const ELSEWHERE: &str = "--audit names another directory or file. `kubectl picket audit tail --node NAME --since 30d -o json > FILE` copies \
+                         the log of a node where the chart runs the agent";
+
 /// A log cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {error}{}", .log.display(), super::hint(.log, .error, "--audit names another directory or file"))]
+#[error("{}: {error}{}", .log.display(), super::hint(.log, .error, ELSEWHERE))]
 pub(in crate::cli) struct Unreadable {
     log: PathBuf,
     error: io::Error,
@@ -348,9 +352,8 @@ mod tests {
             log: crate::audit::DEFAULT_DIRECTORY.into(),
             error: io::Error::from(io::ErrorKind::NotFound),
         };
-        let words = "(does the agent run on this node? If it does not, --audit names another directory or file. Where the chart runs it";
+        let words = "(does the agent run on this node? If it does not, --audit names another directory or file. `kubectl picket audit tail";
         assert!(usual.to_string().contains(words), "{usual}");
-        assert!(usual.to_string().contains("exec POD -- /picket"), "{usual}");
         assert!(!usual.fault().contains("--audit"), "{}", usual.fault());
     }
 

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::output;
-use crate::admin::IN_POD;
+use crate::admin::ON_NODE;
 use crate::audit::DEFAULT_DIRECTORY;
 
 /// Reads and verifies audit records.
@@ -35,6 +35,15 @@ enum Command {
 }
 
 impl Audit {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        match &self.command {
+            Command::Tail(args) => args.node.node(),
+            Command::Verify(args) => args.node.node(),
+            Command::Sinks(args) => args.node.node(),
+        }
+    }
+
     /// Runs the command.
     pub(super) fn run(self) -> ExitCode {
         let mut out = io::stdout().lock();
@@ -75,7 +84,7 @@ impl Failure {
             hint: hint(
                 path,
                 &source,
-                "another directory or file can be named as an argument",
+                &format!("another directory or file can be named as an argument. {ON_NODE}"),
             ),
             file: path.display().to_string(),
             source,
@@ -87,7 +96,7 @@ impl Failure {
 fn hint(path: &Path, error: &io::Error, otherwise: &str) -> String {
     match error.kind() {
         io::ErrorKind::NotFound if path == Path::new(DEFAULT_DIRECTORY) => {
-            format!(" (does the agent run on this node? If it does not, {otherwise}. {IN_POD})")
+            format!(" (does the agent run on this node? If it does not, {otherwise})")
         }
         io::ErrorKind::PermissionDenied => " (the audit log is for root alone)".to_owned(),
         _ => String::new(),

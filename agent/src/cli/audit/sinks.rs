@@ -12,6 +12,7 @@ use super::Failure;
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::sinks::{Checkpoint, checkpoint};
 use crate::audit::spool::segment::{Segment, segments};
+use crate::cli::on_node::NodeArgs;
 
 /// Shows how far each sink has read the spool.
 ///
@@ -20,6 +21,7 @@ use crate::audit::spool::segment::{Segment, segments};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   picket audit sinks
+  picket audit sinks --node worker-1
   picket audit sinks -o json | jq '.[] | select(.lagBytes > 1000000)'
 
 Exit codes: 0 done, 1 the spool cannot be read, 2 wrong usage.")]
@@ -30,6 +32,8 @@ pub(super) struct Sinks {
     /// Print text for people, or one JSON document.
     #[arg(short, long, value_enum, default_value_t = SinksOutput::Text)]
     output: SinksOutput,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,6 +123,7 @@ mod tests {
         let sinks = Sinks {
             directory: scratch.path().to_owned(),
             output,
+            node: NodeArgs::default(),
         };
         sinks.run(&mut out).expect("runs");
         String::from_utf8(out).expect("text")

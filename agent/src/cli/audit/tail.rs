@@ -15,6 +15,7 @@ use super::view::View;
 use super::{Failure, count};
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::invisible::escape_json;
+use crate::cli::on_node::NodeArgs;
 use crate::cli::output;
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
@@ -31,6 +32,7 @@ const LINES: usize = 20;
   picket audit tail --identity reader --verb create,delete -n 100
   picket audit tail --namespace prod -o json | jq .     whole records
   picket audit tail --since 10m -o wide                 no cell is cut
+  picket audit tail -f --node worker-1                  on another node
   zcat old/*.jsonl.gz | picket audit tail -             copies that were kept
 
 FROM is the pod, or the address of a caller without one, as at the gateway. An option that chooses records may be given again, or with \
@@ -55,6 +57,8 @@ pub(super) struct Tail {
     /// Print text for people, or the stored lines as they are.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -15,6 +15,7 @@ use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::sinks::checkpoint;
 use crate::audit::spool::chain::{Break, Report, Verifier};
 use crate::audit::spool::segment::{self, Irregular, Listing, Readable};
+use crate::cli::on_node::NodeArgs;
 
 /// Breaks listed for one file; the rest are counted.
 const BREAKS_SHOWN: usize = 20;
@@ -26,6 +27,7 @@ const BREAKS_SHOWN: usize = 20;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   picket audit verify                                   the spool of this node
+  picket audit verify --node worker-1                   of another node
   picket audit verify old.jsonl copy.jsonl              copies, the oldest first
   picket audit verify -o json | jq .whole
 
@@ -40,6 +42,8 @@ pub(super) struct Verify {
     /// Print text for people, or one JSON document.
     #[arg(short, long, value_enum, default_value_t = VerifyOutput::Text)]
     output: VerifyOutput,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -237,6 +241,7 @@ mod tests {
         let verify = Verify {
             paths: vec![path.to_owned()],
             output,
+            node: NodeArgs::default(),
         };
         let code = verify.run(&mut out).expect("readable");
         let out = String::from_utf8(out).expect("text");

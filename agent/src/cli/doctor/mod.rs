@@ -27,8 +27,9 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
+use super::on_node::NodeArgs;
 use super::{output, plugin};
-use crate::admin::IN_POD;
+use crate::admin::ON_NODE;
 use crate::config::{Config, ConfigError, NodeCaSource};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
@@ -55,6 +56,9 @@ Examples:
   picket doctor --config /etc/picket/agent.yaml.new
   picket doctor -o json | jq '.[] | select(.status != \"ok\")'
   picket doctor --report > report.md
+  picket doctor --node worker-1
+
+With --node, the agent's pod runs it: that lacks the capabilities of the kernel's tests, so that these are not made there.
 
 Exit codes: 0 Picket works here, perhaps with restrictions; 1 a check is missing or open, or could not be tested, or the configuration \
 is not valid; 2 wrong usage.";
@@ -88,6 +92,8 @@ pub(super) struct DoctorArgs {
     /// Print the result as Markdown to paste into a report: with versions, and without secrets
     #[arg(long, conflicts_with = "output")]
     pub report: bool,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
     /// Be the pod of the redirect's trial: join this cgroup and dial this address
     #[arg(long, hide = true, num_args = 2, value_names = ["CGROUP", "ADDRESS"])]
     pub probe: Option<Vec<String>>,
@@ -109,7 +115,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         && plugin::is_elsewhere(args.config.as_deref())
     {
         return crate::cli::fail(&anyhow::anyhow!(
-            "doctor tries the node that it runs on. {IN_POD}. `kubectl picket status` shows all nodes"
+            "doctor tries the node that it runs on. {ON_NODE}. `kubectl picket status` shows all nodes"
         ));
     }
     if let Some([cgroup, address]) = args.probe.as_deref() {

@@ -19,12 +19,13 @@ use serde_json::{Value, json};
 use super::nodes::{self, NodeLine};
 use super::state::{CHANGED_AT, CHANGED_BY, REASON};
 use crate::admin::api::{SessionItem, SessionQuery};
-use crate::admin::{Client, ClientError, IN_POD};
+use crate::admin::{Client, ClientError, ON_NODE};
 use crate::cli::audit::filter::parse_since;
 use crate::cli::audit::history::{self, Reach, Unreadable};
 use crate::cli::audit::view;
 use crate::cli::completion;
 use crate::cli::grant::list::words;
+use crate::cli::on_node::NodeName;
 use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::sessions::block_on;
 use crate::cli::target::{Objects, Target};
@@ -35,6 +36,7 @@ Examples:
   picket identity describe triage
   picket identity describe triage --since 7d --records 50
   picket identity describe triage --audit /mnt/node-1/audit --audit /mnt/node-2/audit
+  picket identity describe triage --node worker-1
   picket identity describe triage --cluster
   picket identity describe triage -o json | jq '.log.refused[].requestURI'
 
@@ -62,6 +64,8 @@ pub(super) struct DescribeArgs {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     output: DescribeFormat,
+    #[command(flatten)]
+    pub(super) node: NodeName,
     #[command(flatten)]
     target: Target,
 }
@@ -521,7 +525,7 @@ fn text(described: &Description) -> std::io::Result<()> {
 /// What people are told where neither is known, as away from a node.
 fn not_here(sessions: &NotKnown, log: &NotKnown) -> String {
     format!(
-        "Not known here: {}, and {}. Run the command as root on a node where the agent's pods run, or name audit logs with --audit. {IN_POD}.",
+        "Not known here: {}, and {}. Run the command as root on a node where the agent's pods run, or name audit logs with --audit. {ON_NODE}.",
         sessions.fault, log.fault
     )
 }
@@ -682,7 +686,7 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
             format!(
                 "Not known here: no agent answers at /nonexistent/picket/admin.sock: No such file or directory (os error 2), and \
                  /var/log/picket/audit: it is no folder. Run the command as root on a node where the agent's pods run, or name audit \
-                 logs with --audit. {IN_POD}."
+                 logs with --audit. {ON_NODE}."
             )
         );
     }

@@ -57,6 +57,17 @@ enum IdentityCommand {
     Revoke(state::RevokeArgs),
 }
 
+impl IdentityArgs {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        match &self.command {
+            IdentityCommand::Describe(args) => args.node.node(),
+            IdentityCommand::Review(args) => args.node.node(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub(super) fn run(args: &IdentityArgs) -> ExitCode {

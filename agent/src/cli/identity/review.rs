@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::usage::{self, GrantUsage, Proposal, Usage};
 use crate::cli::completion;
 use crate::cli::grant::list::words;
+use crate::cli::on_node::NodeName;
 use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::target::{Objects, Target, print};
 
@@ -23,6 +24,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   picket identity review
   picket identity review triage --unused-days 90 -o wide
+  picket identity review triage --node worker-1
   picket identity review triage -o yaml > proposed.yaml && picket policy check objects/identities.yaml proposed.yaml
   picket identity review --audit /mnt/node-1/audit --audit /mnt/node-2/audit
   picket identity review -o name | cut -d/ -f2 | xargs -n1 picket grant delete
@@ -51,6 +53,8 @@ pub(super) struct ReviewArgs {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     output: ReviewFormat,
+    #[command(flatten)]
+    pub(super) node: NodeName,
     #[command(flatten)]
     target: Target,
 }

@@ -57,6 +57,16 @@ enum PolicyCommand {
     Status(status::StatusArgs),
 }
 
+impl PolicyArgs {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        match &self.command {
+            PolicyCommand::Status(args) => args.node(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command.
 #[must_use]
 pub(super) fn run(args: &PolicyArgs) -> ExitCode {

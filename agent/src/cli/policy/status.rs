@@ -16,6 +16,7 @@ use crate::store::{IdentityState, ObjectStatus};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   picket policy status
+  picket policy status --node worker-1
   picket policy status -o json | jq '.objects[] | select(.ready | not)'
 
 An object is READY while it is in force as it is written. Objects come into force all together: while one is Invalid, those that \
@@ -32,6 +33,13 @@ pub(super) struct StatusArgs {
     output: Format,
     #[command(flatten)]
     agent: Agent,
+}
+
+impl StatusArgs {
+    /// Another node that the command is to run on.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.agent.node()
+    }
 }
 
 /// Runs the command.

@@ -25,10 +25,10 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub(in crate::cli) struct PersonalClientArgs {
     /// The kubeconfig. Default: as kubectl has it, then the pod's own account.
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    pub(in crate::cli) kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context. Default: the current one.
     #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    pub(in crate::cli) context: Option<String>,
 }
 
 impl PersonalClientArgs {
